@@ -1,0 +1,148 @@
+/* The floor: the system calls that the protocol makes on a document of fastclaim's own, in the
+ * order of _transition_py.py, and nothing else: no JSON, no proof, no undo, no choice. What an
+ * implementation takes beyond this is its own doing.
+ *
+ * Each function does one operation on each of `count` tasks, whose paths are made beforehand, and
+ * returns how long that took, ns, or -1 with errno at the first failure (and leaves it at that).
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#define SECTOR_BYTES 512
+#define DOCUMENT_BYTES 65536 /* no longer ones are measured */
+
+static char document[DOCUMENT_BYTES];
+
+static int64_t now_ns(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+}
+
+static int open_file(const char *path, int flags)
+{
+    return open(path, flags | O_RDWR | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC, 0666);
+}
+
+static int flock_verified(int fd, const char *path, struct stat *status)
+{
+    return flock(fd, LOCK_EX | LOCK_NB) != 0 || lstat(path, status) != 0 ? -1 : 0;
+}
+
+static int let_go(int fd)
+{
+    return flock(fd, LOCK_UN) != 0 || close(fd) != 0 ? -1 : 0;
+}
+
+static int put_mtime_back(int fd, const struct stat *status)
+{
+    struct timespec times[2] = {{.tv_nsec = UTIME_OMIT}, status->st_mtim};
+    return futimens(fd, times);
+}
+
+static int stamp(int fd, const struct stat *status, int durable)
+{
+    /* The sector that is there, once more: the kernel does not compare. */
+    if (pwrite(fd, document, SECTOR_BYTES, 0) != SECTOR_BYTES)
+        return -1;
+    if (durable && fdatasync(fd) != 0)
+        return -1;
+    return put_mtime_back(fd, status);
+}
+
+static int claim_one(const char *available, const char *lock, const char *claimed, int durable)
+{
+    struct stat status, lock_status;
+    int lock_fd = -1, fd = open_file(available, 0);
+
+    if (fd < 0 || fstat(fd, &status) != 0)
+        return -1;
+    if (lock != NULL) {
+        lock_fd = open_file(lock, O_CREAT);
+        if (lock_fd < 0 || fstat(lock_fd, &lock_status) != 0
+            || flock_verified(lock_fd, lock, &lock_status) != 0)
+            return -1;
+    }
+    if (flock_verified(fd, available, &status) != 0
+        || pread(fd, document, (size_t)status.st_size, 0) != status.st_size
+        || renameat2(AT_FDCWD, available, AT_FDCWD, claimed, RENAME_NOREPLACE) != 0
+        || lstat(claimed, &status) != 0 || stamp(fd, &status, durable) != 0)
+        return -1;
+    if (lock != NULL
+        && (lstat(lock, &lock_status) != 0 || unlink(lock) != 0 || let_go(lock_fd) != 0))
+        return -1;
+    return let_go(fd);
+}
+
+int64_t floor_claim(int count, const char *const *available, const char *const *locks,
+                    const char *const *claimed, int durable)
+{
+    int64_t started_ns = now_ns();
+    for (int i = 0; i < count; i++)
+        if (claim_one(available[i], locks ? locks[i] : NULL, claimed[i], durable) != 0)
+            return -1;
+    return now_ns() - started_ns;
+}
+
+static int complete_one(const char *claimed, const char *completed, int durable)
+{
+    struct stat status;
+    int fd = open_file(claimed, 0);
+
+    if (fd < 0 || fstat(fd, &status) != 0 || flock_verified(fd, claimed, &status) != 0
+        || pread(fd, document, SECTOR_BYTES, 0) != SECTOR_BYTES
+        || stamp(fd, &status, durable) != 0 || rename(claimed, completed) != 0)
+        return -1;
+    return let_go(fd);
+}
+
+int64_t floor_complete(int count, const char *const *claimed, const char *const *completed,
+                       int durable)
+{
+    int64_t started_ns = now_ns();
+    for (int i = 0; i < count; i++)
+        if (complete_one(claimed[i], completed[i], durable) != 0)
+            return -1;
+    return now_ns() - started_ns;
+}
+
+int64_t floor_miss(int count, const char *const *available)
+{
+    int64_t started_ns = now_ns();
+    /* The cheapest call that learns it from a path: an open() that fails takes longer. */
+    for (int i = 0; i < count; i++)
+        if (faccessat(AT_FDCWD, available[i], F_OK, 0) == 0 || errno != ENOENT)
+            return -1;
+    return now_ns() - started_ns;
+}
+
+static int publish_one(const char *temporary, const char *available, size_t size_bytes, int durable)
+{
+    struct stat status = {.st_mtim = {.tv_sec = 1}};
+    int fd = open_file(temporary, O_CREAT | O_EXCL);
+
+    if (fd < 0 || flock(fd, LOCK_EX | LOCK_NB) != 0
+        || pwrite(fd, document, size_bytes, 0) != (ssize_t)size_bytes
+        || put_mtime_back(fd, &status) != 0 || (durable && fsync(fd) != 0)
+        || rename(temporary, available) != 0)
+        return -1;
+    return let_go(fd);
+}
+
+int64_t floor_publish(int count, const char *const *temporary, const char *const *available,
+                      int size_bytes, int durable)
+{
+    int64_t started_ns = now_ns();
+    for (int i = 0; i < count; i++)
+        if (publish_one(temporary[i], available[i], (size_t)size_bytes, durable) != 0)
+            return -1;
+    return now_ns() - started_ns;
+}

@@ -1,0 +1,56 @@
+"""The compiled core: what `_transition_py` does, with the GIL released."""
+
+from collections.abc import Sequence
+from typing import Final, Self
+
+NAME: Final = "c"
+OUTCOMES: Final[dict[str, int]]
+
+class Held:
+    path: bytes
+    def close(self) -> None: ...
+    def __enter__(self) -> Self: ...
+    def __exit__(self, *_: object) -> None: ...
+    def read(self, at_most_bytes: int | None = None) -> bytes: ...
+    def move(self, target: bytes, replace: bool = False) -> int: ...
+    def prepare(self, temporary: bytes, content: bytes, mtime_ns: int, sync: int) -> None: ...
+    def claim(
+        self, claimed: bytes, directories: Sequence[bytes], sync: int, replace: bool = False
+    ) -> int: ...
+    def finish(
+        self, target: bytes, directories: Sequence[bytes], sync: int, replace: bool
+    ) -> int: ...
+
+def hold(path: bytes, lock: bytes | None) -> tuple[int, Held | None]: ...
+def claim(
+    path: bytes,
+    lock: bytes | None,
+    claimed: bytes,
+    directories: Sequence[bytes],
+    enforcement: bytes,
+    fields: bytes,
+    sync: int,
+    want_document: bool,
+) -> tuple[int, Held | bytes | None]: ...
+def finish(
+    path: bytes,
+    lock: bytes | None,
+    target: bytes,
+    directories: Sequence[bytes],
+    expected: bytes,
+    status: bytes,
+    fields: bytes | None,
+    result: bytes,
+    temporary: bytes,
+    sync: int,
+    replace: bool,
+) -> tuple[int, Held | None]: ...
+def publish(
+    temporary: bytes,
+    target: bytes,
+    directories: Sequence[bytes],
+    content: bytes,
+    mtime_ns: int,
+    sync: int,
+    replace: bool,
+) -> int: ...

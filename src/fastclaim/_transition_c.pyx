@@ -1,0 +1,922 @@
+# cython: language_level=3, boundscheck=False, wraparound=False
+"""Hold, move, stamp, with the GIL released from the first open to the last close.
+
+The protocol is written at the head of `_transition_py`, which does the same, step by step and name
+by name. Functions here return an outcome; FAILED means that `step.error` and `step.where` say which
+system call's file failed how, and that everything was put back.
+"""
+
+import os
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from libc.errno cimport errno
+from libc.stdint cimport int64_t, uint64_t
+from libc.stdlib cimport free, malloc
+from libc.string cimport memcmp, memcpy, memset
+
+from . cimport _posix as posix
+
+NAME = "c"
+
+cdef enum:
+    DONE = 0
+    ABSENT = 1
+    LOST = 2
+    BUSY = 3
+    COLLISION = 4
+    CHANGED = 5
+    NOT_REGULAR = 6
+    UNPROVEN = 7
+    FAILED = -1
+
+OUTCOMES = {
+    "DONE": DONE, "ABSENT": ABSENT, "LOST": LOST, "BUSY": BUSY, "COLLISION": COLLISION,
+    "CHANGED": CHANGED, "NOT_REGULAR": NOT_REGULAR, "UNPROVEN": UNPROVEN,
+}
+
+cdef enum:
+    SYNC_DATA = 1
+    SYNC_FULL = 2
+
+cdef enum:
+    SECTOR_BYTES = 512
+    TEXT_BYTES = 510  # of a sector, before its end
+    VERIFY_TRIES = 8  # how often a name may turn out to be another inode before we call it busy
+    SMALL_BYTES = 4096  # documents up to here are read without an allocation
+
+cdef int OPEN_FLAGS = posix.O_NOFOLLOW | posix.O_NONBLOCK | posix.O_CLOEXEC
+
+cdef const char *STATE_AVAILABLE = b', "status": "available"'
+cdef const char *STATE_CLAIMED = b', "status": "claimed"'
+cdef enum:
+    STATE_AVAILABLE_BYTES = 23
+    STATE_CLAIMED_BYTES = 21
+
+
+cdef struct Step:
+    int task  # descriptors; -1: none
+    int lock
+    int replacement
+    bint writable
+    bint lock_is_held
+    posix.stat_result task_status
+    posix.stat_result lock_status
+    const char *path
+    const char *lock_path
+    const char *temporary
+    int error
+    const char *where
+
+
+cdef struct Text:
+    const char *at
+    Py_ssize_t size_bytes
+
+
+cdef struct Sector:
+    int64_t size_bytes
+    uint64_t mtime_ns
+    int enforced
+    int mark_end
+    int head_end
+    int state_end
+
+
+cdef inline void start(Step *step, const char *path, const char *lock_path) noexcept nogil:
+    step.task = step.lock = step.replacement = -1
+    step.path = path
+    step.lock_path = lock_path
+    step.temporary = NULL
+    step.error = 0
+    step.where = NULL
+
+
+cdef inline int fail(Step *step, const char *where) noexcept nogil:
+    step.error = errno
+    step.where = where
+    return FAILED
+
+
+# System calls -------------------------------------------------------------------------------------
+
+
+cdef inline bint unsupported() noexcept nogil:
+    """A file system without the flag says EINVAL, a kernel without the call ENOSYS, ..."""
+    return (errno == posix.EINVAL or errno == posix.ENOSYS
+            or errno == posix.EOPNOTSUPP or errno == posix.EPERM)
+
+
+cdef int open_retried(const char *path, int flags) noexcept nogil:
+    cdef int fd
+    while True:
+        fd = posix.open(path, flags | OPEN_FLAGS, 0o666)
+        if fd >= 0 or errno != posix.EINTR:
+            return fd
+
+
+cdef int open_for_flock(const char *path, int flags, bint *writable) noexcept nogil:
+    """flock needs no more than reading."""
+    cdef int fd = open_retried(path, flags | posix.O_RDWR)
+    writable[0] = fd >= 0
+    if fd < 0 and (errno == posix.EACCES or errno == posix.EPERM
+                   or errno == posix.EROFS or errno == posix.ETXTBSY):
+        fd = open_retried(path, flags | posix.O_RDONLY)
+    return fd
+
+
+cdef int flock_now(int fd) noexcept nogil:
+    """DONE, BUSY or FAILED."""
+    while posix.flock(fd, posix.LOCK_EX | posix.LOCK_NB) != 0:
+        if errno == posix.EAGAIN:
+            return BUSY
+        if errno != posix.EINTR:
+            return FAILED
+    return DONE
+
+
+cdef void let_go(int fd) noexcept nogil:
+    """Unlock, then close: a child forked meanwhile has a copy, and the lock with it."""
+    posix.flock(fd, posix.LOCK_UN)
+    posix.close(fd)  # also with EINTR the descriptor is closed
+
+
+cdef inline bint same_inode(
+    const posix.stat_result *one, const posix.stat_result *other
+) noexcept nogil:
+    return one.st_ino == other.st_ino and one.st_dev == other.st_dev
+
+
+cdef bint names(const char *path, const posix.stat_result *status) noexcept nogil:
+    cdef posix.stat_result found
+    return posix.lstat(path, &found) == 0 and same_inode(&found, status)
+
+
+cdef Py_ssize_t read_all(int fd, char *content, Py_ssize_t size_bytes) noexcept nogil:
+    """How much there was, or -1."""
+    cdef Py_ssize_t count = 0, piece
+    while count < size_bytes:
+        piece = posix.pread(fd, content + count, size_bytes - count, count)
+        if piece == 0:
+            break
+        if piece > 0:
+            count += piece
+        elif errno != posix.EINTR:
+            return -1
+    return count
+
+
+cdef int write_all(int fd, const char *content, Py_ssize_t size_bytes) noexcept nogil:
+    cdef Py_ssize_t count = 0, piece
+    while count < size_bytes:
+        piece = posix.pwrite(fd, content + count, size_bytes - count, count)
+        if piece > 0:
+            count += piece
+        elif piece == 0:
+            posix.set_errno(posix.EIO)
+            return -1
+        elif errno != posix.EINTR:
+            return -1
+    return 0
+
+
+cdef int rename_new(const char *source, const char *target) noexcept nogil:
+    """Rename, but EEXIST if `target` is there."""
+    cdef posix.stat_result found
+    if posix.rename_with(source, target, posix.RENAME_NOREPLACE) == 0:
+        return 0
+    if not unsupported():
+        return -1
+    # Without the flag, a look first: only two tasks whose claims share a name and are made in the
+    # same microsecond could still meet here.
+    if posix.lstat(target, &found) == 0:
+        posix.set_errno(posix.EEXIST)
+        return -1
+    return posix.rename(source, target) if errno == posix.ENOENT else -1
+
+
+cdef int rename_to(Step *step, const char *source, const char *target, bint replace) noexcept nogil:
+    if (posix.rename(source, target) if replace else rename_new(source, target)) == 0:
+        return DONE
+    if errno == posix.ENOENT:
+        return LOST
+    if errno == posix.EEXIST:
+        return COLLISION
+    return fail(step, source)
+
+
+cdef int check_vacant(Step *step, const char *target) noexcept nogil:
+    """DONE, COLLISION or FAILED."""
+    cdef posix.stat_result found
+    if posix.lstat(target, &found) == 0:
+        return COLLISION
+    return DONE if errno == posix.ENOENT else fail(step, target)
+
+
+cdef int sync_directory(Step *step, const char *directory) noexcept nogil:
+    cdef int fd = open_retried(directory, posix.O_RDONLY | posix.O_DIRECTORY)
+    if fd < 0:
+        return fail(step, directory)
+    if posix.fsync(fd) != 0:
+        fail(step, directory)
+        posix.close(fd)
+        return FAILED
+    posix.close(fd)
+    return DONE
+
+
+cdef int sync_directories(
+    Step *step, const char *first, const char *second, int sync
+) noexcept nogil:
+    if sync < SYNC_FULL:
+        return DONE
+    if sync_directory(step, first) != DONE:
+        return FAILED
+    return DONE if second == NULL else sync_directory(step, second)
+
+
+# Hold ---------------------------------------------------------------------------------------------
+
+
+cdef int take_lock(Step *step) noexcept nogil:
+    """DONE, LOST (no directory for it), BUSY or FAILED."""
+    cdef posix.stat_result named
+    cdef int fd, taken, attempt
+    cdef bint writable
+    for attempt in range(VERIFY_TRIES):
+        # No O_TRUNC: a loser must not touch the holder's file.
+        fd = open_for_flock(step.lock_path, posix.O_CREAT, &writable)
+        if fd < 0:
+            return LOST if errno == posix.ENOENT else fail(step, step.lock_path)
+        step.lock, step.lock_is_held = fd, False
+        if posix.fstat(fd, &step.lock_status) != 0:
+            return fail(step, step.lock_path)
+        if not posix.S_ISREG(step.lock_status.st_mode):
+            posix.set_errno(posix.EINVAL)
+            return fail(step, step.lock_path)
+        taken = flock_now(fd)
+        if taken == FAILED:
+            return fail(step, step.lock_path)
+        # Who had it may have unlinked it between our open and our flock.
+        if taken == DONE:
+            if posix.lstat(step.lock_path, &named) == 0:
+                step.lock_is_held = same_inode(&named, &step.lock_status)
+            elif errno != posix.ENOENT:
+                return fail(step, step.lock_path)
+            if step.lock_is_held:
+                return DONE
+        let_go(fd)
+        step.lock = -1
+        if taken == BUSY:
+            return BUSY
+    return BUSY
+
+
+cdef void release_lock(Step *step) noexcept nogil:
+    """Unlink it while we hold it, and only if the path still is what we hold."""
+    if step.lock < 0:
+        return
+    # After an error it is asked again whether we hold it.
+    if ((step.lock_is_held
+            or (posix.fstat(step.lock, &step.lock_status) == 0
+                and posix.S_ISREG(step.lock_status.st_mode)
+                and flock_now(step.lock) == DONE))
+            and names(step.lock_path, &step.lock_status)):
+        posix.unlink(step.lock_path)
+    let_go(step.lock)
+    step.lock = -1
+
+
+cdef void close_all(Step *step) noexcept nogil:
+    """Give up a temporary file that is left, the lock file, and the hold; never fails."""
+    if step.temporary != NULL:
+        posix.unlink(step.temporary)
+        step.temporary = NULL
+    if step.replacement >= 0:
+        let_go(step.replacement)
+        step.replacement = -1
+    release_lock(step)
+    if step.task >= 0:
+        let_go(step.task)
+        step.task = -1
+
+
+cdef int hold_once(Step *step) noexcept nogil:
+    """CHANGED means that the name was another inode when we had flocked the one we opened."""
+    cdef posix.stat_result opened
+    cdef int taken
+    step.task = open_for_flock(step.path, 0, &step.writable)
+    if step.task < 0:
+        if errno == posix.ENOENT:
+            return ABSENT
+        # What open(2) says of a symlink, a directory, and a socket.
+        if errno == posix.ELOOP or errno == posix.EISDIR or errno == posix.ENXIO:
+            return NOT_REGULAR
+        return fail(step, step.path)
+    if posix.fstat(step.task, &opened) != 0:
+        return fail(step, step.path)
+    if not posix.S_ISREG(opened.st_mode):
+        return NOT_REGULAR
+    if step.lock_path != NULL and step.lock < 0:
+        # Only now: a claim of a task that is not there creates nothing.
+        taken = take_lock(step)
+        if taken != DONE:
+            return taken
+    taken = flock_now(step.task)
+    if taken != DONE:
+        return taken if taken == BUSY else fail(step, step.path)
+    if posix.lstat(step.path, &step.task_status) != 0:
+        return ABSENT if errno == posix.ENOENT else fail(step, step.path)
+    return DONE if same_inode(&step.task_status, &opened) else CHANGED
+
+
+cdef int hold_task(Step *step) noexcept nogil:
+    """DONE, ABSENT, LOST, BUSY, NOT_REGULAR or FAILED; all but DONE hold nothing."""
+    cdef int outcome = CHANGED, attempt
+    for attempt in range(VERIFY_TRIES):
+        outcome = hold_once(step)
+        if outcome != CHANGED:
+            break
+        let_go(step.task)
+        step.task = -1
+    if outcome != DONE:
+        close_all(step)
+    return BUSY if outcome == CHANGED else outcome
+
+
+# Move ---------------------------------------------------------------------------------------------
+
+
+cdef int move(Step *step, const char *target, bint replace) noexcept nogil:
+    """The arbiter: one claimer gets DONE, the others LOST."""
+    cdef posix.stat_result moved
+    cdef int outcome = rename_to(step, step.path, target, replace)
+    if outcome != DONE:
+        return outcome
+    if posix.lstat(target, &moved) != 0:
+        return BUSY if errno == posix.ENOENT else fail(step, target)
+    if (same_inode(&moved, &step.task_status)
+            and moved.st_size == step.task_status.st_size
+            and posix.mtime_ns_of(&moved) == posix.mtime_ns_of(&step.task_status)):
+        return DONE
+    return CHANGED
+
+
+cdef void move_back(Step *step, const char *claimed) noexcept nogil:
+    """Undo the move without writing a byte; what stands in our place by now, stays."""
+    if names(claimed, &step.task_status):
+        rename_new(claimed, step.path)
+
+
+# Stamp --------------------------------------------------------------------------------------------
+
+
+cdef bint proven_sector(
+    const Step *step, const char *raw, Py_ssize_t count, Sector *sector
+) noexcept nogil:
+    """Whether the file proves to be as its last writer of ours left it, and ours to write."""
+    if count < SECTOR_BYTES or memcmp(raw + TEXT_BYTES, b",\n", 2) != 0:
+        return False
+    if not posix.read_mark(raw, &sector.size_bytes, &sector.mtime_ns, &sector.head_end,
+                           &sector.enforced, &sector.mark_end):
+        return False
+    if not sector.mark_end <= sector.head_end <= TEXT_BYTES:
+        return False
+    sector.state_end = TEXT_BYTES
+    while sector.state_end > sector.head_end and raw[sector.state_end - 1] == c' ':
+        sector.state_end -= 1
+    return (sector.size_bytes == step.task_status.st_size
+            and <int64_t>sector.mtime_ns == posix.mtime_ns_of(&step.task_status)
+            and step.task_status.st_nlink == 1
+            and step.writable)
+
+
+cdef int append(char *stamp, int at, const char *text, Py_ssize_t size_bytes) noexcept nogil:
+    """Where the next text goes, or -1 if this one, or an earlier one, does not fit."""
+    if at < 0 or size_bytes > TEXT_BYTES - at:
+        return -1
+    memcpy(stamp + at, text, size_bytes)
+    return at + <int>size_bytes
+
+
+cdef int append_timed(char *stamp, int at, Text text, Text now) noexcept nogil:
+    """The same, with `now` for each byte TIME (see `document`)."""
+    cdef Py_ssize_t piece_start = 0, i
+    for i in range(text.size_bytes):
+        if text.at[i] == 1:
+            at = append(stamp, at, text.at + piece_start, i - piece_start)
+            at = append(stamp, at, now.at, now.size_bytes)
+            piece_start = i + 1
+    return append(stamp, at, text.at + piece_start, text.size_bytes - piece_start)
+
+
+cdef int append_mark(
+    char *stamp, const char *raw, const Sector *sector, int64_t size_bytes
+) noexcept nogil:
+    """A sector's mark and head, for a document of another size."""
+    cdef char mark[96]
+    cdef int head_bytes = sector.head_end - sector.mark_end
+    cdef int mark_bytes = posix.write_mark(
+        mark, sizeof(mark), size_bytes, sector.mtime_ns, 0, sector.enforced)
+    posix.write_mark(mark, sizeof(mark), size_bytes, sector.mtime_ns,
+                     mark_bytes + head_bytes, sector.enforced)
+    return append(stamp, append(stamp, 0, mark, mark_bytes), raw + sector.mark_end, head_bytes)
+
+
+cdef bint pad(char *stamp, int at) noexcept nogil:
+    """End the sector; False if something did not fit."""
+    if at < 0:
+        return False
+    memset(stamp + at, c' ', TEXT_BYTES - at)
+    memcpy(stamp + TEXT_BYTES, b",\n", 2)
+    return True
+
+
+cdef int put_stamp(Step *step, const char *stamp, uint64_t mtime_ns, int sync) noexcept nogil:
+    if write_all(step.task, stamp, SECTOR_BYTES) != 0:
+        return fail(step, step.path)
+    if sync >= SYNC_DATA and posix.sync_content(step.task) != 0:
+        return fail(step, step.path)
+    # After the sync, which then has no inode to write. Unproven is all that can come of a failure.
+    posix.set_mtime(step.task, <int64_t>mtime_ns)
+    return DONE
+
+
+cdef void undo_stamp(Step *step, const char *sector, uint64_t mtime_ns) noexcept nogil:
+    if write_all(step.task, sector, SECTOR_BYTES) != 0:
+        write_all(step.task, sector, SECTOR_BYTES)  # half a sector would be worse than none
+    posix.set_mtime(step.task, <int64_t>mtime_ns)
+
+
+cdef int write_temporary(
+    Step *step, const char *temporary, Text content, int64_t mtime_ns, int sync
+) noexcept nogil:
+    """DONE or FAILED."""
+    cdef int fd = open_retried(temporary, posix.O_CREAT | posix.O_EXCL | posix.O_RDWR)
+    if fd < 0:
+        return fail(step, temporary)
+    step.replacement, step.temporary = fd, temporary
+    if (flock_now(fd) == FAILED
+            or write_all(fd, content.at, content.size_bytes) != 0
+            or posix.set_mtime(fd, mtime_ns) != 0
+            or (sync >= SYNC_DATA and posix.fsync(fd) != 0)):
+        return fail(step, temporary)
+    return DONE
+
+
+cdef int exchange(Step *step, const char *path) noexcept nogil:
+    """The prepared document and the one at `path` change places; BUSY if it has gone."""
+    if posix.rename_with(step.temporary, path, posix.RENAME_EXCHANGE) == 0:
+        return DONE
+    # Only a directory that cannot be synced could still make us want the old one back.
+    if unsupported() and posix.rename(step.temporary, path) == 0:
+        return DONE
+    return BUSY if errno == posix.ENOENT else fail(step, path)
+
+
+cdef void undo_exchange(Step *step, const char *path) noexcept nogil:
+    if names(step.temporary, &step.task_status):
+        posix.rename_with(step.temporary, path, posix.RENAME_EXCHANGE)
+
+
+cdef void undo_finish(Step *step, const char *target, int finished) noexcept nogil:
+    cdef posix.stat_result status
+    if posix.fstat(finished, &status) == 0 and names(target, &status):
+        rename_new(target, step.path)
+
+
+# The transitions ----------------------------------------------------------------------------------
+
+
+cdef int claim_proven(
+    Step *step, char *raw, Py_ssize_t count, const char *claimed, const char *first,
+    const char *second, Text enforcement, Text fields, int sync
+) noexcept nogil:
+    """Move and stamp what is held and proven; the stamp stands in `raw` afterwards."""
+    cdef char stamp[SECTOR_BYTES]
+    cdef char now_text[40]
+    cdef Sector sector
+    cdef Text now
+    cdef int at, outcome
+    if not proven_sector(step, raw, count, &sector):
+        return UNPROVEN
+    at = sector.head_end
+    if sector.enforced:
+        if raw[at] != c'}':
+            return UNPROVEN
+        at += 1
+    if (sector.state_end - at != STATE_AVAILABLE_BYTES
+            or memcmp(raw + at, STATE_AVAILABLE, STATE_AVAILABLE_BYTES) != 0):
+        return UNPROVEN
+    now.at, now.size_bytes = now_text, posix.timestamp(now_text, sizeof(now_text))
+    at = append_mark(stamp, raw, &sector, sector.size_bytes)
+    if sector.enforced:
+        at = append_timed(stamp, at, enforcement, now)
+        at = append(stamp, at, b"}", 1)
+    at = append(stamp, at, STATE_CLAIMED, STATE_CLAIMED_BYTES)
+    if not pad(stamp, append_timed(stamp, at, fields, now)):
+        return UNPROVEN
+    outcome = move(step, claimed, False)
+    if outcome == DONE:
+        outcome = put_stamp(step, stamp, sector.mtime_ns, sync)
+        if outcome == DONE:
+            outcome = sync_directories(step, first, second, sync)
+        if outcome != DONE:
+            undo_stamp(step, raw, sector.mtime_ns)
+    if outcome == FAILED:
+        move_back(step, claimed)
+    if outcome == DONE:
+        memcpy(raw, stamp, SECTOR_BYTES)
+    return outcome
+
+
+cdef int claim_prepared(
+    Step *step, const char *claimed, const char *first, const char *second, int sync, bint replace
+) noexcept nogil:
+    """Move the task, then replace it by what was prepared."""
+    cdef int outcome = move(step, claimed, replace)
+    if outcome == DONE:
+        outcome = exchange(step, claimed)
+        if outcome == DONE:
+            outcome = sync_directories(step, first, second, sync)
+        if outcome != DONE:
+            undo_exchange(step, claimed)
+            move_back(step, claimed)
+    elif outcome == FAILED:
+        move_back(step, claimed)
+    return outcome
+
+
+cdef int finish_move(
+    Step *step, const char *target, const char *first, const char *second, int sync, bint replace,
+    int finished
+) noexcept nogil:
+    """Move what is stamped; all but DONE have moved it back."""
+    cdef int outcome = rename_to(step, step.path, target, replace)
+    if outcome == DONE:
+        outcome = sync_directories(step, first, second, sync)
+    if outcome == FAILED:
+        # Also if it was the rename that failed: not every failure means that nothing was done.
+        undo_finish(step, target, finished)
+    return outcome
+
+
+cdef int finish_prepared(
+    Step *step, const char *target, const char *first, const char *second, int sync, bint replace
+) noexcept nogil:
+    """Replace the claim by what was prepared, then move it."""
+    cdef int outcome = DONE if replace else check_vacant(step, target)
+    if outcome != DONE:
+        return outcome
+    outcome = exchange(step, step.path)
+    if outcome == DONE:
+        outcome = finish_move(step, target, first, second, sync, replace, step.replacement)
+    if outcome != DONE:
+        undo_exchange(step, step.path)
+    return outcome
+
+
+cdef int finish_in_place(
+    Step *step, const char *raw, const char *stamp, uint64_t mtime_ns, const char *target,
+    const char *first, const char *second, int sync, bint replace
+) noexcept nogil:
+    cdef int outcome = DONE if replace else check_vacant(step, target)
+    if outcome != DONE:
+        return outcome
+    outcome = put_stamp(step, stamp, mtime_ns, sync)
+    if outcome == DONE:
+        outcome = finish_move(step, target, first, second, sync, replace, step.task)
+    if outcome != DONE:
+        undo_stamp(step, raw, mtime_ns)
+    return outcome
+
+
+cdef int finish_with_result(
+    Step *step, const char *stamp, Text result, int64_t mtime_ns, const char *target,
+    const char *first, const char *second, const char *temporary, int sync, bint replace
+) noexcept nogil:
+    """Replace the claim by one with another sector and, at its end, the result; then move it."""
+    cdef Py_ssize_t old_bytes = step.task_status.st_size, end_bytes = 2
+    cdef Py_ssize_t kept_bytes = old_bytes - end_bytes
+    cdef Text content
+    cdef int outcome
+    cdef char *text = <char *>malloc(old_bytes + result.size_bytes)
+    if text == NULL:
+        posix.set_errno(posix.ENOMEM)
+        return fail(step, step.path)
+    if read_all(step.task, text, old_bytes) != old_bytes:
+        outcome = fail(step, step.path)
+    else:
+        memcpy(text, stamp, SECTOR_BYTES)
+        memcpy(text + kept_bytes, result.at, result.size_bytes)
+        memcpy(text + kept_bytes + result.size_bytes, b"}\n", end_bytes)
+        content.at, content.size_bytes = text, old_bytes + result.size_bytes
+        outcome = write_temporary(step, temporary, content, mtime_ns, sync)
+    free(text)
+    if outcome == DONE:
+        outcome = finish_prepared(step, target, first, second, sync, replace)
+    return outcome
+
+
+cdef int finish_proven(
+    Step *step, const char *raw, Py_ssize_t count, const char *target, const char *first,
+    const char *second, Text expected, Text status, Text fields, bint keep, Text result,
+    const char *temporary, int sync, bint replace
+) noexcept nogil:
+    """Stamp and move what is held and proven, if the stamp contains `expected`."""
+    cdef char stamp[SECTOR_BYTES]
+    cdef char now_text[40]
+    cdef Sector sector
+    cdef Text now
+    cdef const char *claimed
+    cdef const char *claim_fields
+    cdef const char *state_end
+    cdef int at, whole
+    if not proven_sector(step, raw, count, &sector):
+        return UNPROVEN
+    state_end = raw + sector.state_end
+    claimed = <const char *>posix.memmem(
+        raw + sector.head_end, sector.state_end - sector.head_end,
+        STATE_CLAIMED, STATE_CLAIMED_BYTES)
+    if claimed == NULL:
+        return UNPROVEN
+    claim_fields = claimed + STATE_CLAIMED_BYTES
+    if posix.memmem(claim_fields, state_end - claim_fields,
+                    expected.at, expected.size_bytes) == NULL:
+        return UNPROVEN
+    now.at, now.size_bytes = now_text, posix.timestamp(now_text, sizeof(now_text))
+    for whole in range(2):  # first with the result in the sector, then with it at the end
+        at = append_mark(stamp, raw, &sector, sector.size_bytes + whole * result.size_bytes)
+        if keep:
+            at = append(stamp, at, raw + sector.head_end, claimed - (raw + sector.head_end))
+        elif sector.enforced:
+            at = append(stamp, at, b"}", 1)
+        at = append(stamp, at, status.at, status.size_bytes)
+        if keep:
+            at = append(stamp, at, claim_fields, state_end - claim_fields)
+            at = append_timed(stamp, at, fields, now)
+        if not whole:
+            at = append(stamp, at, result.at, result.size_bytes)
+        if pad(stamp, at):
+            break
+    else:
+        return UNPROVEN
+    if not whole:
+        return finish_in_place(step, raw, stamp, sector.mtime_ns, target, first, second, sync,
+                               replace)
+    return finish_with_result(step, stamp, result, <int64_t>sector.mtime_ns, target, first, second,
+                              temporary, sync, replace)
+
+
+cdef int publish_new(
+    Step *step, const char *temporary, const char *target, const char *directory, Text content,
+    int64_t mtime_ns, int sync, bint replace
+) noexcept nogil:
+    cdef bint exchanged = False
+    cdef int outcome = write_temporary(step, temporary, content, mtime_ns, sync)
+    if outcome == FAILED:
+        return LOST if step.error == posix.ENOENT else FAILED
+    # Only where something can fail after the rename does the old one have to be kept for it.
+    if replace and sync >= SYNC_FULL:
+        outcome = check_vacant(step, target)
+        if outcome == FAILED:
+            return FAILED
+        exchanged = outcome == COLLISION
+    outcome = exchange(step, target) if exchanged else rename_to(step, temporary, target, replace)
+    if outcome == DONE:
+        outcome = sync_directories(step, directory, NULL, sync)
+    if outcome == FAILED and (exchanged or not replace):  # else ours is all there is
+        undo_publish(step, target, exchanged)
+    return LOST if outcome == BUSY else outcome
+
+
+cdef void undo_publish(Step *step, const char *target, bint exchanged) noexcept nogil:
+    cdef posix.stat_result status
+    # Nobody of ours can have claimed it: we hold it.
+    if posix.fstat(step.replacement, &status) == 0 and names(target, &status):
+        if exchanged:
+            posix.rename_with(step.temporary, target, posix.RENAME_EXCHANGE)
+        else:
+            posix.unlink(target)
+
+
+# What Python sees ---------------------------------------------------------------------------------
+
+
+cdef inline Text text_of(bytes content):
+    cdef Text text
+    text.at = PyBytes_AS_STRING(content) if content is not None else NULL
+    text.size_bytes = PyBytes_GET_SIZE(content) if content is not None else 0
+    return text
+
+
+cdef inline const char *path_of(bytes path):
+    return PyBytes_AS_STRING(path) if path is not None else NULL
+
+
+cdef int raise_failure(const Step *step) except -1:
+    raise OSError(step.error, os.strerror(step.error), os.fsdecode(step.where))
+
+
+cdef class Held:
+    """A task whose inode we hold. Close it whatever comes, or use it as a context manager."""
+
+    cdef Step step
+    cdef readonly bytes path
+    cdef bytes lock
+    cdef bytes temporary
+
+    def __cinit__(self):
+        start(&self.step, NULL, NULL)
+
+    def __dealloc__(self):
+        close_all(&self.step)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+    def close(self):
+        """Give up a temporary file that is left, the lock file, and the hold; never fails."""
+        with nogil:
+            close_all(&self.step)
+
+    def read(self, at_most_bytes=None):
+        """The document, or its start, as long as it was when we got hold of it."""
+        cdef Py_ssize_t count, size_bytes = self.step.task_status.st_size
+        if at_most_bytes is not None:
+            size_bytes = min(size_bytes, <Py_ssize_t>at_most_bytes)
+        cdef bytes content = PyBytes_FromStringAndSize(NULL, size_bytes)
+        cdef char *text = PyBytes_AS_STRING(content)
+        with nogil:
+            count = read_all(self.step.task, text, size_bytes)
+            if count < 0:
+                fail(&self.step, self.step.path)
+        if count < 0:
+            raise_failure(&self.step)
+        return content[:count]
+
+    def move(self, bytes target not None, bint replace=False):
+        """Rename the task to `target`: see `_transition_py`."""
+        cdef const char *target_path = path_of(target)
+        cdef int outcome
+        with nogil:
+            outcome = move(&self.step, target_path, replace)
+        if outcome == FAILED:
+            raise_failure(&self.step)
+        return outcome
+
+    def prepare(self, bytes temporary not None, bytes content not None, int64_t mtime_ns, int sync):
+        """Write what is to replace this document into a temporary file, flocked and synced."""
+        cdef Text text = text_of(content)
+        cdef const char *temporary_path = path_of(temporary)
+        cdef int outcome
+        self.temporary = temporary
+        with nogil:
+            outcome = write_temporary(&self.step, temporary_path, text, mtime_ns, sync)
+        if outcome == FAILED:
+            raise_failure(&self.step)
+
+    def claim(self, bytes claimed not None, tuple directories not None, int sync,
+              bint replace=False):
+        """Move the task to `claimed`, then replace it by what was prepared."""
+        cdef const char *claimed_path = path_of(claimed)
+        cdef const char *first = path_of(directories[0])
+        cdef const char *second = path_of(directories[1])
+        cdef int outcome
+        with nogil:
+            outcome = claim_prepared(&self.step, claimed_path, first, second, sync, replace)
+        if outcome == FAILED:
+            raise_failure(&self.step)
+        return outcome
+
+    def finish(self, bytes target not None, tuple directories not None, int sync, bint replace):
+        """Replace the task by what was prepared, then move it to `target`."""
+        cdef const char *target_path = path_of(target)
+        cdef const char *first = path_of(directories[0])
+        cdef const char *second = path_of(directories[1])
+        cdef int outcome
+        with nogil:
+            outcome = finish_prepared(&self.step, target_path, first, second, sync, replace)
+        if outcome == FAILED:
+            raise_failure(&self.step)
+        return outcome
+
+
+cdef Held keep_held(const Step *step, bytes path, bytes lock):
+    """What a transition holds, handed over to Python with the paths that it points into."""
+    cdef Held held = Held.__new__(Held)
+    held.step = step[0]
+    held.path, held.lock = path, lock
+    return held
+
+
+def hold(bytes path not None, bytes lock):
+    """Hold the task at `path`; with `lock`, take that lock file first."""
+    cdef Step step
+    cdef int outcome
+    start(&step, path_of(path), path_of(lock))
+    with nogil:
+        outcome = hold_task(&step)
+    if outcome == FAILED:
+        raise_failure(&step)
+    return outcome, keep_held(&step, path, lock) if outcome == DONE else None
+
+
+def claim(bytes path not None, bytes lock, bytes claimed not None, tuple directories not None,
+          bytes enforcement not None, bytes fields not None, int sync, bint want_document):
+    """One try to claim the task at `path`: see `_transition_py.claim`."""
+    cdef Step step
+    cdef char small[SMALL_BYTES]
+    cdef char *raw = small
+    cdef Py_ssize_t count = 0, wanted = SECTOR_BYTES
+    cdef Text enforcement_text = text_of(enforcement), fields_text = text_of(fields)
+    cdef const char *claimed_path = path_of(claimed)
+    cdef const char *first = path_of(directories[0])
+    cdef const char *second = path_of(directories[1])
+    cdef int outcome
+    cdef object found = None
+    start(&step, path_of(path), path_of(lock))
+    with nogil:
+        outcome = hold_task(&step)
+        if outcome == DONE:
+            if want_document and step.task_status.st_size > SECTOR_BYTES:
+                wanted = step.task_status.st_size
+            if wanted > SMALL_BYTES:
+                raw = <char *>malloc(wanted)
+            if raw == NULL:
+                posix.set_errno(posix.ENOMEM)
+                count = -1
+            else:
+                count = read_all(step.task, raw, wanted)
+            if count < 0:
+                outcome = fail(&step, step.path)
+            else:
+                outcome = claim_proven(&step, raw, count, claimed_path, first, second,
+                                       enforcement_text, fields_text, sync)
+            if outcome != UNPROVEN:
+                close_all(&step)
+    try:
+        if outcome == FAILED:
+            raise_failure(&step)
+        if outcome == UNPROVEN:
+            found = keep_held(&step, path, lock)
+        elif outcome == DONE and want_document:
+            found = PyBytes_FromStringAndSize(raw, count)
+    finally:
+        if raw != small:
+            free(raw)
+    return outcome, found
+
+
+def finish(bytes path not None, bytes lock, bytes target not None, tuple directories not None,
+           bytes expected not None, bytes status not None, bytes fields, bytes result not None,
+           bytes temporary not None, int sync, bint replace):
+    """One try to complete or release the claim at `path`: see `_transition_py.finish`."""
+    cdef Step step
+    cdef char raw[SECTOR_BYTES]
+    cdef Py_ssize_t count
+    cdef Text expected_text = text_of(expected), status_text = text_of(status)
+    cdef Text fields_text = text_of(fields), result_text = text_of(result)
+    cdef bint keep = fields is not None
+    cdef const char *target_path = path_of(target)
+    cdef const char *temporary_path = path_of(temporary)
+    cdef const char *first = path_of(directories[0])
+    cdef const char *second = path_of(directories[1])
+    cdef int outcome
+    start(&step, path_of(path), path_of(lock))
+    with nogil:
+        outcome = hold_task(&step)
+        if outcome == DONE:
+            count = read_all(step.task, raw, SECTOR_BYTES)
+            if count < 0:
+                outcome = fail(&step, step.path)
+            else:
+                outcome = finish_proven(
+                    &step, raw, count, target_path, first, second, expected_text, status_text,
+                    fields_text, keep, result_text, temporary_path, sync, replace)
+            if outcome != UNPROVEN:
+                close_all(&step)
+    if outcome == FAILED:
+        raise_failure(&step)
+    return outcome, keep_held(&step, path, lock) if outcome == UNPROVEN else None
+
+
+def publish(bytes temporary not None, bytes target not None, tuple directories not None,
+            bytes content not None, int64_t mtime_ns, int sync, bint replace):
+    """Make `content` the task at `target`: see `_transition_py.publish`."""
+    cdef Step step
+    cdef Text text = text_of(content)
+    cdef const char *temporary_path = path_of(temporary)
+    cdef const char *target_path = path_of(target)
+    cdef const char *directory = path_of(directories[0])
+    cdef int outcome
+    start(&step, target_path, NULL)
+    with nogil:
+        outcome = publish_new(
+            &step, temporary_path, target_path, directory, text, mtime_ns, sync, replace)
+        close_all(&step)
+    if outcome == FAILED:
+        raise_failure(&step)
+    return outcome

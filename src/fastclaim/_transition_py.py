@@ -1,0 +1,731 @@
+"""Hold, move, stamp: how a task changes its state. The reference, and the fallback.
+
+Every transition is made of the same three steps, and one rename decides who wins.
+
+hold    Open the task (O_NOFOLLOW, O_NONBLOCK, a regular file only), flock its inode without
+        waiting, then verify that the name still is this inode. Who holds it is a live process in
+        the middle of a transition; the kernel drops the lock when it dies.
+move    renameat2(from, to, RENAME_NOREPLACE), the arbiter: one claimer gets 0, the others ENOENT.
+        Then compare inode, size and mtime with what was read: a publication that slipped in
+        between is given back, not stamped.
+stamp   Overwrite the 512-byte sector of a document that is proven to be ours, sync it, and put the
+        file's mtime back to what the sector says. Any other document is replaced: a temporary
+        file, flocked and synced, changes places with it (RENAME_EXCHANGE) and is unlinked.
+
+A claim moves, then stamps. A completion and a release stamp, then move, so that what appears in
+completed/ or available/ is whole. Nobody writes a byte of a task that it does not hold. What lies
+on disk if the process dies:
+
+    before the move             available/x.json, untouched
+    claim, before the stamp     claimed/x_a.json without `claimed_by`: half a claim
+    finish, before the move     claimed/x_a.json, stamped with where it was going
+    at any time                 a temporary file or an x.lock that nobody holds
+
+Claims from and releases to available/ also take x.lock, which is all that the original looks at:
+flocked, verified to be the inode that the path names, unlinked by who had it while it holds it,
+left alone by who did not get it.
+
+A try that meets somebody else's lock comes back with BUSY; waiting is the caller's. System errors
+are OSError with the file's name, and leave the task where and as it was, and so does
+KeyboardInterrupt: what has to be undone is read off the disk, not off a variable.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import fcntl
+import os
+import stat
+import time
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Final
+
+from .document import (
+    SECTOR_BYTES,
+    STATE_AVAILABLE,
+    STATE_CLAIMED,
+    TIME,
+    Sector,
+    append_member,
+    read_sector,
+    timestamp,
+    write_sector,
+)
+from .outcome import (
+    ABSENT,
+    BUSY,
+    CHANGED,
+    COLLISION,
+    DONE,
+    LOST,
+    NOT_REGULAR,
+    SYNC_DATA,
+    SYNC_FULL,
+    UNPROVEN,
+)
+
+NAME: Final = "python"
+
+_OPEN_FLAGS: Final = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+# How often a name may turn out to be another inode before we call it busy.
+_VERIFY_TRIES: Final = 8
+# A file system without the flag says EINVAL, a kernel without the call ENOSYS, a sandbox EPERM.
+_UNSUPPORTED: Final = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM)
+_READ_ONLY: Final = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ETXTBSY)
+# What open(2) says of a symlink, a directory, and a socket.
+_NOT_REGULAR: Final = (errno.ELOOP, errno.EISDIR, errno.ENXIO)
+_RENAME_NOREPLACE: Final = 1
+_RENAME_EXCHANGE: Final = 2
+_AT_FDCWD: Final = -100
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_sync_content = getattr(os, "fdatasync", os.fsync)
+
+
+# System calls -------------------------------------------------------------------------------------
+
+
+class _NamedErrors:
+    """System errors of calls on a descriptor get the name of the file."""
+
+    def __init__(self, path: bytes) -> None:
+        self._path = path
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+    ) -> None:
+        if isinstance(error, OSError):
+            name = self._path if error.filename is None else error.filename
+            error.filename = os.fsdecode(name)
+
+
+def _rename_with(source: bytes, target: bytes, flags: int) -> None:
+    """renameat2(2), which `os` does not offer."""
+    renameat2 = getattr(_libc, "renameat2", None)
+    if renameat2 is None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS), source)
+    if renameat2(_AT_FDCWD, source, _AT_FDCWD, target, flags) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), source)
+
+
+def _rename_new(source: bytes, target: bytes) -> None:
+    """Rename, but FileExistsError if `target` is there."""
+    try:
+        _rename_with(source, target, _RENAME_NOREPLACE)
+    except OSError as error:
+        if error.errno not in _UNSUPPORTED:
+            raise
+        # Without the flag, a look first: only two tasks whose claims share a name and are made in
+        # the same microsecond could still meet here.
+        if _lstat(target) is not None:
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), target) from None
+        os.rename(source, target)
+
+
+def _rename(source: bytes, target: bytes, replace: bool) -> int:
+    try:
+        if replace:
+            os.rename(source, target)
+        else:
+            _rename_new(source, target)
+    except FileNotFoundError:
+        return LOST
+    except FileExistsError:
+        return COLLISION
+    return DONE
+
+
+def _open_for_flock(path: bytes, flags: int) -> tuple[int, bool]:
+    """A descriptor, and whether it can write: flock needs no more than reading."""
+    try:
+        return os.open(path, flags | os.O_RDWR | _OPEN_FLAGS, 0o666), True
+    except OSError as error:
+        if error.errno not in _READ_ONLY:
+            raise
+        return os.open(path, flags | os.O_RDONLY | _OPEN_FLAGS, 0o666), False
+
+
+def _flock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _lstat(path: bytes) -> os.stat_result | None:
+    try:
+        return os.lstat(path)
+    except FileNotFoundError:
+        return None
+
+
+def _unlink_quietly(path: bytes) -> None:
+    with contextlib.suppress(OSError):
+        os.unlink(path)
+
+
+def _same_inode(one: os.stat_result | None, other: os.stat_result) -> bool:
+    return one is not None and one.st_ino == other.st_ino and one.st_dev == other.st_dev
+
+
+def _pread(descriptor: int, size_bytes: int) -> bytes:
+    content = b""
+    while piece := os.pread(descriptor, size_bytes - len(content), len(content)):
+        content += piece
+    return content
+
+
+def _pwrite(descriptor: int, content: bytes) -> None:
+    written = 0
+    while written < len(content):
+        written += os.pwrite(descriptor, content[written:], written)
+
+
+def _sync_directories(directories: Sequence[bytes], sync: int) -> None:
+    if sync < SYNC_FULL:
+        return
+    for directory in directories:
+        with _NamedErrors(directory):
+            descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+
+
+# Hold ---------------------------------------------------------------------------------------------
+
+
+class Held:
+    """A task whose inode we hold. Close it whatever comes, or use it as a context manager.
+
+    Every descriptor is in `_open` from the line that opened it to the line that closes it, so that
+    an interrupt between two lines loses none.
+    """
+
+    def __init__(self, path: bytes, lock: bytes | None) -> None:
+        self.path = path
+        self._lock_path = lock
+        self._temporary: bytes | None = None
+        self._open: dict[str, int] = {}
+        self._writable = False
+        self._status: os.stat_result
+
+    def close(self) -> None:
+        """Give up a temporary file that is left, the lock file, and the hold; never fails."""
+        try:
+            if self._temporary is not None:
+                _unlink_quietly(self._temporary)
+            self._temporary = None
+        finally:
+            try:
+                self._let_go("replacement")
+            finally:
+                try:
+                    self._release_lock()
+                finally:
+                    self._let_go("task")
+
+    __del__ = close
+
+    def __enter__(self) -> Held:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _let_go(self, which: str) -> None:
+        """Unlock, then close: a child forked meanwhile has a copy, and the lock with it."""
+        if which in self._open:
+            try:
+                with contextlib.suppress(OSError):
+                    fcntl.flock(self._open[which], fcntl.LOCK_UN)
+            finally:
+                with contextlib.suppress(OSError):  # also EINTR: it is closed all the same
+                    os.close(self._open.pop(which))
+
+    def _release_lock(self) -> None:
+        """Unlink the lock file while we hold it, and only if the path still is what we hold."""
+        try:
+            if "lock" in self._open:
+                assert self._lock_path is not None
+                with contextlib.suppress(OSError):
+                    opened = os.fstat(self._open["lock"])
+                    # Asked again: an error or an interrupt may have come before we knew.
+                    if (
+                        stat.S_ISREG(opened.st_mode)
+                        and _flock(self._open["lock"])
+                        and _same_inode(_lstat(self._lock_path), opened)
+                    ):
+                        os.unlink(self._lock_path)
+        finally:
+            self._let_go("lock")
+
+    def _take_lock(self) -> int:
+        """DONE, LOST (no directory for it) or BUSY."""
+        assert self._lock_path is not None
+        for _ in range(_VERIFY_TRIES):
+            try:
+                # No O_TRUNC: a loser must not touch the holder's file.
+                self._open["lock"], _ = _open_for_flock(self._lock_path, os.O_CREAT)
+            except FileNotFoundError:
+                return LOST
+            opened = os.fstat(self._open["lock"])
+            if not stat.S_ISREG(opened.st_mode):
+                raise OSError(errno.EINVAL, "not a regular file", self._lock_path)
+            if not _flock(self._open["lock"]):
+                self._let_go("lock")
+                return BUSY
+            # Who had it may have unlinked it between our open and our flock.
+            if _same_inode(_lstat(self._lock_path), opened):
+                return DONE
+            self._let_go("lock")
+        return BUSY
+
+    def _hold(self) -> int:
+        """DONE, ABSENT, LOST, BUSY or NOT_REGULAR."""
+        for _ in range(_VERIFY_TRIES):
+            outcome = self._hold_once()
+            if outcome != CHANGED:
+                return outcome
+            self._let_go("task")
+        return BUSY
+
+    def _hold_once(self) -> int:
+        """CHANGED means that the name was another inode when we had flocked the one we opened."""
+        try:
+            self._open["task"], self._writable = _open_for_flock(self.path, 0)
+        except FileNotFoundError:
+            return ABSENT
+        except OSError as error:
+            if error.errno not in _NOT_REGULAR:
+                raise
+            return NOT_REGULAR
+        opened = os.fstat(self._open["task"])
+        if not stat.S_ISREG(opened.st_mode):
+            return NOT_REGULAR
+        if self._lock_path is not None and "lock" not in self._open:
+            # Only now: a claim of a task that is not there creates nothing.
+            with _NamedErrors(self._lock_path):
+                outcome = self._take_lock()
+            if outcome != DONE:
+                return outcome
+        if not _flock(self._open["task"]):
+            return BUSY
+        named = _lstat(self.path)
+        if named is None:
+            return ABSENT
+        self._status = named
+        return DONE if _same_inode(named, opened) else CHANGED
+
+    def read(self, at_most_bytes: int | None = None) -> bytes:
+        """The document, or its start, as long as it was when we got hold of it."""
+        size_bytes = self._status.st_size
+        with _NamedErrors(self.path):
+            return _pread(self._open["task"], min(size_bytes, at_most_bytes or size_bytes))
+
+    def move(self, target: bytes, replace: bool = False) -> int:
+        """Rename the task to `target`: the arbiter.
+
+        Returns
+        -------
+        int
+            DONE, LOST or COLLISION; BUSY if it was given back meanwhile; CHANGED if what has been
+            moved is not what was read.
+        """
+        with _NamedErrors(self.path):
+            outcome = _rename(self.path, target, replace)
+            if outcome != DONE:
+                return outcome
+            moved = _lstat(target)
+        if moved is None:
+            return BUSY
+        unchanged = (
+            _same_inode(moved, self._status)
+            and moved.st_size == self._status.st_size
+            and moved.st_mtime_ns == self._status.st_mtime_ns
+        )
+        return DONE if unchanged else CHANGED
+
+    def prepare(self, temporary: bytes, content: bytes, mtime_ns: int, sync: int) -> None:
+        """Write what is to replace this document into a temporary file, flocked and synced."""
+        with _NamedErrors(temporary):
+            self._temporary = temporary
+            self._open["replacement"] = os.open(
+                temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR | _OPEN_FLAGS, 0o666
+            )
+            descriptor = self._open["replacement"]
+            _flock(descriptor)
+            _pwrite(descriptor, content)
+            os.utime(descriptor, ns=(mtime_ns, mtime_ns))
+            if sync >= SYNC_DATA:
+                os.fsync(descriptor)
+
+    def claim(
+        self, claimed: bytes, directories: Sequence[bytes], sync: int, replace: bool = False
+    ) -> int:
+        """Move the task to `claimed`, then replace it by what was prepared.
+
+        Returns
+        -------
+        int
+            What `move` returns; BUSY also if the temporary file was taken for a dead process's.
+        """
+        with _NamedErrors(claimed):
+            try:
+                outcome = self.move(claimed, replace)
+                if outcome == DONE and not self._exchange(claimed):
+                    self._move_back(claimed)
+                    return BUSY
+                if outcome == DONE:
+                    _sync_directories(directories, sync)
+            except BaseException:
+                self._undo_exchange(claimed)
+                self._move_back(claimed)
+                raise
+        return outcome
+
+    def finish(self, target: bytes, directories: Sequence[bytes], sync: int, replace: bool) -> int:
+        """Replace the task by what was prepared, then move it to `target`.
+
+        Returns
+        -------
+        int
+            DONE; COLLISION if `target` is there and is not to be replaced; LOST if a directory has
+            gone; BUSY if the temporary file was taken for a dead process's.
+        """
+        with _NamedErrors(self.path):
+            if not replace and _lstat(target) is not None:
+                return COLLISION
+            outcome = BUSY
+            try:
+                if self._exchange(self.path):
+                    outcome = _rename(self.path, target, replace)
+                    if outcome == DONE:
+                        _sync_directories(directories, sync)
+            except BaseException:
+                self._undo_finish(target, self._open["replacement"])
+                self._undo_exchange(self.path)
+                raise
+            if outcome != DONE:
+                self._undo_exchange(self.path)
+        return outcome
+
+    def _exchange(self, path: bytes) -> bool:
+        """The prepared document and the one at `path` change places; False if it has gone."""
+        assert self._temporary is not None
+        try:
+            _rename_with(self._temporary, path, _RENAME_EXCHANGE)
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            if error.errno not in _UNSUPPORTED:
+                raise
+            # Only a directory that cannot be synced could still make us want the old one back.
+            os.rename(self._temporary, path)
+        return True
+
+    def _undo_exchange(self, path: bytes) -> None:
+        with contextlib.suppress(OSError):
+            if self._temporary is not None and _same_inode(_lstat(self._temporary), self._status):
+                _rename_with(self._temporary, path, _RENAME_EXCHANGE)
+
+    def _undo_finish(self, target: bytes, finished: int) -> None:
+        """Undo the move of the inode that the descriptor `finished` has open."""
+        with contextlib.suppress(OSError):
+            if _same_inode(_lstat(target), os.fstat(finished)):
+                _rename_new(target, self.path)
+
+    def _undo_publish(self, target: bytes, exchanged: bool) -> None:
+        with contextlib.suppress(OSError):
+            # Nobody of ours can have claimed it: we hold it.
+            if _same_inode(_lstat(target), os.fstat(self._open["replacement"])):
+                if exchanged:
+                    assert self._temporary is not None
+                    _rename_with(self._temporary, target, _RENAME_EXCHANGE)
+                else:
+                    os.unlink(target)
+
+    def _move_back(self, claimed: bytes) -> None:
+        """Undo the move without writing a byte; what stands in our place by now, stays."""
+        with contextlib.suppress(OSError):
+            if _same_inode(_lstat(claimed), self._status):
+                _rename_new(claimed, self.path)
+
+
+def hold(path: bytes, lock: bytes | None) -> tuple[int, Held | None]:
+    """Hold the task at `path`; with `lock`, take that lock file first.
+
+    Returns
+    -------
+    tuple
+        DONE and the `Held`; else ABSENT, LOST (no directory for the lock file), BUSY or
+        NOT_REGULAR, and None.
+    """
+    held = Held(path, lock)
+    outcome = None
+    try:
+        with _NamedErrors(path):
+            outcome = held._hold()
+    finally:
+        if outcome != DONE:
+            held.close()
+    return outcome, held if outcome == DONE else None
+
+
+# Stamp --------------------------------------------------------------------------------------------
+
+
+def _proven_sector(held: Held, raw: bytes) -> Sector | None:
+    """The sector, if the file proves to be as we left it, and is ours to write."""
+    sector = read_sector(raw)
+    status = held._status
+    if (
+        sector is not None
+        and sector.size_bytes == status.st_size
+        and sector.mtime_ns == status.st_mtime_ns
+        and status.st_nlink == 1
+        and held._writable
+    ):
+        return sector
+    return None
+
+
+def _stamp(held: Held, stamp: bytes, mtime_ns: int, sync: int) -> None:
+    _pwrite(held._open["task"], stamp)
+    if sync >= SYNC_DATA:
+        _sync_content(held._open["task"])
+    # After the sync, which then has no inode to write. Unproven is all that can come of a failure.
+    with contextlib.suppress(OSError):
+        os.utime(held._open["task"], ns=(held._status.st_atime_ns, mtime_ns))
+
+
+def _undo_stamp(held: Held, sector: bytes, mtime_ns: int) -> None:
+    with contextlib.suppress(OSError):
+        try:
+            _pwrite(held._open["task"], sector)
+        except OSError:
+            _pwrite(held._open["task"], sector)  # half a sector would be worse than none
+        os.utime(held._open["task"], ns=(held._status.st_atime_ns, mtime_ns))
+
+
+# The transitions ----------------------------------------------------------------------------------
+
+
+def claim(
+    path: bytes,
+    lock: bytes | None,
+    claimed: bytes,
+    directories: Sequence[bytes],
+    enforcement: bytes,
+    fields: bytes,
+    sync: int,
+    want_document: bool,
+) -> tuple[int, Held | bytes | None]:
+    """One try to claim the task at `path`.
+
+    Parameters
+    ----------
+    path, lock, claimed : bytes
+        The waiting task, the original's lock file (None: do without), and the claim's file.
+    directories : sequence of bytes
+        What SYNC_FULL syncs.
+    enforcement, fields : bytes
+        What the stamp writes into `constraint_enforcement` and after `status`, as JSON text; the
+        byte `TIME` stands for the time of the claim.
+    sync : int
+        SYNC_NONE, SYNC_DATA or SYNC_FULL.
+    want_document : bool
+        Whether to return the claimed document.
+
+    Returns
+    -------
+    tuple
+        DONE and the document (or None); UNPROVEN and the `Held` task, not moved; else ABSENT,
+        LOST, BUSY, COLLISION, CHANGED (moved, and to be given back) or NOT_REGULAR, and None.
+    """
+    outcome, held = hold(path, lock)
+    if held is None:
+        return outcome, None
+    with _NamedErrors(path):
+        try:
+            size_bytes = max(held._status.st_size, SECTOR_BYTES) if want_document else SECTOR_BYTES
+            raw = _pread(held._open["task"], size_bytes)
+            sector = _proven_sector(held, raw)
+            stamp = _claim_stamp(sector, enforcement, fields)
+            if sector is None or stamp is None:
+                unproven, held = held, None
+                return UNPROVEN, unproven
+            try:
+                outcome = held.move(claimed)
+                if outcome != DONE:
+                    return outcome, None
+                _stamp(held, stamp, sector.mtime_ns, sync)
+                _sync_directories(directories, sync)
+            except BaseException:
+                _undo_stamp(held, raw[:SECTOR_BYTES], sector.mtime_ns)
+                held._move_back(claimed)
+                raise
+            return DONE, stamp + raw[SECTOR_BYTES:] if want_document else None
+        finally:
+            if held is not None:
+                held.close()
+
+
+def _claim_stamp(sector: Sector | None, enforcement: bytes, fields: bytes) -> bytes | None:
+    if sector is None or sector.state != b"}" * sector.enforced + STATE_AVAILABLE:
+        return None
+    state = (enforcement + b"}") * sector.enforced + STATE_CLAIMED + fields
+    return write_sector(sector, sector.size_bytes, state.replace(TIME, timestamp(time.time_ns())))
+
+
+def finish(
+    path: bytes,
+    lock: bytes | None,
+    target: bytes,
+    directories: Sequence[bytes],
+    expected: bytes,
+    status: bytes,
+    fields: bytes | None,
+    result: bytes,
+    temporary: bytes,
+    sync: int,
+    replace: bool,
+) -> tuple[int, Held | None]:
+    """One try to complete or release the claim at `path`.
+
+    Parameters
+    ----------
+    path, lock, target : bytes
+        The claim's file, the original's lock file or None, and where the task is to go.
+    directories : sequence of bytes
+        What SYNC_FULL syncs.
+    expected : bytes
+        What the claim's stamp must contain: whose claim it is, as JSON text.
+    status : bytes
+        The new `status`, as a JSON member.
+    fields : bytes or None
+        What the stamp adds to those of the claim, with `TIME`; None takes the claim's out.
+    result : bytes
+        A last JSON member, of any length; may be empty.
+    temporary : bytes
+        A name for the document in case `result` does not fit into the sector.
+    sync : int
+        SYNC_NONE, SYNC_DATA or SYNC_FULL.
+    replace : bool
+        Whether what stands at `target` may be replaced.
+
+    Returns
+    -------
+    tuple
+        DONE and None; UNPROVEN and the `Held` claim; else ABSENT, LOST, BUSY, COLLISION or
+        NOT_REGULAR, and None. All but DONE leave the claim as it was.
+    """
+    outcome, held = hold(path, lock)
+    if held is None:
+        return outcome, None
+    with _NamedErrors(path):
+        try:
+            raw = _pread(held._open["task"], SECTOR_BYTES)
+            sector = _proven_sector(held, raw)
+            state = _finished_state(sector, expected, status, fields)
+            if sector is None or state is None:
+                unproven, held = held, None
+                return UNPROVEN, unproven
+            stamp = write_sector(sector, sector.size_bytes, state + result)
+            if stamp is not None:
+                return _finish_in_place(held, raw, stamp, target, directories, sync, replace), None
+            content = append_member(sector, held.read(), state, result)
+            if content is None:
+                unproven, held = held, None
+                return UNPROVEN, unproven
+            held.prepare(temporary, content, sector.mtime_ns, sync)
+            return held.finish(target, directories, sync, replace), None
+        finally:
+            if held is not None:
+                held.close()
+
+
+def _finished_state(
+    sector: Sector | None, expected: bytes, status: bytes, fields: bytes | None
+) -> bytes | None:
+    if sector is None:
+        return None
+    enforcement, claimed, claim_fields = sector.state.partition(STATE_CLAIMED)
+    if not claimed or expected not in claim_fields:
+        return None
+    if fields is None:
+        return b"}" * sector.enforced + status
+    return enforcement + status + claim_fields + fields.replace(TIME, timestamp(time.time_ns()))
+
+
+def _finish_in_place(
+    held: Held,
+    raw: bytes,
+    stamp: bytes,
+    target: bytes,
+    directories: Sequence[bytes],
+    sync: int,
+    replace: bool,
+) -> int:
+    if not replace and _lstat(target) is not None:
+        return COLLISION
+    mtime_ns = held._status.st_mtime_ns
+    try:
+        _stamp(held, stamp, mtime_ns, sync)
+        outcome = _rename(held.path, target, replace)
+        if outcome == DONE:
+            _sync_directories(directories, sync)
+    except BaseException:
+        held._undo_finish(target, held._open["task"])
+        _undo_stamp(held, raw, mtime_ns)
+        raise
+    if outcome != DONE:
+        _undo_stamp(held, raw, mtime_ns)
+    return outcome
+
+
+def publish(
+    temporary: bytes,
+    target: bytes,
+    directories: Sequence[bytes],
+    content: bytes,
+    mtime_ns: int,
+    sync: int,
+    replace: bool,
+) -> int:
+    """Make `content` the task at `target`, whole or not at all.
+
+    Returns
+    -------
+    int
+        DONE; COLLISION if `target` is there and is not to be replaced; LOST if the directory has
+        gone, or the temporary file was taken for a dead process's.
+    """
+    with _NamedErrors(target), Held(target, None) as new:
+        try:
+            new.prepare(temporary, content, mtime_ns, sync)
+        except FileNotFoundError:
+            return LOST
+        # Only where something can fail after the rename does the old one have to be kept for it.
+        exchange = replace and sync >= SYNC_FULL and _lstat(target) is not None
+        try:
+            if exchange:
+                outcome = DONE if new._exchange(target) else LOST
+            else:
+                outcome = _rename(temporary, target, replace)
+            if outcome == DONE:
+                _sync_directories(directories, sync)
+        except OSError:
+            if exchange or not replace:  # else the old one is no more, and ours is all there is
+                new._undo_publish(target, exchange)
+            raise
+        return outcome

@@ -1,0 +1,214 @@
+"""From waiting to claimed: one claim, with all that can come between."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from . import outcome
+from .directories import Directories
+from .document import lay_out, parse, parse_held, timestamp
+from .errors import (
+    AlreadyClaimed,
+    InvalidTask,
+    LockTimeout,
+    NameCollision,
+)
+from .stamps import claim_stamp, claimed_fields
+from .waiting import turns
+
+
+def claim(
+    pool: Directories,
+    task_id: object,
+    agent_id: object,
+    token: str,
+    timeout_s: float | None,
+    want_document: bool,
+) -> tuple[int, bytes | None]:
+    """Claim one task for one agent.
+
+    Parameters
+    ----------
+    pool : Directories
+        Where.
+    task_id, agent_id : object
+        Which task, for whom; formatted as in an f-string where they become file names.
+    token : str
+        What tells this claim from every other.
+    timeout_s : float or None
+        How long to wait, in seconds, while others are in the middle of a transition of the task.
+    want_document : bool
+        Whether to return the claimed document.
+
+    Returns
+    -------
+    tuple
+        `outcome.DONE` and the document (or None), or `outcome.ABSENT` and None.
+
+    Raises
+    ------
+    AlreadyClaimed, LockTimeout, InvalidTask, InvalidName, NameCollision
+        See `fastclaim.errors`; the task is where and as it was.
+    OSError
+        The system refused; the same.
+    """
+    path, claimed = pool.claim_files(task_id, agent_id)
+    stamp = claim_stamp(agent_id, token)
+    came_to, found = pool.core.claim(
+        path,
+        pool.lock_file(path),
+        claimed,
+        pool.claim_directories,
+        stamp.enforcement,
+        stamp.fields,
+        pool.sync,
+        want_document,
+    )
+    if came_to in (outcome.DONE, outcome.ABSENT):
+        return came_to, found
+    attempt = _Attempt(pool, task_id, agent_id, token, path, claimed, want_document)
+    return attempt.go_on(came_to, found, timeout_s)
+
+
+class _Attempt:
+    """A claim that takes more than one call of the core."""
+
+    def __init__(
+        self,
+        pool: Directories,
+        task_id: object,
+        agent_id: object,
+        token: str,
+        path: bytes,
+        claimed: bytes,
+        want_document: bool,
+    ) -> None:
+        self.pool = pool
+        self.task_id, self.agent_id, self.token = task_id, agent_id, token
+        self.path, self.claimed, self.lock = path, claimed, pool.lock_file(path)
+        self.stamp = claim_stamp(agent_id, token)
+        self.want_document = want_document
+        self.document: bytes | None = None
+
+    def go_on(self, came_to: int, found: Any, timeout_s: float | None) -> tuple[int, bytes | None]:
+        """From what the first try came to, to the end."""
+        for turn in turns(timeout_s):
+            if turn > 0:
+                came_to, found = self._try()
+            came_to = self._resolve(came_to, found)
+            if came_to == outcome.LOST:
+                # Either somebody was faster, or a directory has gone.
+                self.pool.make()
+                came_to = self._resolve(*self._try())
+            if came_to == outcome.DONE:
+                return outcome.DONE, self.document
+            if came_to != outcome.BUSY:
+                return outcome.ABSENT, None
+        raise LockTimeout(
+            f"task {self.task_id!r} was in the middle of others' transitions for {timeout_s} s",
+            self.task_id,
+        )
+
+    def _try(self) -> tuple[int, Any]:
+        came_to, found = self.pool.core.claim(
+            self.path,
+            self.lock,
+            self.claimed,
+            self.pool.claim_directories,
+            self.stamp.enforcement,
+            self.stamp.fields,
+            self.pool.sync,
+            self.want_document,
+        )
+        if came_to == outcome.DONE:
+            self.document = found
+        return came_to, found
+
+    def _resolve(self, came_to: int, found: Any) -> int:
+        """DONE, ABSENT, LOST or BUSY, whatever else the core came to."""
+        if came_to == outcome.UNPROVEN:
+            with found:
+                came_to = self._replace(found, over_old_claim=False)
+        if came_to == outcome.COLLISION:
+            came_to = self._claim_over_old_claim()
+        if came_to == outcome.CHANGED:
+            self._give_back()
+            return outcome.BUSY
+        if came_to == outcome.NOT_REGULAR:
+            raise InvalidTask(f"task {self.task_id!r} is not a regular file", self.task_id)
+        return came_to
+
+    def _replace(self, held: Any, over_old_claim: bool) -> int:
+        """Claim a document that is not proven to be ours, as Python's json reads it."""
+        try:
+            document = parse_held(held)
+            holder = document.fields.get("claimed_by")
+            if document.fields.get("status") == "claimed":
+                raise AlreadyClaimed(
+                    f"task {self.task_id!r} is already claimed by {holder!r}", self.task_id, holder
+                )
+            now_ns = time.time_ns()
+            fields = claimed_fields(
+                document.fields, self.agent_id, self.token, float(timestamp(now_ns))
+            )
+            content = lay_out(fields, document.payload, now_ns)
+            parse(content)
+        except (ValueError, RecursionError) as error:
+            raise InvalidTask(f"task {self.task_id!r} is {error}", self.task_id) from error
+        temporary = self.pool.temporary_file(self.pool.claimed)
+        try:
+            held.prepare(temporary, content, now_ns, self.pool.sync)
+        except FileNotFoundError:
+            return outcome.LOST
+        result: int = held.claim(
+            self.claimed, self.pool.claim_directories, self.pool.sync, over_old_claim
+        )
+        if result == outcome.DONE and self.want_document:
+            self.document = content
+        return result
+
+    def _claim_over_old_claim(self) -> int:
+        """The claim's name is taken: by this agent's claim of an earlier publication, or not."""
+        result, old = self.pool.core.hold(self.claimed, None)
+        if old is None:
+            # ABSENT: it has gone meanwhile.
+            return outcome.BUSY if result in (outcome.ABSENT, outcome.BUSY) else self._refuse()
+        with old:
+            if not self._is_own(old):
+                self._refuse()
+            result, held = self.pool.core.hold(self.path, self.lock)
+            if held is None:
+                return int(result)
+            with held:
+                return self._replace(held, over_old_claim=True)
+
+    def _is_own(self, old: Any) -> bool:
+        try:
+            fields = parse_held(old).fields
+        except ValueError:
+            return False
+        # Task and agent make the name: if one of the two is ours, so is the other.
+        if "claimed_by" in fields:
+            return f"{fields['claimed_by']}" == f"{self.agent_id}"
+        return f"{fields.get('task_id')}" == f"{self.task_id}"
+
+    def _refuse(self) -> int:
+        raise NameCollision(
+            f"task {self.task_id!r}: another task's claim has the file name that the claim by"
+            f" {self.agent_id!r} needs",
+            self.task_id,
+        )
+
+    def _give_back(self) -> None:
+        """Back with what was published while we moved: nobody has read it yet."""
+        _, moved = self.pool.core.hold(self.claimed, self.lock)
+        if moved is None:
+            return  # recovery is about to do the same, or has done it
+        with moved:
+            try:
+                stamped = "claimed_by" in parse_held(moved).fields
+            except ValueError:
+                stamped = False
+            if not stamped:
+                moved.move(self.path)

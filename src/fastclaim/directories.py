@@ -1,0 +1,128 @@
+"""A pool on disk: its directories, its files' paths, and how transitions treat them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+from types import ModuleType
+from typing import Final
+
+from . import layout, outcome, transition
+from .errors import InvalidName
+from .tokens import new_token
+
+DURABILITIES: Final = {
+    "none": outcome.SYNC_NONE,
+    "data": outcome.SYNC_DATA,
+    "full": outcome.SYNC_FULL,
+}
+
+
+class Directories:
+    """Where a pool lies.
+
+    Parameters
+    ----------
+    base_dir : str or os.PathLike
+        The pool's directory; made absolute, so that a later chdir does not move the pool.
+    durability : str
+        A key of `DURABILITIES`.
+    lock_files : bool
+        Whether claims and releases also take the original's lock files.
+    core : module
+        `_transition_c` or `_transition_py`.
+
+    Raises
+    ------
+    ValueError
+        `durability` is none of those.
+    """
+
+    def __init__(
+        self,
+        base_dir: str | os.PathLike[str],
+        durability: str,
+        lock_files: bool,
+        core: ModuleType | None = None,
+    ) -> None:
+        if durability not in DURABILITIES:
+            raise ValueError(f"durability {durability!r} is none of {', '.join(DURABILITIES)}")
+        self.base_dir = Path(os.path.abspath(base_dir))
+        self.sync = DURABILITIES[durability]
+        self.lock_files = lock_files
+        self.core = transition.core if core is None else core
+        self.tasks_dir = self.base_dir / "tasks"
+        tasks = os.fsencode(self.tasks_dir)
+        self.available, self.claimed, self.completed = (
+            os.path.join(tasks, state.encode()) for state in layout.STATES
+        )
+        self.claim_directories = (self.available, self.claimed)
+
+    def __getstate__(self) -> dict[str, object]:
+        return self.__dict__ | {"core": self.core.NAME}
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        self.__dict__.update(state)
+        self.core = transition.named(str(state["core"]))
+
+    def make(self) -> None:
+        """Make the directories that are not there (again: somebody may clean up /tmp)."""
+        missing = [path for path in (self.tasks_dir, *self.tasks_dir.parents) if not path.exists()]
+        for directory in (self.available, self.claimed, self.completed):
+            os.makedirs(os.fsdecode(directory), exist_ok=True)
+        if self.sync == outcome.SYNC_FULL:
+            for changed in (self.tasks_dir, *(path.parent for path in missing)):
+                _sync_directory(changed)
+
+    def available_file(self, task_id: object) -> bytes:
+        """Path of a waiting task; raises InvalidName."""
+        return self.available + b"/" + _file_name(f"{task_id}{layout.TASK_SUFFIX}", task_id)
+
+    def lock_file(self, available_file: bytes) -> bytes | None:
+        """Path of the original's lock file for that task, or None where they are not used."""
+        if not self.lock_files:
+            return None
+        return available_file[: -len(layout.TASK_SUFFIX)] + layout.LOCK_SUFFIX.encode()
+
+    def claim_files(self, task_id: object, agent_id: object) -> tuple[bytes, bytes]:
+        """Paths of a waiting task and of an agent's claim of it; raises InvalidName."""
+        # What can be part of a name can be a name.
+        claimed = self.claimed_file(task_id, agent_id)
+        return b"%b/%b.json" % (self.available, layout.encode(f"{task_id}")), claimed
+
+    def claimed_file(self, task_id: object, agent_id: object) -> bytes:
+        """Path of an agent's claim; raises InvalidName."""
+        name = f"{task_id}_{agent_id}{layout.TASK_SUFFIX}"
+        return self.claimed + b"/" + _file_name(name, task_id, agent_id)
+
+    def completed_file(self, task_id: object) -> bytes:
+        """Path of a completed task; raises InvalidName."""
+        return self.completed + b"/" + _file_name(f"{task_id}{layout.COMPLETED_SUFFIX}", task_id)
+
+    def temporary_file(self, directory: bytes) -> bytes:
+        """A path in `directory` that nobody else uses."""
+        name = f"{layout.TEMPORARY_PREFIX}{new_token()}{layout.TEMPORARY_SUFFIX}"
+        return directory + b"/" + name.encode()
+
+
+def _file_name(name: str, task_id: object, agent_id: object = None) -> bytes:
+    try:
+        return layout.encode_name(name)
+    except ValueError as error:
+        ids = f"task id {task_id!r}"
+        if agent_id is not None:
+            ids += f" with agent id {agent_id!r}"
+        raise InvalidName(f"{ids}: {error}", task_id) from None
+
+
+def _sync_directory(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        error.filename = os.fspath(directory)
+        raise
+    finally:
+        with contextlib.suppress(OSError):
+            os.close(descriptor)

@@ -1,0 +1,240 @@
+"""A task's JSON: the stamp sector, documents of other hands, and what a stamp holds.
+
+A document that we write is one JSON object whose first 512 bytes, the *sector*, hold every field
+that a transition changes, padded with spaces. The caller's fields follow and are never rewritten:
+
+    {"fastclaim": "1 1432 1763939221123456789 152 1", "constraint_enforcement": {"enabled": ...
+                   | |    |                   |   1: the head ends inside constraint_enforcement
+                   | |    |                   length of the head, which transitions keep
+                   | |    mtime of the file as we left it, ns
+                   | size of the file, bytes
+                   version of the layout
+    head    ..., "constraint_enforcement": {"enabled": false, "created_at": 1763939221.1
+    state   , "claimed_at": ..., "claimed_by": "a1"}, "status": "claimed", "claimed_by": "a1", ...
+    padding spaces up to ",\\n" at bytes 510 and 511, then the payload: "task_id": "x-1", ... }
+
+Size and mtime prove that nobody has written to the file since: whoever edits it moves its mtime,
+and the document is then *unproven* and judged by `json.loads` like any other. Fields that do not
+fit make a plain document without a sector: valid, only slower to stamp.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from json.decoder import scanstring  # type: ignore[attr-defined]
+from json.scanner import make_scanner
+from typing import Any, Final, NamedTuple
+
+SECTOR_BYTES: Final = 512
+SECTOR_END: Final = b",\n"
+DOCUMENT_END: Final = b"}\n"
+
+STATUS: Final = "status"
+ENFORCEMENT: Final = "constraint_enforcement"
+MARK: Final = "fastclaim"
+CLAIM_FIELDS: Final = ("claimed_by", "claimed_at", "claim_lock_acquired_at", "claim_token")
+# As much as is looked at before all of a document is read.
+START_BYTES: Final = 4096
+COMPLETION_FIELDS: Final = ("completed_at", "result")
+ENFORCEMENT_CLAIM_FIELDS: Final = ("claimed_at", "claimed_by")
+# Every top-level field that transitions own; all others are the caller's.
+MANAGED_FIELDS: Final = frozenset((MARK, STATUS, ENFORCEMENT, *CLAIM_FIELDS, *COMPLETION_FIELDS))
+
+# Stands in a stamp for the time of the transition, which only the core knows. JSON text never
+# contains it raw.
+TIME: Final = b"\x01"
+
+STATE_AVAILABLE: Final = b', "status": "available"'
+STATE_CLAIMED: Final = b', "status": "claimed"'
+
+_SECTOR_MARK = re.compile(rb'\{"fastclaim": "1 ([0-9]{1,18}) ([0-9]{1,19}) ([0-9]{3}) ([01])"')
+_WHITE_SPACE = re.compile(r"[ \t\n\r]*")
+_scan_value: Any = make_scanner(json.JSONDecoder())  # type: ignore[arg-type]
+
+
+class Sector(NamedTuple):
+    """A sector taken apart: the mark's numbers, the head to keep, the state to replace."""
+
+    size_bytes: int
+    mtime_ns: int
+    enforced: bool
+    head: bytes  # without the mark
+    state: bytes  # without the padding
+
+
+def read_sector(raw: bytes) -> Sector | None:
+    """The sector at the start of `raw`, or None if there is none in our layout."""
+    mark = _SECTOR_MARK.match(raw)
+    if mark is None or raw[SECTOR_BYTES - 2 : SECTOR_BYTES] != SECTOR_END:
+        return None
+    head_bytes = int(mark[3])
+    if not mark.end() <= head_bytes <= SECTOR_BYTES - 2:
+        return None
+    state = raw[head_bytes : SECTOR_BYTES - 2].rstrip(b" ")
+    head = raw[mark.end() : head_bytes]
+    return Sector(int(mark[1]), int(mark[2]), mark[4] == b"1", head, state)
+
+
+def _mark(size_bytes: int, mtime_ns: int, head_bytes: int, enforced: bool) -> bytes:
+    return b'{"fastclaim": "1 %d %d %03d %d"' % (size_bytes, mtime_ns, head_bytes, enforced)
+
+
+def write_sector(sector: Sector, size_bytes: int, state: bytes) -> bytes | None:
+    """`sector` with another size and state, or None if it does not fit."""
+    numbers = (size_bytes, sector.mtime_ns)
+    head_bytes = len(_mark(*numbers, 0, sector.enforced)) + len(sector.head)
+    text = _mark(*numbers, head_bytes, sector.enforced) + sector.head + state
+    if len(text) > SECTOR_BYTES - len(SECTOR_END):
+        return None
+    return text.ljust(SECTOR_BYTES - len(SECTOR_END)) + SECTOR_END
+
+
+def append_member(sector: Sector, raw: bytes, state: bytes, member: bytes) -> bytes | None:
+    """The document `raw` with another state and, at its end, one more member."""
+    payload = raw[SECTOR_BYTES : -len(DOCUMENT_END)]
+    stamp = write_sector(sector, len(raw) + len(member), state)
+    return None if stamp is None else stamp + payload + member + DOCUMENT_END
+
+
+def timestamp(now_ns: int) -> bytes:
+    """Seconds since the epoch to the microsecond, as every stamp writes them."""
+    return b"%d.%06d" % divmod(now_ns // 1000, 1_000_000)
+
+
+def loads(document: bytes) -> dict[str, Any]:
+    """A document that was laid out here, as a dict: `json.loads` without the looks around it.
+
+    Raises
+    ------
+    ValueError
+        An integer has more digits than Python's present limit.
+    """
+    fields: dict[str, Any] = _scan_value(document.decode(), 0)[0]
+    return fields
+
+
+def dumps(value: object) -> str:
+    """JSON text of a field's value; raises TypeError, ValueError or RecursionError."""
+    return json.dumps(value)
+
+
+def _members(fields: dict[str, Any]) -> bytes:
+    return "".join(f", {dumps(name)}: {dumps(value)}" for name, value in fields.items()).encode()
+
+
+def lay_out(fields: dict[str, Any], payload: bytes, mtime_ns: int) -> bytes:
+    """One document: the managed `fields` and the caller's, whose text is `payload`.
+
+    Parameters
+    ----------
+    fields : dict
+        Managed fields and their values; `status` must be there.
+    payload : bytes
+        The caller's fields as JSON text without the braces around them; may be empty.
+    mtime_ns : int
+        What the writer of the file sets its mtime to, ns.
+    """
+    enforcement = fields.get(ENFORCEMENT)
+    state_names = (STATUS, *CLAIM_FIELDS, *COMPLETION_FIELDS)
+    head_fields = {
+        name: value
+        for name, value in fields.items()
+        if name not in state_names and name not in (ENFORCEMENT, MARK)
+    }
+    state_fields = {name: fields[name] for name in state_names if name in fields}
+    # An enforcement without a field of its own has no place to put ", claimed_at" after.
+    kernel = {
+        name: value
+        for name, value in (enforcement or {}).items()
+        if name not in ENFORCEMENT_CLAIM_FIELDS
+    }
+    if payload and (kernel or enforcement is None):
+        head, state = _members(head_fields), _members(state_fields)
+        if enforcement is not None:
+            head += f', "{ENFORCEMENT}": {dumps(kernel)[:-1]}'.encode()
+            claim = {n: enforcement[n] for n in ENFORCEMENT_CLAIM_FIELDS if n in enforcement}
+            state = _members(claim) + b"}" + state
+        size_bytes = SECTOR_BYTES + len(payload) + len(DOCUMENT_END)
+        sector = Sector(size_bytes, mtime_ns, enforcement is not None, head, state)
+        stamp = write_sector(sector, size_bytes, state)
+        if stamp is not None:
+            return stamp + payload + DOCUMENT_END
+        if "result" in state_fields:
+            rest = {name: value for name, value in fields.items() if name != "result"}
+            result = _members({"result": fields["result"]})
+            return lay_out(rest, payload + result, mtime_ns)
+    plain = {name: value for name, value in fields.items() if name != MARK}
+    text = _members(plain)[2:]
+    return b"{" + text + (SECTOR_END + payload if payload else b"") + DOCUMENT_END
+
+
+class Document(NamedTuple):
+    """A document as `json.loads` reads it, and the text of the fields that are the caller's."""
+
+    fields: dict[str, Any]
+    payload: bytes
+
+
+def may_be_object(start: bytes) -> bool:
+    """Whether a text that starts like this can be a JSON object: a hole of gigabytes cannot."""
+    text = start.lstrip(b" \t\n\r")
+    return not text or text.startswith(b"{")
+
+
+def parse(raw: bytes) -> Document:
+    """Judge a document by Python's json, and find the caller's part of its text.
+
+    Raises
+    ------
+    ValueError
+        Not strictly UTF-8, not JSON, nested too deeply, or no object; the message says which.
+    """
+    try:
+        text = raw.decode("utf-8")
+        fields = json.loads(text)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"not UTF-8: {error}") from error
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+    except ValueError as error:
+        raise ValueError(f"not JSON: {error}") from error
+    if not isinstance(fields, dict):
+        raise ValueError(f"not a JSON object but {type(fields).__name__}")
+    if not isinstance(fields.get(ENFORCEMENT, {}), dict):
+        raise ValueError(f"{ENFORCEMENT} is not a JSON object")
+    return Document(fields, _callers_text(text).encode("utf-8"))
+
+
+def parse_held(held: Any) -> Document:
+    """`parse` what a core's `Held` holds."""
+    if not may_be_object(held.read(START_BYTES)):
+        raise ValueError("not a JSON object")
+    return parse(held.read())
+
+
+def _callers_text(text: str) -> str:
+    """The members of the object in `text` that no transition owns, to the byte as they stand."""
+    position = _skip(text, 0) + 1
+    position = _skip(text, position)
+    kept: list[str] = []
+    tail_bytes = 0  # length of what separates the last kept member from the next one
+    while text[position] == '"':
+        start = position
+        name, position = scanstring(text, position + 1)
+        position = _skip(text, _skip(text, position) + 1)
+        _, end = _scan_value(text, position)
+        position = _skip(text, end)
+        if text[position] == ",":
+            position = _skip(text, position + 1)
+        if name not in MANAGED_FIELDS:
+            kept.append(text[start:position])
+            tail_bytes = position - end
+    callers = "".join(kept)
+    return callers[: len(callers) - tail_bytes]
+
+
+def _skip(text: str, position: int) -> int:
+    match = _WHITE_SPACE.match(text, position)
+    assert match is not None  # it matches the empty string
+    return match.end()

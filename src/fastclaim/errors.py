@@ -1,0 +1,61 @@
+"""What can go wrong, by type.
+
+A system error stays an ``OSError`` with its file name; everything else that a verb refuses is a
+`TaskPoolError`. Each also derives from the built-in error that a caller would expect.
+"""
+
+from __future__ import annotations
+
+
+class TaskPoolError(Exception):
+    """Base of all errors of a pool.
+
+    Parameters
+    ----------
+    message : str
+        One sentence for people.
+    task_id : object
+        The task that was asked for, as the caller gave it; None where no single task is meant.
+    holder : object
+        The agent that holds the task, where known.
+    """
+
+    def __init__(self, message: str, task_id: object = None, holder: object = None) -> None:
+        super().__init__(message)
+        self.task_id = task_id
+        self.holder = holder
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self.args[0], self.task_id, self.holder)
+
+
+class TaskNotAvailable(TaskPoolError, LookupError):
+    """The task is not waiting: never published, or no longer there."""
+
+
+class AlreadyClaimed(TaskNotAvailable):
+    """Another agent has the task."""
+
+
+class LockTimeout(TaskPoolError, TimeoutError):
+    """Others were in the middle of a transition of this task until the timeout was over."""
+
+
+class InvalidTask(TaskPoolError, ValueError):
+    """What is, or should become, a task cannot be one: no JSON object, no regular file, ..."""
+
+
+class InvalidName(TaskPoolError, ValueError):
+    """A task or agent id that cannot be part of one file name."""
+
+
+class TaskExists(TaskPoolError, FileExistsError):
+    """The pool already has a task of this id."""
+
+
+class NameCollision(TaskPoolError):
+    """Another task's claim has the file name that this claim needs ("a_b"+"c" and "a"+"b_c")."""
+
+
+class ClaimLost(TaskPoolError):
+    """The claim is not (or no longer) the caller's; nothing was changed."""

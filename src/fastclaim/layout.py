@@ -1,0 +1,86 @@
+"""Directories, file names, states, and the rules for ids. Imports nothing of ours.
+
+    {base}/tasks/available/{task_id}.json            waiting
+    {base}/tasks/available/{task_id}.lock            there while somebody claims that task
+    {base}/tasks/claimed/{task_id}_{agent_id}.json   held by an agent
+    {base}/tasks/completed/{task_id}_complete.json   done
+
+Which directory a task's file is in decides its state. The names are those of
+`orchestration.a2a_integration`, so that its processes can share a pool.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Final
+
+AVAILABLE: Final = "available"
+CLAIMED: Final = "claimed"
+COMPLETED: Final = "completed"
+STATES: Final = (AVAILABLE, CLAIMED, COMPLETED)
+
+DEFAULT_BASE_DIR: Final = "/tmp/orchestration/a2a"
+BASE_DIR_VARIABLE: Final = "A2A_BASE_DIR"
+
+TASK_SUFFIX: Final = ".json"
+LOCK_SUFFIX: Final = ".lock"
+COMPLETED_SUFFIX: Final = "_complete.json"
+# Not ".json": glob("*.json") sees dot files too. Not built from ids: those may fill a name.
+TEMPORARY_PREFIX: Final = ".fastclaim-"
+TEMPORARY_SUFFIX: Final = ".tmp"
+
+NAME_MAX_BYTES: Final = 255  # NAME_MAX of Linux: <limits.h>
+
+_ENCODING: Final = sys.getfilesystemencoding()
+_ENCODING_ERRORS: Final = sys.getfilesystemencodeerrors()
+
+
+_pinned_base_dir: str | None = None
+
+
+def default_base_dir() -> str:
+    """The pool that code which names none means, looked up anew at each call.
+
+    What `pin_base_dir` says comes before the environment.
+    """
+    if _pinned_base_dir is not None:
+        return _pinned_base_dir
+    return os.environ.get(BASE_DIR_VARIABLE) or DEFAULT_BASE_DIR
+
+
+def pin_base_dir(path: str | None) -> None:
+    """Let `default_base_dir` be `path`, whatever becomes of the environment; None ends that.
+
+    `base_dir` is who calls this: when somebody assigns ``A2A_BASE_DIR``, and when
+    `fastclaim.install` meets modules that took the environment's value when they were imported.
+    """
+    global _pinned_base_dir
+    _pinned_base_dir = path
+
+
+def encode(name: str) -> bytes:
+    """The bytes of a name, as Python's own file functions would encode it: UnicodeEncodeError."""
+    return name.encode() if name.isascii() else name.encode(_ENCODING, _ENCODING_ERRORS)
+
+
+def encode_name(name: str) -> bytes:
+    """The bytes of one file name.
+
+    Raises
+    ------
+    ValueError
+        `name` cannot be one name inside its directory; the message says why. Everything that is
+        accepted is a plain name, "." and "..", newlines and leading dots before a suffix included.
+    """
+    try:
+        encoded = encode(name)
+    except UnicodeEncodeError:
+        raise ValueError(f"cannot be encoded as {_ENCODING}") from None
+    if "/" in name:
+        raise ValueError("contains '/'")
+    if "\0" in name:
+        raise ValueError("contains NUL")
+    if len(encoded) > NAME_MAX_BYTES:
+        raise ValueError(f"needs a file name of {len(encoded)} bytes; {NAME_MAX_BYTES} are allowed")
+    return encoded

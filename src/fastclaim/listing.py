@@ -1,0 +1,131 @@
+"""What is in a pool: reading tasks and names, changing nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import stat
+from collections.abc import Iterator
+from typing import Any, Final
+
+from . import layout
+from .directories import Directories
+from .document import START_BYTES, may_be_object
+from .errors import InvalidTask
+
+# A reader that meets a stamp in mid-write sees half of it; the write takes under a microsecond.
+_READ_TRIES: Final = 3
+_NOT_REGULAR: Final = (errno.ELOOP, errno.EISDIR, errno.ENXIO)
+
+
+def read_task(path: str | bytes) -> dict[str, Any]:
+    """The task in a file, as Python's json reads it.
+
+    Raises
+    ------
+    FileNotFoundError
+        It is not there.
+    InvalidTask
+        What is there is no regular file, or no JSON object; the message says which.
+    OSError
+        The system refused.
+    """
+    path = os.fsdecode(path)
+    problem = ""
+    for _ in range(_READ_TRIES):
+        try:
+            task = json.loads(_read_regular_file(path).decode("utf-8"))
+        except (ValueError, RecursionError) as error:
+            problem = f"not JSON: {error}"
+            continue
+        if not isinstance(task, dict):
+            raise InvalidTask(f"{path} is not a JSON object but {type(task).__name__}")
+        return task
+    raise InvalidTask(f"{path} is {problem}")
+
+
+def _read_regular_file(path: str) -> bytes:
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno not in _NOT_REGULAR:
+            raise
+        raise InvalidTask(f"{path} is not a regular file") from None
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise InvalidTask(f"{path} is not a regular file")
+        with open(descriptor, "rb", closefd=False) as file:
+            start = file.read(START_BYTES)
+            if not may_be_object(start):
+                raise InvalidTask(f"{path} is not a JSON object")
+            return start + file.read()
+    except OSError as error:
+        error.filename = path
+        raise
+    finally:
+        with contextlib.suppress(OSError):  # it is closed all the same
+            os.close(descriptor)
+
+
+def task_files(directory: bytes) -> Iterator[str]:
+    """Paths of the tasks in one state's directory, as the directory gives them."""
+    try:
+        entries = os.scandir(os.fsdecode(directory))
+    except FileNotFoundError:
+        return
+    with entries:
+        for entry in entries:
+            if entry.name.endswith(layout.TASK_SUFFIX):
+                yield entry.path
+
+
+def claims_of(pool: Directories, task_id: object) -> Iterator[dict[str, Any]]:
+    """The claims of one task that stand in claimed/ and can be read."""
+    prefix = os.path.join(os.fsdecode(pool.claimed), f"{task_id}_")
+    for path in task_files(pool.claimed):
+        if path.startswith(prefix):
+            try:
+                task = read_task(path)
+            except (FileNotFoundError, InvalidTask):
+                continue
+            # The name alone can belong to another task: "a" and "b_c", "a_b" and "c".
+            if f"{task.get('task_id', task_id)}" == f"{task_id}":
+                yield task
+
+
+def is_known(pool: Directories, task_id: object) -> bool:
+    """Whether a task of this id is in the pool, in whatever state."""
+    # In the order in which tasks move on, so that none slips past.
+    return (
+        _is_there(pool.available_file(task_id))
+        or any(True for _ in claims_of(pool, task_id))
+        or _is_there(pool.completed_file(task_id))
+    )
+
+
+def _is_there(path: bytes) -> bool:
+    try:
+        os.lstat(os.fsdecode(path))
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def known_ids(pool: Directories) -> set[str]:
+    """The ids of all tasks in the pool, in whatever state."""
+    # In the order in which tasks move on, so that none slips past.
+    known = _stems(pool.available, layout.TASK_SUFFIX)
+    for path in task_files(pool.claimed):
+        try:
+            task = read_task(path)
+        except (FileNotFoundError, InvalidTask):
+            continue
+        known.add(f"{task.get('task_id')}")
+    return known | _stems(pool.completed, layout.COMPLETED_SUFFIX)
+
+
+def _stems(directory: bytes, suffix: str) -> set[str]:
+    names = (os.path.basename(path) for path in task_files(directory))
+    return {name.removesuffix(suffix) for name in names if name.endswith(suffix)}

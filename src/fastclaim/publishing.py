@@ -1,0 +1,164 @@
+"""From a caller's dict to a waiting task."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import time
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+from . import outcome
+from .directories import Directories
+from .document import ENFORCEMENT, MANAGED_FIELDS, lay_out
+from .errors import InvalidTask, TaskExists
+from .listing import is_known, known_ids
+from .stamps import available_fields
+
+IF_EXISTS: Final = ("error", "replace", "ignore")
+# How often the directory may vanish between being made and being written to.
+_WRITE_TRIES: Final = 8
+
+
+class Publication:
+    """A task ready to be written: everything that could refuse it has been asked.
+
+    Parameters
+    ----------
+    pool : Directories
+        Where.
+    task : Mapping
+        The task; `task_id` names it. Fields that the pool itself manages (`status`, `claimed_by`,
+        ...) are taken as those of a waiting task.
+
+    Raises
+    ------
+    InvalidTask
+        No mapping, no `task_id`, or not JSON-serialisable.
+    InvalidName
+        The id cannot be part of a file name.
+    """
+
+    @classmethod
+    def completable(cls, pool: Directories, task: Mapping[str, Any]) -> Publication:
+        """One that can be completed too, for which the file name is longer."""
+        publication = cls(pool, task)
+        pool.completed_file(publication.task_id)
+        return publication
+
+    def __init__(self, pool: Directories, task: Mapping[str, Any]) -> None:
+        if not isinstance(task, Mapping):
+            raise InvalidTask(f"a task is a mapping, not {type(task).__name__}")
+        if "task_id" not in task:
+            raise InvalidTask("the task has no task_id")
+        self.task_id = task["task_id"]
+        self.target = pool.available_file(self.task_id)
+        self.mtime_ns = time.time_ns()
+        self._pool = pool
+        if not isinstance(task.get(ENFORCEMENT, {}), dict):
+            raise InvalidTask(f"task {self.task_id!r}: {ENFORCEMENT} is not a dict", self.task_id)
+        try:
+            payload = {name: task[name] for name in task if name not in MANAGED_FIELDS}
+            self.content = lay_out(
+                available_fields(dict(task)), json.dumps(payload)[1:-1].encode(), self.mtime_ns
+            )
+        except (TypeError, ValueError, RecursionError) as error:
+            raise InvalidTask(
+                f"task {self.task_id!r} is not JSON-serialisable: {error}", self.task_id
+            ) from error
+
+    def write(self, replace: bool) -> bool:
+        """Publish it; False if it stands in available/ already and is not to be replaced.
+
+        Raises
+        ------
+        OSError
+            Nothing new is there.
+        """
+        pool = self._pool
+        for _ in range(_WRITE_TRIES):
+            came_to = pool.core.publish(
+                pool.temporary_file(pool.available),
+                self.target,
+                (pool.available,),
+                self.content,
+                self.mtime_ns,
+                pool.sync,
+                replace,
+            )
+            if came_to != outcome.LOST:
+                return bool(came_to == outcome.DONE)
+            pool.make()
+        raise FileNotFoundError(
+            errno.ENOENT, "its directory vanishes as often as it is made", os.fsdecode(self.target)
+        )
+
+
+def publish(pool: Directories, task: Mapping[str, Any], if_exists: str) -> bool:
+    """Publish one task.
+
+    Parameters
+    ----------
+    if_exists : str
+        "error", "ignore" or "replace": what to do if the pool knows a task of this id, in whatever
+        state. "replace" publishes in any case, like the original.
+
+    Returns
+    -------
+    bool
+        False if it was ignored.
+
+    Raises
+    ------
+    TaskExists, InvalidTask, InvalidName, OSError
+        Nothing new is there.
+    """
+    check_if_exists(if_exists)
+    publication = Publication.completable(pool, task)
+    if if_exists == "replace":
+        return publication.write(replace=True)
+    if not is_known(pool, publication.task_id) and publication.write(replace=False):
+        return True
+    if if_exists == "error":
+        raise TaskExists(f"task {publication.task_id!r} exists already", publication.task_id)
+    return False
+
+
+def check_if_exists(if_exists: str) -> None:
+    """Raise ValueError unless `if_exists` is one of `IF_EXISTS`."""
+    if if_exists not in IF_EXISTS:
+        raise ValueError(f"if_exists {if_exists!r} is none of {', '.join(IF_EXISTS)}")
+
+
+def publish_many(pool: Directories, tasks: Iterable[Mapping[str, Any]], if_exists: str) -> int:
+    """Publish many tasks, each asked everything before the first is written.
+
+    Returns
+    -------
+    int
+        How many were published.
+
+    Raises
+    ------
+    TaskExists, InvalidTask, InvalidName, OSError
+        See `fastclaim.TaskPool.publish_many`.
+    """
+    check_if_exists(if_exists)
+    publications: dict[bytes, Publication] = {}
+    known = set() if if_exists == "replace" else known_ids(pool)
+    for task in tasks:
+        publication = Publication.completable(pool, task)
+        if publication.target in publications:
+            raise TaskExists(f"task {publication.task_id!r} comes twice", publication.task_id)
+        if f"{publication.task_id}" not in known:
+            publications[publication.target] = publication
+        elif if_exists == "error":
+            raise TaskExists(f"task {publication.task_id!r} exists already", publication.task_id)
+    published = 0
+    for publication in publications.values():
+        if publication.write(replace=if_exists == "replace"):
+            published += 1
+        elif if_exists == "error":
+            raise TaskExists(f"task {publication.task_id!r} exists already", publication.task_id)
+    return published

@@ -1,0 +1,145 @@
+"""Small files of which no reader ever sees a part: the registry, messages, heartbeats.
+
+A file is written under a temporary name beside its own and renamed over it. Its writer holds an
+flock on it until then, so that a temporary file whose flock is free is a dead process's.
+
+Nothing is synced, as in the original: what these files say about live agents is no longer true
+after a power cut.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import stat
+from pathlib import Path
+from typing import IO, Final
+
+from . import layout
+from .tokens import new_token
+
+# How often a temporary file may be taken for a dead process's before we give up.
+_WRITE_TRIES: Final = 8
+
+
+def write_whole(path: Path, content: str) -> None:
+    """Let `path` be a file with this content, in one step.
+
+    Raises
+    ------
+    OSError
+        It is as it was.
+    UnicodeEncodeError
+        `content` has lone surrogates; it is as it was.
+    """
+    encoded = content.encode("utf-8")
+    for _ in range(_WRITE_TRIES):
+        if _try_write(path, encoded):
+            return
+    raise OSError(errno.EBUSY, "temporary files keep disappearing", os.fspath(path))
+
+
+def _try_write(path: Path, content: bytes) -> bool:
+    name = f"{layout.TEMPORARY_PREFIX}{new_token()}{layout.TEMPORARY_SUFFIX}"
+    temporary = path.parent / name
+    try:
+        with open(temporary, "xb", buffering=0) as file:
+            try:
+                if not _flock(file):
+                    return False
+                _write_all(file, content)
+                return _rename(temporary, path)
+            finally:
+                unlock(file)
+    finally:
+        # In vain after the rename; also when Ctrl-C comes anywhere above.
+        temporary.unlink(missing_ok=True)
+
+
+def _write_all(file: IO[bytes], content: bytes) -> None:
+    rest = memoryview(content)
+    while rest:
+        rest = rest[file.write(rest) :]
+
+
+def _rename(temporary: Path, path: Path) -> bool:
+    try:
+        temporary.rename(path)
+    except FileNotFoundError:
+        # Somebody swept it between our open and our flock; or is it the directory that has gone?
+        path.parent.stat()
+        return False
+    return True
+
+
+def sweep(directory: Path) -> None:
+    """Remove the temporary files that dead processes have left in a directory."""
+    try:
+        names = os.listdir(directory)
+    except OSError:
+        return
+    for name in names:
+        if name.startswith(layout.TEMPORARY_PREFIX) and name.endswith(layout.TEMPORARY_SUFFIX):
+            _sweep_one(directory / name)
+
+
+def _sweep_one(temporary: Path) -> None:
+    try:
+        with open_regular(temporary) as file:
+            try:
+                if _flock(file):
+                    temporary.unlink()
+            finally:
+                unlock(file)
+    except OSError:
+        pass  # another sweeper's, or renamed by now: its name is not used twice
+
+
+def read_whole(path: Path, *, follow_links: bool = False) -> str:
+    """The text of a regular file.
+
+    Raises
+    ------
+    OSError
+        It is not there, or is a FIFO, a directory, a device, or (unless `follow_links`) a symlink.
+    UnicodeDecodeError
+        It is not UTF-8.
+    """
+    with open_regular(path, os.O_RDONLY if follow_links else os.O_RDONLY | os.O_NOFOLLOW) as file:
+        return file.read().decode("utf-8")
+
+
+def open_regular(path: Path, flags: int = os.O_RDONLY | os.O_NOFOLLOW) -> IO[bytes]:
+    """Open a file for reading, if it is a regular one.
+
+    A file object and not a descriptor: one that an exception drops closes itself.
+
+    Raises
+    ------
+    OSError
+        It cannot be opened, or is not regular.
+    """
+    # O_NONBLOCK: to open a FIFO for reading would wait for a writer.
+    flags |= os.O_NONBLOCK | os.O_CLOEXEC
+    file = open(path, "rb", opener=lambda name, _: os.open(name, flags, 0o666))  # noqa: SIM115
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise OSError(errno.EINVAL, "not a regular file", os.fspath(path))
+    return file
+
+
+def _flock(file: IO[bytes]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def unlock(file: IO[bytes]) -> None:
+    """Drop the flock, before the file is closed: a child forked meanwhile has a copy of it."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_UN)
+    except OSError:
+        pass  # the close that follows does it, too

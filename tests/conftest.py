@@ -1,0 +1,51 @@
+"""Every test that takes `core` or `pool` runs on both cores."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from fastclaim import TaskPool, _transition_py
+
+try:
+    from fastclaim import _transition_c
+except ImportError:
+    # CI sets FASTCLAIM_REQUIRE_EXTENSIONS, and a run of the fallback alone fails in it.
+    if os.environ.get("FASTCLAIM_REQUIRE_EXTENSIONS") == "1":
+        raise
+    _transition_c = None
+
+CORES = [
+    pytest.param(
+        _transition_c,
+        id="c",
+        marks=pytest.mark.skipif(_transition_c is None, reason="the extension was not built"),
+    ),
+    pytest.param(_transition_py, id="python"),
+]
+
+
+@pytest.fixture(params=CORES)
+def core(request: pytest.FixtureRequest) -> ModuleType:
+    """The compiled core, then the Python core."""
+    return request.param
+
+
+@pytest.fixture
+def make_pool(core: ModuleType, tmp_path: Path) -> Callable[..., TaskPool]:
+    """Makes pools on one directory, with whatever settings; on both cores."""
+
+    def make(base_dir: Path = tmp_path / "pool", **settings: object) -> TaskPool:
+        return TaskPool(base_dir, _core=core, **settings)
+
+    return make
+
+
+@pytest.fixture
+def pool(make_pool: Callable[..., TaskPool]) -> TaskPool:
+    """A pool with the default settings; on both cores."""
+    return make_pool()

@@ -1,0 +1,205 @@
+"""`fastclaim` itself: dispatch, errors as exit statuses, start-up, and the doctor."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from fastclaim import TaskPool
+from fastclaim.cli import COMMANDS, version
+
+TERMINAL_SIZE = {"COLUMNS": "200"}
+
+
+def fastclaim(*arguments: object, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run the command to its end."""
+    return subprocess.run(
+        [sys.executable, "-m", "fastclaim", *map(str, arguments)],
+        env=os.environ | TERMINAL_SIZE | variables,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+@pytest.fixture
+def core_variables(core: ModuleType) -> dict[str, str]:
+    """What makes a new process take the core."""
+    return {"FASTCLAIM_NO_EXTENSIONS": "1" if core.NAME == "python" else ""}
+
+
+def test_the_version_is_the_distributions():
+    try:
+        expected = metadata.version("fastclaim")
+    except metadata.PackageNotFoundError:
+        expected = "unknown (run from a source tree)"
+    result = fastclaim("--version")
+    assert (result.returncode, result.stdout, result.stderr) == (0, f"fastclaim {expected}\n", "")
+
+
+def test_help_names_every_command():
+    result = fastclaim("--help")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert [name for name in COMMANDS if f"    {name}" not in result.stdout] == []
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_that_explains_its_exit_status(command):
+    result = fastclaim(command, "--help")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "exit status: 0 well" in result.stdout
+
+
+@pytest.mark.parametrize(
+    "arguments", [(), ("dem",), ("--vers",), ("doctor", "x"), ("demo", "--durability", "most")]
+)
+def test_arguments_that_make_no_sense_are_answered_with_the_usage(arguments):
+    result = fastclaim(*arguments)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr.startswith("usage: fastclaim")
+
+
+def test_importing_the_command_imports_nothing_heavy():
+    heavy = [
+        "rich",
+        "asyncio",
+        "dataclasses",
+        "multiprocessing",
+        "subprocess",
+        "importlib.metadata",
+    ]
+    code = f"import sys, fastclaim.cli; print(*[n for n in {heavy} if n in sys.modules])"
+    # Without site: a .pth file may import what it likes.
+    result = subprocess.run(
+        [sys.executable, "-S", "-c", f"import sys; sys.path[:] = {sys.path!r}; {code}"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (result.stdout, result.stderr) == ("\n", "")
+
+
+def test_a_closed_pipe_ends_it_without_a_word():
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "wb") as pipe:
+        result = subprocess.run(
+            [sys.executable, "-m", "fastclaim", "doctor"],
+            stdout=pipe,
+            stderr=subprocess.PIPE,
+            timeout=60,
+        )
+    assert (result.returncode, result.stderr) == (141, b"")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full")
+def test_a_full_disk_behind_the_output_is_told_once():
+    with open("/dev/full", "wb") as full:
+        result = subprocess.run(
+            [sys.executable, "-m", "fastclaim", "doctor"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+        )
+    assert result.returncode == 7
+    assert result.stderr == "fastclaim doctor: No space left on device\n"
+
+
+def test_letters_that_the_encoding_lacks_are_escaped(tmp_path):
+    result = fastclaim("doctor", A2A_BASE_DIR=f"{tmp_path}/Zoë", PYTHONIOENCODING="ascii")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "/Zo\\xeb" in result.stdout
+
+
+def rows(result: subprocess.CompletedProcess[str]) -> dict[str, str]:
+    """The doctor's lines, by their first word."""
+    assert (result.returncode, result.stderr) == (0, "")
+    return dict(line.split(maxsplit=1) for line in result.stdout.splitlines())
+
+
+def test_the_doctor_says_which_core_and_why(core, core_variables):
+    found = rows(fastclaim("doctor", **core_variables))
+    why = {"c": "compiled", "python": "because FASTCLAIM_NO_EXTENSIONS=1"}[core.NAME]
+    assert found["core"].split(maxsplit=1) == [core.NAME, why]
+    assert found["version"] == version()
+    assert found["python"].endswith(sys.executable)
+
+
+# Stands before the import system's own finders, and answers for the extension.
+FINDER = """
+import importlib.machinery, sys
+
+class Loader:
+    def create_module(self, spec):
+        raise ImportError(spec.loader_state)
+
+    def exec_module(self, module):
+        pass
+
+class Finder(importlib.machinery.PathFinder):
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        if name != "fastclaim._transition_c":
+            return super().find_spec(name, path, target)
+        if PROBLEM is not None:
+            return importlib.machinery.ModuleSpec(name, Loader(), loader_state=PROBLEM)
+
+sys.meta_path[sys.meta_path.index(importlib.machinery.PathFinder)] = Finder
+from fastclaim.cli import main
+sys.exit(main(["doctor"]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("problem", "why"),
+    [
+        (None, "the compiled one was not built: an install without a working C compiler"),
+        ("GLIBC_9 not found", "the compiled one cannot be loaded: GLIBC_9 not found"),
+    ],
+)
+def test_the_doctor_says_why_there_is_no_compiled_core(problem, why):
+    switches = {"FASTCLAIM_REQUIRE_EXTENSIONS": "", "FASTCLAIM_NO_EXTENSIONS": ""}
+    result = subprocess.run(
+        [sys.executable, "-c", f"PROBLEM = {problem!r}\n{FINDER}"],
+        env=os.environ | switches,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert rows(result)["core"].split(maxsplit=1) == ["python", f"because {why}"]
+
+
+def test_the_doctor_counts_what_is_in_the_pool(tmp_path):
+    pool = TaskPool(tmp_path / "pool")
+    pool.publish_many([{"task_id": n} for n in range(5)])
+    pool.claim(0, "a")
+    pool.claim(1, "a").complete()
+    found = rows(fastclaim("doctor", A2A_BASE_DIR=str(tmp_path / "pool")))
+    assert found["pool"].split(maxsplit=1) == [str(tmp_path / "pool"), "A2A_BASE_DIR is set"]
+    assert found["tasks"] == "3 available, 1 claimed, 1 completed"
+
+
+def test_the_doctor_makes_nothing(tmp_path):
+    found = rows(fastclaim("doctor", A2A_BASE_DIR=str(tmp_path / "pool")))
+    assert found["tasks"] == "none: there is no such pool yet"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_doctor_names_the_default_pool():
+    found = rows(fastclaim("doctor", A2A_BASE_DIR=""))
+    expected = ["/tmp/orchestration/a2a", "A2A_BASE_DIR is not set: the default"]
+    assert found["pool"].split(maxsplit=1) == expected
+
+
+def test_the_doctor_says_so_where_the_pool_cannot_be_read(tmp_path):
+    Path(tmp_path / "file").touch()
+    result = fastclaim("doctor", A2A_BASE_DIR=str(tmp_path / "file"))
+    assert (result.returncode, result.stderr) == (7, "")
+    assert f"cannot be read: {tmp_path}/file/tasks: Not a directory" in result.stdout

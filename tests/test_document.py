@@ -1,0 +1,216 @@
+"""Documents: what is ours, what is others', and that both cores leave the same bytes."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from fastclaim import TaskPool, TaskPoolError, _transition_py
+from fastclaim.document import MANAGED_FIELDS, SECTOR_BYTES, lay_out, parse, read_sector
+
+from .conftest import CORES
+
+white_space = st.text(" \t\n\r", max_size=3)
+keys = st.sampled_from(
+    ["a", "b", "é", "status", "claimed_by", "claimed_at", "claim_token", "result", "task_id",
+     "constraint_enforcement", "fastclaim", "completed_at", ""]
+)  # fmt: skip
+values = st.recursive(
+    st.one_of(
+        st.none(),
+        st.booleans(),
+        st.integers(-(10**80), 10**80),
+        st.floats(),
+        st.text(max_size=20),
+        st.just("available"),
+        st.just("claimed"),
+    ),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(keys, inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@st.composite
+def escaped(draw: st.DrawFn, text: str) -> str:
+    """A JSON string, some of its characters escaped that need not be."""
+    quoted = json.dumps(text, ensure_ascii=draw(st.booleans()))
+    if text and quoted[1:-1] == text and draw(st.booleans()):
+        quoted = f'"\\u{ord(text[0]):04x}{text[1:]}"'
+    return quoted
+
+
+@st.composite
+def foreign_objects(draw: st.DrawFn) -> bytes:
+    """Objects as nobody's json.dumps would write them: odd white space, duplicate keys, escapes."""
+    members = [
+        draw(white_space)
+        + draw(escaped(draw(keys)))
+        + draw(white_space)
+        + ":"
+        + draw(white_space)
+        + json.dumps(draw(values), indent=draw(st.sampled_from([None, 1])))
+        + draw(white_space)
+        for _ in range(draw(st.integers(0, 5)))
+    ]
+    text = draw(white_space) + "{" + (",".join(members) or draw(white_space)) + "}"
+    return (text + draw(white_space)).encode("utf-8", "surrogatepass")
+
+
+odd_documents = st.one_of(
+    foreign_objects(),
+    st.binary(max_size=40),
+    values.map(lambda value: json.dumps(value).encode()),
+)
+ODDITIES = [
+    b"",
+    b"{}",
+    b"null",
+    b"[1]",
+    b"\xef\xbb\xbf{}",
+    '{"a": 1}'.encode("utf-16"),
+    b'{"a": NaN, "b": -Infinity, "c": 1e400}',
+    b'{"n": ' + b"8" * 80 + b"}",
+    b'{"n": ' + b"8" * 5000 + b"}",
+    b"[" * 1_000_000,
+    b'{"a":' * 100_000,
+    b'{"\\u0073tatus": "claimed"}',
+    b'{"status": "claimed", "status": "available"}',
+    b'{"constraint_enforcement": []}',
+    b'{"constraint_enforcement": null}',
+    b'{"constraint_enforcement": {}, "a": 1}',
+    b'{"a": "' + b"x" * 5_000_000 + b'"}',
+]
+
+
+def transitions(core: object, raw: bytes) -> list[object]:
+    """What a claim, a release, a claim and a completion make of a document, clock and ids fixed."""
+    base = Path(tempfile.mkdtemp(prefix="fastclaim-test-"))
+    try:
+        pool = TaskPool(base, durability="none", _core=core)  # type: ignore[arg-type]
+        path = pool.available_dir / "x.json"
+        path.write_bytes(raw)
+        seen: list[object] = []
+        steps = (
+            lambda: pool.claim("x", "a"),
+            lambda: pool.release("x", "a"),
+            lambda: pool.claim("x", "b" * 30),
+            lambda: pool.complete("x", "b" * 30, {"r": "s" * 60}),
+        )
+        for step in steps:
+            try:
+                step()
+            except TaskPoolError as error:
+                seen.append(type(error))
+            for file in sorted(base.glob("tasks/*/*")):
+                # Where the core is, the time comes from C; all else is to be the same.
+                seen.append((file.name, _without_times(file.read_bytes())))
+        return seen
+    finally:
+        shutil.rmtree(base)
+
+
+def _without_times(raw: bytes) -> bytes:
+    return re.sub(rb'((_at"|_token"): )[^,}]*|("fastclaim": "1 \d+ )\d+', rb"\1\3", raw)
+
+
+both_cores = pytest.mark.skipif(CORES[0].values[0] is None, reason="the extension was not built")
+
+
+@both_cores
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(odd_documents)
+def test_both_cores_leave_the_same_bytes_of_documents_that_neither_wrote(raw: bytes) -> None:
+    assert transitions(CORES[0].values[0], raw) == transitions(_transition_py, raw)
+
+
+@both_cores
+@pytest.mark.parametrize("raw", ODDITIES, ids=lambda raw: repr(raw[:30]))
+def test_both_cores_leave_the_same_bytes_of_oddities(raw: bytes) -> None:
+    assert transitions(CORES[0].values[0], raw) == transitions(_transition_py, raw)
+
+
+@pytest.mark.parametrize("raw", ODDITIES, ids=lambda raw: repr(raw[:30]))
+def test_a_document_is_claimed_if_and_only_if_python_reads_it_as_an_object(
+    pool: TaskPool, raw: bytes
+) -> None:
+    path = pool.available_dir / "x.json"
+    path.write_bytes(raw)
+    try:
+        fields = json.loads(raw.decode("utf-8"))
+        good = (
+            isinstance(fields, dict)
+            and fields.get("status") != "claimed"
+            and isinstance(fields.get("constraint_enforcement", {}), dict)
+        )
+    except (ValueError, RecursionError):
+        good = False
+    assert bool(pool.claim_task("x", "a")) is good
+    if not good:
+        assert path.read_bytes() == raw
+        assert [path.name for path in pool.tasks_dir.glob("*/*")] == ["x.json"]
+
+
+@settings(max_examples=300, deadline=None)
+@given(foreign_objects())
+@example(b'{"status":1,"a":2}')
+@example(b'{"a":2 , "status":1 }')
+@example(b'{"a":2,"status":1,"a":3}')
+def test_the_callers_part_of_a_document_is_kept_to_the_byte(raw: bytes) -> None:
+    try:
+        parsed = parse(raw)
+    except ValueError:
+        return
+    theirs = {k: v for k, v in parsed.fields.items() if k not in MANAGED_FIELDS}
+    assert repr(json.loads(b"{" + parsed.payload + b"}")) == repr(theirs)
+    assert parsed.payload in raw or any(name in MANAGED_FIELDS for name in parsed.fields)
+
+
+fields = st.fixed_dictionaries(
+    {"status": st.just("claimed")},
+    optional={
+        "claimed_by": values,
+        "claimed_at": st.floats(allow_nan=False),
+        "result": values,
+        "constraint_enforcement": st.dictionaries(keys, values, max_size=4),
+    },
+)
+
+
+@settings(deadline=None)
+@given(fields, st.dictionaries(st.sampled_from("abc"), values))
+def test_a_laid_out_document_says_what_it_was_given_and_no_key_twice(
+    managed: dict[str, object], theirs: dict[str, object]
+) -> None:
+    raw = lay_out(managed, json.dumps(theirs)[1:-1].encode(), 1_700_000_000_123_456_789)
+    pairs = json.loads(raw, object_pairs_hook=list)
+    names = [name for name, _ in pairs]
+    assert len(names) == len(set(names))
+    read = json.loads(raw)
+    mark = read.pop("fastclaim", None)
+    assert json.dumps(read, sort_keys=True) == json.dumps(managed | theirs, sort_keys=True)
+    sector = read_sector(raw)
+    assert (sector is not None) == (mark is not None)
+    if sector is not None:
+        assert mark.split()[1:3] == [str(len(raw)), "1700000000123456789"]
+        assert raw[SECTOR_BYTES - 2 : SECTOR_BYTES] == b",\n"
+
+
+def test_a_limit_on_integers_that_changes_after_publication_is_respected(pool: TaskPool) -> None:
+    pool.publish("x", n=10**4000)
+    before = (pool.available_dir / "x.json").read_bytes()
+    limit = sys.get_int_max_str_digits()
+    sys.set_int_max_str_digits(700)
+    try:
+        assert pool.claim_task("x", "a") == {}
+    finally:
+        sys.set_int_max_str_digits(limit)
+    assert (pool.available_dir / "x.json").read_bytes() == before
+    assert pool.claim_task("x", "a")["n"] == 10**4000

@@ -1,0 +1,259 @@
+"""Ctrl-C at every line of every verb, and while waiting."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType, ModuleType
+from typing import Any, NamedTuple
+
+import pytest
+
+import fastclaim
+from fastclaim import TaskPool, finishing
+
+from .faults import driver
+
+OPEN = "still open: an interrupt while the core lets go, or after it has claimed; see the README"
+PACKAGE = str(Path(fastclaim.__file__).parent) + os.sep
+SHOWN = 20  # broken points in a failure's message
+
+
+class Interrupted(NamedTuple):
+    """What became of a verb that was interrupted before its n-th line."""
+
+    line: str  # "" if it got through untouched
+    raised: bool
+    value: object
+
+
+def interrupt(verb: Callable[[], object], nth: int) -> Interrupted:
+    """Run `verb`, and raise KeyboardInterrupt before the n-th line of the package that it runs."""
+    seen = 0
+    line = ""
+    value: object = None
+    raised = False
+
+    def trace(frame: FrameType, event: str, _: object) -> Any:
+        nonlocal seen, line
+        if not frame.f_code.co_filename.startswith(PACKAGE):
+            return None
+        if event == "line":
+            seen += 1
+            if seen > nth and not line:
+                line = f"{os.path.basename(frame.f_code.co_filename)}:{frame.f_lineno}"
+                line += f" in {frame.f_code.co_name}"
+                raise KeyboardInterrupt
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        value = verb()
+    except KeyboardInterrupt:
+        raised = True
+    finally:
+        sys.settrace(before)
+    return Interrupted(line, raised, value)
+
+
+class Fresh:
+    """A pool for one point after the other, with nothing in it but somebody else's tasks."""
+
+    def __init__(self, base: Path, core: ModuleType) -> None:
+        self._base, self._core = base, core
+
+    def __call__(self, verb: driver.Verb) -> TaskPool:
+        pool = TaskPool(self._base, durability="none", _core=self._core, **verb.settings)
+        for state in driver.STATES:
+            for name in os.listdir(pool.tasks_dir / state):
+                os.unlink(pool.tasks_dir / state / name)
+        return pool
+
+
+def descriptors() -> set[int]:
+    # Without the one that the listing itself had open.
+    listed = os.listdir("/proc/self/fd")
+    return {int(name) for name in listed if os.path.lexists(f"/proc/self/fd/{name}")}
+
+
+def check_whole(pool: TaskPool, state: dict[str, Any]) -> None:
+    litter = [name for name in state if driver.is_litter(name)]
+    assert not litter, f"left {litter}"
+    for task, places in driver.places_of(state).items():
+        assert len(places) == 1, f"{task!r} in {places}"
+
+
+def check_claim(verb: driver.Verb, pool: TaskPool, context: Any, before: dict[str, Any]) -> None:
+    """Nobody was told about the claim: the task waits, for anybody."""
+    state = driver.state_of(pool)
+    check_whole(pool, state)
+    assert "available/x.json" in state, f"not available: {sorted(state)}"
+    assert state.keys() == before.keys(), f"{sorted(state)} instead of {sorted(before)}"
+    driver.is_released(pool, context, None)
+    verb.again(pool, context)
+
+
+def check_other(verb: driver.Verb, pool: TaskPool, context: Any, before: dict[str, Any]) -> None:
+    """All, or nothing."""
+    state = driver.state_of(pool)
+    check_whole(pool, state)
+    if state == before:
+        verb.again(pool, context)
+    else:
+        verb.done(pool, context, None)
+        verb.onward(pool, context, None)
+
+
+VERBS = {
+    verb.name: verb
+    for verb in driver.all_verbs()
+    if verb.name
+    in (
+        "publish, if_exists=error",
+        "publish over a waiting task, if_exists=replace",
+        "publish_task",
+        "claim",
+        "claim, claim_task",
+        "claim of a foreign task",
+        "claim with a long agent id",
+        "claim over an old claim",
+        "complete",
+        "complete with 2 kB",
+        "complete_task",
+        "complete of a foreign claim",
+        "release",
+        "release of a foreign claim",
+    )
+}
+
+
+@pytest.mark.parametrize("name", VERBS)
+def test_an_interrupt_before_any_line_leaves_all_or_nothing(
+    name: str,
+    core: ModuleType,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
+) -> None:
+    if name.startswith("claim") or (name.startswith("release") and core.NAME == "python"):
+        request.applymarker(pytest.mark.xfail(reason=OPEN))
+    verb = VERBS[name]
+    check = check_claim if name.startswith("claim") else check_other
+    fresh = Fresh(tmp_path, core)
+    monkeypatch.setattr(finishing, "HOLD_TIMEOUT_S", 0)
+    # pytest would keep the records, and with an error its traceback and what that holds.
+    monkeypatch.setattr(logging.getLogger("fastclaim"), "propagate", False)
+    # What comes in a __del__ Python only reports.
+    reported: list[BaseException | None] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda seen: reported.append(seen.exc_value))
+    broken = []
+    nth = 0
+    while True:
+        pool = fresh(verb)
+        context = verb.prepare(pool)
+        before = driver.state_of(pool)
+        opened = descriptors()
+        reported.clear()
+        came_to = interrupt(lambda: verb.act(pool, context), nth)  # noqa: B023
+        if not came_to.line:
+            break
+        for descriptor in descriptors() - opened:
+            os.close(descriptor)
+            broken.append(f"{nth}: {came_to.line}: a descriptor was left open")
+        try:
+            if came_to.raised:
+                check(verb, pool, context, before)
+            else:
+                assert reported, f"did not propagate: {came_to.value!r}"
+                verb.done(pool, context, came_to.value)
+        except Exception as problem:
+            broken.append(f"{nth}: {came_to.line}: {type(problem).__name__}: {problem}")
+        nth += 1
+    print(f"{nth} lines, {len(broken)} broken")
+    assert nth > 20
+    assert not broken, "\n".join([f"{len(broken)} of {nth} lines:", *broken[:SHOWN]])
+
+
+# Waits for what we hold, and says so on its standard output when it has begun to wait.
+WAITER = """
+import sys
+from fastclaim import TaskPool, _transition_py, waiting
+
+sleep = waiting.time.sleep
+
+class Time:
+    monotonic = waiting.time.monotonic
+
+    def sleep(self, pause_s):
+        if not told:
+            told.append(True)
+            print("waiting", flush=True)
+        sleep(pause_s)
+
+told = []
+waiting.time = Time()
+base, core, verb = sys.argv[1:]
+pool = TaskPool(base, _core=_transition_py if core == "python" else None)
+try:
+    if verb == "claim":
+        pool.claim("x", "late", timeout=None)
+    elif verb == "claim_task":
+        pool.claim_task("x", "late", timeout=float("inf"))
+    else:
+        pool.complete("x", "a")
+except KeyboardInterrupt:
+    print("interrupted", flush=True)
+"""
+
+
+@pytest.mark.parametrize(
+    ("verb", "held"),
+    [
+        ("claim", "available/x.lock"),
+        ("claim", "available/x.json"),
+        ("claim_task", "available/x.lock"),
+        ("complete", "claimed/x_a.json"),
+    ],
+)
+def test_ctrl_c_ends_the_wait_for_what_another_process_holds(
+    verb: str, held: str, core: ModuleType, tmp_path: Path
+) -> None:
+    pool = TaskPool(tmp_path, _core=core)
+    pool.publish("x")
+    if verb == "complete":
+        pool.claim("x", "a")
+    before = driver.state_of(pool)
+    holder = os.open(pool.tasks_dir / held, os.O_RDWR | os.O_CREAT)
+    try:
+        fcntl.flock(holder, fcntl.LOCK_EX)
+        with subprocess.Popen(
+            [sys.executable, "-c", WAITER, tmp_path, core.NAME, verb],
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as waiter:
+            assert waiter.stdout is not None
+            assert waiter.stdout.readline() == "waiting\n"
+            waiter.send_signal(signal.SIGINT)
+            assert waiter.stdout.read() == "interrupted\n"
+        assert waiter.returncode == 0
+        after = driver.state_of(pool)
+        # The holder's lock file is not the waiter's to unlink.
+        assert after.pop(held) == before.pop(held, (b"", after_mtime(pool, held)))
+        assert after == before
+    finally:
+        os.close(holder)
+    if verb == "complete":
+        pool.complete("x", "a")
+    else:
+        pool.claim("x", "another", timeout=0)
+
+
+def after_mtime(pool: TaskPool, name: str) -> int:
+    return os.stat(pool.tasks_dir / name).st_mtime_ns

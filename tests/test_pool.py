@@ -1,0 +1,439 @@
+"""The verbs of `TaskPool`, as their users call them."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import json
+import logging
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import fastclaim
+from fastclaim import (
+    AlreadyClaimed,
+    ClaimLost,
+    InvalidName,
+    InvalidTask,
+    TaskExists,
+    TaskNotAvailable,
+    TaskPool,
+    TaskPoolError,
+)
+
+BAD_IDS = ["a/b", "/etc/passwd", "../x", "nul\0", "x" * 251, "\ud800"]
+PLAIN_IDS = ["", ".", "..", ".hidden", "new\nline", "%s", "x" * 230, "é", "e\u0301", "a_b", "*"]
+
+
+def files(pool: TaskPool) -> set[str]:
+    return {str(path.relative_to(pool.tasks_dir)) for path in pool.tasks_dir.rglob("*.*")}
+
+
+# Publishing ---------------------------------------------------------------------------------------
+
+
+def test_a_task_is_published_by_id_and_fields_or_as_a_whole(pool: TaskPool) -> None:
+    assert pool.publish("x", "Fix it", requirements=["python"], priority=2)
+    assert pool.publish({"task_id": "y", "description": "Test it"})
+    tasks = {task["task_id"]: task for task in pool.tasks()}
+    assert tasks["x"]["description"] == "Fix it"
+    assert tasks["x"]["priority"] == 2
+    assert tasks["y"]["status"] == "available"
+
+
+@pytest.mark.parametrize("state", ["available", "claimed", "completed"])
+def test_a_task_that_is_known_in_any_state_is_not_published_again(
+    pool: TaskPool, state: str
+) -> None:
+    pool.publish("x", "first")
+    if state != "available":
+        claim = pool.claim("x", "a")
+    if state == "completed":
+        claim.complete()
+    before = files(pool)
+    for publish in (
+        lambda **how: pool.publish("x", "second", **how),
+        lambda **how: pool.publish_many([{"task_id": "x"}, {"task_id": "new"}], **how),
+    ):
+        with pytest.raises(TaskExists, match="'x'"):
+            publish()
+        assert files(pool) == before
+    assert pool.publish("x", "second", if_exists="ignore") is False
+    assert files(pool) == before
+    assert pool.publish_many([{"task_id": "x"}, {"task_id": "new"}], if_exists="ignore") == 1
+    assert pool.publish("x", "third", if_exists="replace")
+    assert pool.claim("x", "b").task["description"] == "third"
+
+
+def test_a_name_that_only_looks_like_a_claim_of_the_task_does_not_count(pool: TaskPool) -> None:
+    pool.publish("a_b")
+    pool.claim("a_b", "c")
+    assert pool.publish("a")
+    assert pool.publish_many([{"task_id": "a_b_c"}]) == 1
+
+
+def test_unknown_settings_are_refused_by_name(make_pool: Callable[..., TaskPool]) -> None:
+    with pytest.raises(ValueError, match="durability 'max'"):
+        make_pool(durability="max")
+    with pytest.raises(ValueError, match="if_exists 'maybe'"):
+        make_pool().publish("x", if_exists="maybe")
+    with pytest.raises(ValueError, match="if_exists 'maybe'"):
+        make_pool().publish_many([], if_exists="maybe")
+    with pytest.raises(ValueError, match="state 'done'"):
+        make_pool().tasks("done")
+
+
+@pytest.mark.parametrize(
+    "task",
+    [
+        {"task_id": "x", "o": object()},
+        {"task_id": "x", "s": {1, 2}},
+        {"task_id": "x", "constraint_enforcement": []},
+        {"description": "no id"},
+        ["task_id"],
+        None,
+    ],
+    ids=repr,
+)
+def test_what_cannot_be_a_task_is_refused_before_any_file_is_made(
+    pool: TaskPool, task: dict[str, object]
+) -> None:
+    with pytest.raises(InvalidTask):
+        pool.publish(task)
+    with pytest.raises(InvalidTask):
+        pool.publish_many([{"task_id": "good"}, task])
+    assert files(pool) == set()
+
+
+def test_a_circular_task_is_refused(pool: TaskPool) -> None:
+    task: dict[str, object] = {"task_id": "x"}
+    task["me"] = task
+    with pytest.raises(InvalidTask):
+        pool.publish(task)
+    assert not pool.publish_task("x", task)  # type: ignore[arg-type]
+    assert files(pool) == set()
+
+
+def test_a_batch_publishes_nothing_if_an_id_comes_twice(pool: TaskPool) -> None:
+    with pytest.raises(TaskExists, match="twice"):
+        pool.publish_many([{"task_id": "x"}, {"task_id": "y"}, {"task_id": "x"}])
+    assert files(pool) == set()
+
+
+def test_fields_that_the_pool_manages_are_those_of_a_waiting_task(pool: TaskPool) -> None:
+    pool.publish({"task_id": "x", "status": "claimed", "claimed_by": "z", "claim_token": "t"})
+    (task,) = pool.tasks()
+    assert task["status"] == "available"
+    assert "claimed_by" not in task
+    pool.claim("x", "a")
+
+
+# Names --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("bad", BAD_IDS, ids=ascii)
+def test_ids_that_cannot_be_file_names_are_refused_by_every_verb(
+    pool: TaskPool, caplog: pytest.LogCaptureFixture, bad: str
+) -> None:
+    pool.publish("x")
+    before = files(pool)
+    for verb in (
+        lambda: pool.publish(bad),
+        lambda: pool.publish_many([{"task_id": bad}]),
+        lambda: pool.claim(bad, "a"),
+        lambda: pool.claim("x", bad),
+        lambda: pool.complete(bad, "a"),
+        lambda: pool.complete("x", bad),
+        lambda: pool.release(bad, "a"),
+        lambda: pool.release("x", bad),
+    ):
+        with pytest.raises(InvalidName):
+            verb()
+    for call, refused in (
+        (lambda: pool.publish_task(bad, "d"), False),
+        (lambda: pool.claim_task(bad, "a"), {}),
+        (lambda: pool.claim_task("x", bad), {}),
+        (lambda: pool.complete_task(bad, "a", {}), False),
+        (lambda: pool.complete_task("x", bad, {}), False),
+    ):
+        caplog.clear()
+        assert call() == refused
+        assert [record.levelname for record in caplog.records] == ["ERROR"]
+    assert files(pool) == before
+
+
+@pytest.mark.parametrize("plain", PLAIN_IDS, ids=ascii)
+def test_every_other_id_is_a_plain_name(pool: TaskPool, plain: str) -> None:
+    pool.publish(plain, "d")
+    with pool.claim(plain, "a") as claim:
+        assert claim.task["task_id"] == plain
+    assert pool.publish_task(plain, "d")
+    assert pool.claim_task(plain, "a")["task_id"] == plain
+    assert pool.complete_task(plain, "a", {})
+    if plain:
+        pool.publish("x", if_exists="replace")
+        pool.claim("x", plain).complete()
+    assert pool.counts()["claimed"] == 0
+    assert not (pool.tasks_dir.parent / "etc").exists()
+
+
+def test_a_task_id_of_the_longest_name_is_claimed_by_a_drop_in(pool: TaskPool) -> None:
+    task_id = "x" * (255 - len("_a.json"))
+    assert pool.publish_task(task_id, "d")
+    assert pool.claim_task(task_id, "a")
+
+
+def test_a_task_that_could_never_be_completed_is_not_published(pool: TaskPool) -> None:
+    for if_exists in ("error", "ignore", "replace"):
+        with pytest.raises(InvalidName):
+            pool.publish("x" * 245, if_exists=if_exists)
+        with pytest.raises(InvalidName):
+            pool.publish_many([{"task_id": "x" * 245}], if_exists=if_exists)
+
+
+# Claims -------------------------------------------------------------------------------------------
+
+
+def test_a_refusal_names_the_holder(pool: TaskPool) -> None:
+    pool.publish("x")
+    pool.claim("x", "a1")
+    with pytest.raises(AlreadyClaimed, match="a1") as refused:
+        pool.claim("x", "a2")
+    assert (refused.value.task_id, refused.value.holder) == ("x", "a1")
+    assert isinstance(refused.value, LookupError)
+
+
+def test_a_task_that_nobody_has_is_not_available(pool: TaskPool) -> None:
+    with pytest.raises(TaskNotAvailable, match="'x'") as refused:
+        pool.claim("x", "a")
+    assert not isinstance(refused.value, AlreadyClaimed)
+
+
+def test_a_with_block_completes_the_task_with_its_result(pool: TaskPool) -> None:
+    pool.publish("x")
+    with pool.claim("x", "a") as claim:
+        claim.result = {"lines": 3}
+    (task,) = pool.tasks("completed")
+    assert task["result"] == {"lines": 3}
+
+
+def test_a_with_block_that_raises_gives_the_task_back(pool: TaskPool) -> None:
+    pool.publish("x")
+    with pytest.raises(ZeroDivisionError), pool.claim("x", "a"):
+        1 / 0  # noqa: B018
+    assert pool.counts()["available"] == 1
+
+
+def test_a_with_block_that_has_ended_the_claim_itself_is_left_alone(pool: TaskPool) -> None:
+    pool.publish("x")
+    with pool.claim("x", "a") as claim:
+        claim.release()
+    assert pool.counts() == {"available": 1, "claimed": 0, "completed": 0}
+
+
+def test_the_error_of_a_with_block_survives_a_lost_claim(pool: TaskPool) -> None:
+    pool.publish("x")
+    claim = pool.claim("x", "a")
+    pool.release("x", "a")
+    with pytest.raises(ZeroDivisionError) as raised, claim:
+        1 / 0  # noqa: B018
+    assert "could not be given back" in raised.value.__notes__[0]
+
+
+def test_the_task_of_a_claim_stays_known_after_its_end(pool: TaskPool) -> None:
+    pool.publish("x", "d")
+    claim = pool.claim("x", "a")
+    assert claim.task["description"] == "d"
+    claim.complete()
+    assert claim.task["description"] == "d"
+    pool.publish("y")
+    never_asked = pool.claim("y", "a")
+    never_asked.complete()
+    with pytest.raises(ClaimLost):
+        _ = never_asked.task
+
+
+def test_an_agent_that_has_forgotten_finds_its_claims(pool: TaskPool) -> None:
+    for task_id in ("x", "y", "z"):
+        pool.publish(task_id)
+    pool.claim("x", "a")
+    pool.claim("y", "a")
+    pool.claim("z", "b")
+    mine = pool.mine("a")
+    assert sorted(str(claim.task_id) for claim in mine) == ["x", "y"]
+    for claim in mine:
+        claim.complete()
+    assert pool.mine("a") == []
+
+
+def test_nobody_completes_what_another_agent_holds(pool: TaskPool) -> None:
+    pool.publish_task("x", "d")
+    pool.claim("x", "a")
+    for call in (pool.complete, pool.release):
+        with pytest.raises(ClaimLost):
+            call("x", "b")
+    assert not pool.complete_task("x", "b", {})
+    assert pool.counts()["claimed"] == 1
+
+
+# The object ---------------------------------------------------------------------------------------
+
+
+def test_a_pool_whose_directories_were_deleted_makes_them_again(pool: TaskPool) -> None:
+    shutil.rmtree(pool.tasks_dir.parent)
+    assert pool.claim_task("x", "a") == {}
+    assert pool.get_available_tasks() == []
+    assert pool.counts() == {"available": 0, "claimed": 0, "completed": 0}
+    pool.publish("x")
+    shutil.rmtree(pool.claimed_dir)
+    claim = pool.claim("x", "a")
+    shutil.rmtree(pool.completed_dir)
+    claim.complete()
+    assert pool.counts()["completed"] == 1
+    pool.publish("y")
+    claim = pool.claim("y", "a")
+    shutil.rmtree(pool.available_dir)
+    claim.release()
+    assert pool.counts()["available"] == 1
+
+
+def test_a_pool_follows_its_path_when_directories_are_renamed(pool: TaskPool) -> None:
+    pool.publish("x")
+    base = pool.tasks_dir.parent
+    base.rename(base.with_name("old"))
+    assert pool.claim_task("x", "a") == {}
+    pool.publish("y")
+    assert pool.claim_task("y", "a")
+    assert (base.with_name("old") / "tasks/available/x.json").exists()
+
+
+def test_a_pool_stays_where_it_is_when_the_process_changes_directory(
+    make_pool: Callable[..., TaskPool], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    pool = make_pool(Path("relative"))
+    monkeypatch.chdir("/")
+    pool.publish("x")
+    assert (tmp_path / "relative/tasks/available/x.json").exists()
+
+
+def test_pools_and_claims_pickle_and_copy(pool: TaskPool) -> None:
+    pool.publish("x")
+    twin = copy.deepcopy(pickle.loads(pickle.dumps(pool)))
+    assert twin._directories.core is pool._directories.core
+    claim = pickle.loads(pickle.dumps(twin.claim("x", "a")))
+    claim.complete()
+    assert pool.counts()["completed"] == 1
+    error = pickle.loads(pickle.dumps(AlreadyClaimed("taken", "x", "a")))
+    assert (str(error), error.task_id, error.holder) == ("taken", "x", "a")
+
+
+def test_a_pool_is_an_ordinary_object(pool: TaskPool, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Mine(TaskPool):
+        def claim_task(self, *args: object, **kwargs: object) -> dict[str, object]:
+            return {"mine": True}
+
+    mine = Mine(pool.base_dir)
+    mine.colour = "red"  # type: ignore[attr-defined]
+    assert mine.claim_task("x", "a") == {"mine": True}
+    monkeypatch.setattr(pool, "publish_task", lambda *args: "patched")
+    assert pool.publish_task("x", "d") == "patched"
+    assert all(isinstance(path, Path) for path in (pool.tasks_dir, pool.available_dir))
+
+
+def test_signatures_are_the_originals() -> None:
+    original = pytest.importorskip("orchestration.a2a_integration").TaskPool
+    for name in (
+        "publish_task",
+        "claim_task",
+        "complete_task",
+        "get_available_tasks",
+        "validate_task_constraints",
+    ):
+        theirs = inspect.signature(getattr(original, name))
+        ours = inspect.signature(getattr(TaskPool, name))
+        assert [(p.name, p.default) for p in ours.parameters.values()] == [
+            (p.name, p.default) for p in theirs.parameters.values()
+        ]
+
+
+def test_records_carry_ids_and_the_wait(pool: TaskPool, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    pool.publish_task("x", "d")
+    pool.claim_task("x", "a")
+    pool.complete_task("x", "a", {})
+    published, claimed, completed = caplog.records
+    assert published.task_id == claimed.task_id == completed.task_id == "x"  # type: ignore[attr-defined]
+    assert claimed.agent_id == "a"  # type: ignore[attr-defined]
+    assert claimed.wait_s >= 0  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("timeout", [0, -1, -1e300, 1e300, float("inf"), float("nan"), None, 3])
+def test_every_timeout_is_legal(pool: TaskPool, timeout: float) -> None:
+    pool.publish("x")
+    assert pool.claim_task("x", "a", timeout=timeout)
+    assert pool.claim_task("x", "a", timeout=timeout) == {}
+
+
+def test_the_base_directory_is_read_from_the_environment_at_construction(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("A2A_BASE_DIR", os.fspath(tmp_path / "one"))
+    one = TaskPool()
+    monkeypatch.setenv("A2A_BASE_DIR", os.fspath(tmp_path / "two"))
+    assert TaskPool().tasks_dir == tmp_path / "two/tasks"
+    one.publish("x")
+    assert (tmp_path / "one/tasks/available/x.json").exists()
+
+
+def test_a_pool_path_that_is_a_file_is_an_error_with_its_name(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="file"):
+        TaskPool(tmp_path / "file")
+
+
+def test_every_error_is_a_task_pool_error() -> None:
+    errors = [getattr(fastclaim, name) for name in fastclaim.__all__ if name[0].isupper()]
+    for error in errors:
+        if isinstance(error, type) and issubclass(error, Exception):
+            assert issubclass(error, TaskPoolError)
+
+
+def test_a_path_that_is_too_long_fails_cleanly(
+    make_pool: Callable[..., TaskPool], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deep = tmp_path
+    while len(os.fspath(deep)) < 3600:
+        deep /= "d" * 200
+    pool = make_pool(deep)
+    assert pool.publish_task("x", "d")
+    assert pool.claim_task("x", "a")
+    assert pool.complete_task("x", "a", {"r": "s" * 600})
+    long_id = "x" * 240
+    while len(os.fspath(deep)) < 3840:
+        deep /= "d" * 10
+    pool = make_pool(deep)
+    with pytest.raises(OSError, match="File name too long"):
+        pool.publish(long_id)
+    assert pool.claim_task(long_id, "a") == {}
+
+
+def test_a_daemon_that_has_closed_the_standard_descriptors_claims_all_the_same(
+    pool: TaskPool,
+) -> None:
+    pool.publish("x")
+    program = (
+        "import os, pickle, sys; pool = pickle.load(sys.stdin.buffer)\n"
+        "for fd in (0, 1, 2): os.close(fd)\n"
+        "pool.claim('x', 'a').complete({'r': 's' * 1000})"
+    )
+    done = subprocess.run([sys.executable, "-c", program], input=pickle.dumps(pool), check=False)
+    assert done.returncode == 0
+    assert json.loads((pool.completed_dir / "x_complete.json").read_bytes())["result"]
