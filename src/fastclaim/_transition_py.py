@@ -101,8 +101,9 @@ class _NamedErrors:
         self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
     ) -> None:
         if isinstance(error, OSError):
-            name = self._path if error.filename is None else error.filename
-            error.filename = os.fsdecode(name)
+            # None, or since 3.13 the descriptor's number.
+            named = isinstance(error.filename, str | bytes)
+            error.filename = os.fsdecode(error.filename if named else self._path)
 
 
 def _rename_with(source: bytes, target: bytes, flags: int) -> None:
