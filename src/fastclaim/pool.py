@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from . import claiming, finishing, layout, listing, outcome, publishing
+from . import exclusive, finishing, layout, listing, outcome, publishing
 from .claim import Claim
 from .directories import Directories
 from .document import loads
 from .errors import (
     AlreadyClaimed,
     ClaimLost,
+    InvalidName,
     InvalidTask,
     LockTimeout,
+    NameCollision,
     TaskNotAvailable,
     TaskPoolError,
 )
+from .stamps import claim_stamp
 from .tokens import new_token
+
+if TYPE_CHECKING:
+    from .changes import Change
+    from .selection import Miss, Selection
+    from .views import Candidate
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +77,11 @@ class TaskPool:
         self.available_dir = self.tasks_dir / layout.AVAILABLE
         self.claimed_dir = self.tasks_dir / layout.CLAIMED
         self.completed_dir = self.tasks_dir / layout.COMPLETED
+        self._selection: Selection | None = None
         self._directories.make()
+
+    def __getstate__(self) -> dict[str, object]:
+        return self.__dict__ | {"_selection": None}
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} at {os.fspath(self.base_dir)!r}>"
@@ -278,6 +291,69 @@ class TaskPool:
             and "claim_token" in task
         ]
 
+    # Which task next ----------------------------------------------------------------------------
+
+    def claim_next(
+        self,
+        agent_id: object,
+        capabilities: Iterable[str] = (),
+        *,
+        order: str = "priority",
+        wait: float | None = 0.0,
+        max_claims: int | None = None,
+    ) -> Claim | None:
+        """Claim the next task that this agent may have.
+
+        Left out are tasks whose ``requirements`` are all not among the capabilities (an agent that
+        names none is not asked), that lack one of ``constraints.required_capabilities``, whose
+        ``constraints.deadline`` is past, whose ``not_before`` is to come, that are ``blocked_by``
+        tasks not completed, or that need an ``exclusive`` key which another claim holds.
+
+        Parameters
+        ----------
+        agent_id : str
+            For whom.
+        capabilities : iterable of str
+            What the agent can do.
+        order : {"priority", "oldest", "any"}
+            "priority": higher ``priority`` first, then older ``created_at``; "oldest":
+            ``created_at`` alone; "any": whichever is found first, which reads no other task and
+            suits many agents on one large pool best.
+        wait : float or None
+            Seconds to wait until there is one; 0 does not wait, None waits as long as it takes.
+        max_claims : int, optional
+            Claim nothing while the agent has so many claims already.
+
+        Returns
+        -------
+        Claim or None
+            None if there was none until the time was over.
+
+        Raises
+        ------
+        InvalidName, InvalidTask
+            The agent id cannot be part of a file name, or is no JSON.
+        TypeError, ValueError
+            Another argument is not what it should be; the message says which.
+        OSError
+            The system refused; nothing was claimed.
+        """
+        _check_agent_id(self._directories, agent_id)
+        selection = self._selected()
+        view = selection.view(order, capabilities)
+        attempt = functools.partial(self._attempt, self._directories, agent_id)
+
+        def claim_one() -> Claim | None:
+            if max_claims is None:
+                return selection.claim_one(view, attempt)
+            with exclusive.alone(self._directories, agent_id):
+                held = sum(1 for _ in listing.claims_by(self._directories, agent_id))
+                return selection.claim_one(view, attempt) if held < max_claims else None
+
+        return selection.claim_next(
+            view, claim_one, self._look_after_dead_owners, wait, max_claims is not None
+        )
+
     # The original's five ------------------------------------------------------------------------
 
     def publish_task(
@@ -458,10 +534,18 @@ class TaskPool:
         token: str,
         timeout: float | None,
         want_document: bool,
+        task: dict[str, Any] | None = None,
+        directories: Directories | None = None,
     ) -> tuple[int, bytes | None]:
         try:
-            return claiming.claim(
-                self._directories, task_id, agent_id, token, timeout, want_document
+            return exclusive.claim(
+                directories or self._directories,
+                task_id,
+                agent_id,
+                token,
+                timeout,
+                want_document,
+                task,
             )
         except (TaskPoolError, OSError):
             raise
@@ -469,6 +553,40 @@ class TaskPool:
             # Interrupted; the claim may stand, and nobody will ever be told about it.
             self._release_quietly(task_id, agent_id, token)
             raise
+
+    def _selected(self) -> Selection:
+        """What this process knows of the waiting tasks."""
+        selection = self._selection
+        if selection is None or selection.process_id != os.getpid():
+            # Here: who only claims by id has no use for what it imports.
+            from .selection import Selection
+
+            selection = self._selection = Selection(self._directories)
+        return selection
+
+    def _attempt(
+        self, directories: Directories, agent_id: object, candidate: Candidate
+    ) -> Claim | Change | Miss:
+        from .changes import Change
+        from .selection import Miss
+
+        task_id = candidate.task_id
+        token = new_token()
+        try:
+            came_to, _ = self._claim(
+                task_id, agent_id, token, 0.0, False, candidate.task or {}, directories
+            )
+        except exclusive.KeyHeld as error:
+            return Change(layout.CLAIMED, error.claim_name)
+        except LockTimeout:
+            return Miss.BUSY
+        except (AlreadyClaimed, InvalidTask, InvalidName, NameCollision):
+            return Miss.UNCLAIMABLE  # `why` says why
+        return Claim(self, task_id, agent_id, token) if came_to == outcome.DONE else Miss.GONE
+
+    def _look_after_dead_owners(self) -> bool:
+        """Give back what dead processes hold; whether there was anything."""
+        return False
 
     def _loads_or_release(
         self, document: bytes, task_id: object, agent_id: object, token: str
@@ -506,6 +624,12 @@ class TaskPool:
             raise ValueError(f"state {state!r} is none of {', '.join(layout.STATES)}")
         directory: bytes = getattr(self._directories, state)
         return directory
+
+
+def _check_agent_id(directories: Directories, agent_id: object) -> None:
+    """Raise InvalidName or InvalidTask if no claim can be made for this id, of whatever task."""
+    directories.claimed_file("", agent_id)
+    claim_stamp(agent_id, "")
 
 
 def _as_task(

@@ -1,0 +1,336 @@
+"""Which task next: the waiting tasks that a process knows of, and waiting for more.
+
+Each process keeps, per pool, the views that its agents asked for (`views`), fed from one inotify
+instance (`changes`). Any number of threads share them: one of those that wait, the *leader*, blocks
+on inotify and wakes as many of the others as there is work for.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable
+from enum import Enum
+from typing import TYPE_CHECKING, Final
+
+from . import layout
+from .changes import OWNERS, Change, Changes
+from .directories import Directories
+from .matching import ANY, ORDERS, Capabilities
+from .views import AnyView, Candidate, OrderedView, View
+
+if TYPE_CHECKING:
+    from .claim import Claim
+
+# What the views of one process may take together; a view of a million names has some 40 MiB.
+_BUDGET_BYTES: Final = 48 * 1024 * 1024
+_MOST_VIEWS: Final = 8
+# How often to look by ourselves: for what the kernel does not tell (another host's changes), and
+# where it tells nothing.
+_SLOW_LOOK_S: Final = 30.0
+_BLIND_LOOK_S: Final = 0.1
+_BLIND_OWNERS_S: Final = 1.0
+# ... but for no more than this share of the time.
+_LOOKING_SHARE: Final = 0.05
+# The kernel tells that an owner's file was closed a moment before it drops the flock.
+_OWNER_LOOKS_S: Final = (0.0, 0.002, 0.02, 0.2)
+
+
+class Miss(Enum):
+    """Why an attempt to claim a candidate failed."""
+
+    GONE = 1  # somebody else was faster
+    BUSY = 2  # somebody is in the middle of a transition of the task, or of one of its keys
+    UNCLAIMABLE = 3  # it cannot be claimed as it stands
+
+
+Attempt = Callable[[Candidate], "Claim | Change | Miss"]
+"""Tries to claim a candidate; a Change is what the task waits for."""
+
+
+class Waiter:
+    """Somebody who waits until a view may have something; `wake` is called at most once."""
+
+    def __init__(
+        self, view: View, wake: Callable[[], object], *, at_claimed: bool, can_lead: bool
+    ) -> None:
+        self.view = view
+        self.at_claimed = at_claimed  # whether any end of a claim is a reason, too
+        self.can_lead = can_lead
+        self.is_awake = False
+        self._wake = wake
+
+    def wake(self) -> None:
+        """Let it try again."""
+        if not self.is_awake:
+            self.is_awake = True
+            self._wake()
+
+
+class Selection:
+    """What one process knows of a pool's waiting tasks. Safe from threads, not across a fork."""
+
+    def __init__(self, pool: Directories) -> None:
+        self.process_id = os.getpid()
+        self._pool = pool
+        self._changes = Changes(pool)
+        self._changes.follow(layout.AVAILABLE)  # before anything is read
+        self._lock = threading.Lock()
+        self._views: dict[tuple[str, Capabilities], View] = {}
+        self._waiters: list[Waiter] = []
+        self._leader: Waiter | None = None
+        self._owner_looks_s: list[float] = []
+        self._looked_at_s = time.monotonic()
+
+    def view(self, order: str, capabilities: Iterable[object]) -> View:
+        """The tasks for agents with these capabilities, in this order.
+
+        Raises
+        ------
+        ValueError
+            There is no such order.
+        TypeError
+            `capabilities` is a string, or not made of strings.
+        """
+        if order not in ORDERS:
+            raise ValueError(f"order {order!r} is none of {', '.join(ORDERS)}")
+        if isinstance(capabilities, str | bytes):
+            raise TypeError(f"capabilities is a list of names, not {capabilities!r}")
+        key = (order, tuple(capabilities))
+        with self._lock:
+            # The one that was used last stands last.
+            view = self._views.pop(key, None) or self._new_view(*key)
+            self._views[key] = view
+            if len(self._views) > _MOST_VIEWS:
+                del self._views[next(iter(self._views))]
+        return view
+
+    def _new_view(self, order: str, capabilities: Capabilities) -> View:
+        if order == ANY:
+            return AnyView(self._pool, self._changes, capabilities)
+        budget_bytes = _BUDGET_BYTES // (len(self._views) + 1)
+        return OrderedView(self._pool, self._changes, capabilities, order, budget_bytes)
+
+    # Selecting --------------------------------------------------------------------------------
+
+    def claim_one(self, view: View, attempt: Attempt) -> Claim | None:
+        """Claim the first of a view's tasks that can be claimed; None if there is none."""
+        started_s = time.monotonic()
+        while (candidate := self._take(view, started_s)) is not None:
+            try:
+                came_to = attempt(candidate)
+            except BaseException:
+                with self._lock:
+                    view.tell(candidate.name)  # as far as we know it is still there
+                raise
+            if not isinstance(came_to, Change | Miss):
+                view.hit()
+                return came_to
+            with self._lock:
+                self._set_aside(view, candidate.name, came_to)
+        return None
+
+    def _take(self, view: View, started_s: float) -> Candidate | None:
+        with self._lock:
+            try:
+                if view.is_eager or not view.has_names:
+                    self._refresh()
+                if view.is_eager and self._changes.blind and self._is_late(view, _BLIND_LOOK_S):
+                    view.rescan()
+                candidate = view.take()
+                if candidate is None and self._may_have_more(view, started_s):
+                    view.rescan()
+                    candidate = view.take()
+            except BaseException:
+                view.invalidate()
+                raise
+        return candidate
+
+    def _may_have_more(self, view: View, started_s: float) -> bool:
+        """Whether a view that has nothing should read the directory again, though not told to."""
+        if self._changes.blind:
+            return view.scanned_at_s < started_s
+        return self._is_late(view, _BLIND_LOOK_S if view.has_forgotten else _SLOW_LOOK_S)
+
+    def _is_late(self, view: View, every_s: float) -> bool:
+        every_s = max(every_s, view.scan_took_s / _LOOKING_SHARE)
+        return time.monotonic() - view.scanned_at_s > every_s
+
+    def _set_aside(self, view: View, name: str, came_to: Change | Miss) -> None:
+        if came_to is Miss.GONE:
+            view.missed()
+        elif came_to is Miss.BUSY:
+            view.busy(name)
+        elif isinstance(came_to, Change):
+            self._changes.follow(came_to.state)
+            view.park(name, came_to)
+            # It may have come about before we followed it, or while we did not hold the lock.
+            if not os.path.lexists(self._pool.tasks_dir / came_to.state / came_to.name):
+                view.fire(came_to)
+
+    # What has changed -------------------------------------------------------------------------
+
+    def fileno(self) -> int | None:
+        """What becomes readable when `refresh` would have something to tell, if it can be told."""
+        return None if self._changes.blind else self._changes.fileno()
+
+    def refresh(self) -> None:
+        """Take in what has changed, and wake those who wait for it."""
+        with self._lock:
+            self._refresh()
+
+    def _refresh(self) -> None:
+        changes = self._changes.read()
+        if changes is None:
+            self._invalidate_all()
+            return
+        told = 0
+        for change in changes:
+            if change.state == layout.AVAILABLE:
+                if change.name.endswith(layout.TASK_SUFFIX):
+                    told += 1
+                    for view in self._views.values():
+                        view.tell(change.name)
+            elif change.state == OWNERS:
+                now_s = time.monotonic()
+                self._owner_looks_s = [now_s + after_s for after_s in _OWNER_LOOKS_S]
+            else:
+                self._fire(change)
+        if told:
+            self._wake_for(told)
+
+    def _fire(self, change: Change) -> None:
+        for view in self._views.values():
+            view.fire(change)
+        for waiter in self._waiters:
+            if (waiter.at_claimed and change.state == layout.CLAIMED) or waiter.view.has_work:
+                waiter.wake()
+
+    def _wake_for(self, tasks: int) -> None:
+        """Of each view wake as many as there are new tasks; the leader is awake already."""
+        left: dict[View, int] = {}
+        if self._leader is not None:
+            left[self._leader.view] = tasks - 1
+        for waiter in self._waiters:
+            if waiter is self._leader or waiter.is_awake:
+                continue
+            if left.setdefault(waiter.view, tasks) > 0:
+                left[waiter.view] -= 1
+                waiter.wake()
+
+    def _invalidate_all(self) -> None:
+        for view in self._views.values():
+            view.invalidate()
+        for waiter in self._waiters:
+            waiter.wake()
+
+    # Waiting ----------------------------------------------------------------------------------
+
+    def claim_next(
+        self,
+        view: View,
+        claim_one: Callable[[], Claim | None],
+        look_after_owners: Callable[[], bool],
+        wait_s: float | None,
+        at_claimed: bool,
+    ) -> Claim | None:
+        """Call `claim_one` whenever there may be something, until it claims or the time is over.
+
+        Parameters
+        ----------
+        look_after_owners : callable
+            Gives back the claims of dead processes; says whether something came back.
+        wait_s : float or None
+            Seconds; None waits as long as it takes.
+        at_claimed : bool
+            Whether any end of a claim is a reason to try again.
+        """
+        until_s = float("inf") if wait_s is None else time.monotonic() + wait_s
+        looks_due = True
+        try:
+            while (claim := claim_one()) is None:
+                if looks_due and look_after_owners():
+                    continue
+                left_s = until_s - time.monotonic()
+                if left_s <= 0:
+                    return None
+                self._nap(view, left_s, at_claimed)
+                looks_due = self.is_look_due()
+            return claim
+        finally:
+            if wait_s != 0:
+                self._hand_over()
+
+    def enlist(self, waiter: Waiter) -> float:
+        """Wake this waiter when there may be something; returns for how many seconds to wait."""
+        with self._lock:
+            self._waiters.append(waiter)
+            followed = self._changes.follow(OWNERS)
+            if waiter.at_claimed:
+                followed |= self._changes.follow(layout.CLAIMED)
+            if followed:
+                return 0.0  # what came about before must be looked for
+            leads = waiter.can_lead and self._leader is None
+            if leads:
+                self._leader = waiter
+            return self._pause_s(waiter.view, looks=leads or not waiter.can_lead)
+
+    def dismiss(self, waiter: Waiter, *, was_interrupted: bool = False) -> None:
+        """Wake it no more."""
+        with self._lock:
+            if waiter in self._waiters:
+                self._waiters.remove(waiter)
+            if self._leader is waiter:
+                self._refresh()
+                self._leader = None
+            if was_interrupted and waiter.is_awake:
+                self._wake_for(1)  # what it was woken for is still to be had
+
+    def is_look_due(self) -> bool:
+        """Whether the one who asks should look after dead owners, and after the watch itself."""
+        now_s = time.monotonic()
+        with self._lock:
+            every_s = _BLIND_OWNERS_S if self._changes.blind else _SLOW_LOOK_S
+            is_slow_look = now_s - self._looked_at_s > every_s
+            due = [look_s for look_s in self._owner_looks_s if look_s <= now_s]
+            self._owner_looks_s = self._owner_looks_s[len(due) :]
+            if is_slow_look:
+                self._looked_at_s = now_s
+                if not self._changes.check():
+                    self._invalidate_all()
+        return is_slow_look or bool(due)
+
+    def _pause_s(self, view: View, looks: bool) -> float:
+        pause_s = min(view.due_in_s(), _SLOW_LOOK_S)
+        if self._changes.blind:
+            pause_s = min(pause_s, max(_BLIND_LOOK_S, view.scan_took_s / _LOOKING_SHARE))
+        if looks and self._owner_looks_s:
+            pause_s = min(pause_s, max(0.0, self._owner_looks_s[0] - time.monotonic()))
+        return pause_s
+
+    def _nap(self, view: View, left_s: float, at_claimed: bool) -> None:
+        gate = threading.Lock()
+        gate.acquire()
+        waiter = Waiter(view, gate.release, at_claimed=at_claimed, can_lead=True)
+        try:
+            pause_s = min(self.enlist(waiter), left_s)
+            if pause_s <= 0:
+                pass
+            elif waiter is self._leader:
+                self._changes.wait(pause_s)
+            else:
+                gate.acquire(timeout=pause_s)
+        except BaseException:
+            self.dismiss(waiter, was_interrupted=True)
+            raise
+        self.dismiss(waiter)
+
+    def _hand_over(self) -> None:
+        """Who stops waiting leaves somebody else to listen."""
+        with self._lock:
+            if self._leader is None:
+                for waiter in self._waiters:
+                    if waiter.can_lead:
+                        waiter.wake()
+                        return
