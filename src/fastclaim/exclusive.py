@@ -22,10 +22,10 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Set
 from typing import Final
 
-from . import claiming, finishing, outcome
+from . import claiming, finishing, layout, outcome
 from .directories import Directories
 from .document import loads
 from .errors import InvalidTask, LockTimeout, TaskNotAvailable
@@ -33,12 +33,16 @@ from .listing import read_task
 from .matching import Task, names_in
 from .waiting import turns
 
-DIRECTORY: Final = "keys"
+DIRECTORY: Final = b"keys"
 FIELD: Final = "exclusive"
-_SUFFIX: Final = ".key"
+_KEY_SUFFIX: Final = b".key"
+_AGENT_SUFFIX: Final = b".agent"
 _RECORD_BYTES: Final = 512  # what a disk writes whole
 _END: Final = b"\0"  # of a name, in which it cannot be
 _VERIFY_TRIES: Final = 8
+_NO_KEYS: Final[frozenset[str]] = frozenset()
+# Pools with keys, by their available/: once seen, not looked for again.
+_in_use: set[bytes] = set()
 
 
 class KeyHeld(TaskNotAvailable):
@@ -69,22 +73,31 @@ def claim(
         The task is where and as it was.
     """
     while True:
-        in_use = is_in_use(pool)
+        in_use = pool.available in _in_use
         if task is None and in_use:
             task = _read(pool.available_file(task_id))
-        keys = keys_of(task or {}, task_id)
-        with _held(pool, keys, task_id, agent_id, timeout_s):
+        keys = keys_of(task, task_id) if task else _NO_KEYS
+        if not keys:
             came_to, document = claiming.claim(
                 pool, task_id, agent_id, token, timeout_s, want_document or in_use
             )
-            # Asked after the claim: who publishes a task with keys makes their directory before.
-            if came_to != outcome.DONE or not is_in_use(pool):
+            # After the claim: who publishes a task with keys makes their directory before.
+            if came_to != outcome.DONE or not (in_use or is_in_use(pool)):
                 return came_to, document
-            if keys >= _claimed_keys(pool, task_id, agent_id, document):
-                return came_to, document
-            # Published anew, with other keys, between our look and our claim.
-            finishing.release(pool, task_id, agent_id, token)
-            task = None
+            claimed_keys = _claimed_keys(pool, task_id, agent_id, document)
+        else:
+            with _held(pool, keys, task_id, agent_id, timeout_s):
+                came_to, document = claiming.claim(
+                    pool, task_id, agent_id, token, timeout_s, want_document=True
+                )
+                if came_to != outcome.DONE:
+                    return came_to, document
+                claimed_keys = _claimed_keys(pool, task_id, agent_id, document)
+        if keys >= claimed_keys:
+            return came_to, document
+        # Published anew, with other keys, between our look and our claim: nobody was told of it.
+        finishing.release(pool, task_id, agent_id, token)
+        task = None
 
 
 def keys_of(task: Task, task_id: object = None) -> set[str]:
@@ -105,7 +118,12 @@ def keys_of(task: Task, task_id: object = None) -> set[str]:
 
 def is_in_use(pool: Directories) -> bool:
     """Whether a task with keys was ever published or claimed here."""
-    return os.access(_directory(pool), os.F_OK)
+    if pool.available in _in_use:
+        return True
+    if not os.access(_directory(pool), os.F_OK):
+        return False
+    _in_use.add(pool.available)
+    return True
 
 
 def prepare(pool: Directories) -> None:
@@ -130,7 +148,7 @@ def forget_free_keys(pool: Directories) -> None:
         return
     for name in names:
         path = os.path.join(_directory(pool), name)
-        descriptor = _flocked(path) if name.endswith(_SUFFIX) else None
+        descriptor = _flocked(path) if name.endswith(_KEY_SUFFIX) else None
         if descriptor is None:
             continue
         try:
@@ -144,7 +162,7 @@ def forget_free_keys(pool: Directories) -> None:
 def alone(pool: Directories, agent_id: object) -> Iterator[None]:
     """Keep other processes and threads of this agent out, for as long as it takes to claim."""
     prepare(pool)
-    path = os.path.join(_directory(pool), f"{_digest(f'agent {agent_id}')}.agent")
+    path = b"%b/%b%b" % (_directory(pool), _digest(f"{agent_id}"), _AGENT_SUFFIX)
     descriptor = next(found for _ in turns(None) if (found := _flocked(path)) is not None)
     try:
         yield
@@ -155,15 +173,12 @@ def alone(pool: Directories, agent_id: object) -> Iterator[None]:
 @contextlib.contextmanager
 def _held(
     pool: Directories,
-    keys: Iterable[str],
+    keys: Set[str],
     task_id: object,
     agent_id: object,
     timeout_s: float | None,
 ) -> Iterator[None]:
     """Hold keys for a claim that is made inside: steps 1 to 3, and 5."""
-    if not keys:
-        yield
-        return
     claim_name = os.fsdecode(os.path.basename(pool.claimed_file(task_id, agent_id)))
     prepare(pool)
     held: list[tuple[str, int]] = []
@@ -191,7 +206,7 @@ def _flock(pool: Directories, key: str, task_id: object, timeout_s: float | None
     )
 
 
-def _flocked(path: str) -> int | None:
+def _flocked(path: bytes) -> int | None:
     """A descriptor of the file, made if need be, with its flock; None if somebody has that."""
     for _ in range(_VERIFY_TRIES):
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
@@ -209,7 +224,7 @@ def _flocked(path: str) -> int | None:
     return None
 
 
-def _is_named(path: str, descriptor: int) -> bool:
+def _is_named(path: bytes, descriptor: int) -> bool:
     try:
         return os.path.samestat(os.lstat(path), os.fstat(descriptor))
     except FileNotFoundError:
@@ -257,7 +272,7 @@ def _write_name(pool: Directories, key: str, descriptor: int, claim_name: str) -
         _sync_directory(_directory(pool))
 
 
-def _sync_directory(path: str) -> None:
+def _sync_directory(path: bytes) -> None:
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
@@ -282,15 +297,15 @@ def _read(path: bytes) -> Task | None:
         return None  # the claim says what there is to say
 
 
-def _directory(pool: Directories) -> str:
-    return f"{pool.tasks_dir}/{DIRECTORY}"
+def _directory(pool: Directories) -> bytes:
+    return pool.available[: -len(layout.AVAILABLE)] + DIRECTORY
 
 
-def _key_file(pool: Directories, key: str) -> str:
-    return f"{_directory(pool)}/{_digest(key)}{_SUFFIX}"
+def _key_file(pool: Directories, key: str) -> bytes:
+    return b"%b/%b%b" % (_directory(pool), _digest(key), _KEY_SUFFIX)
 
 
-def _digest(text: str) -> str:
+def _digest(text: str) -> bytes:
     import hashlib  # few tasks have keys, and OpenSSL takes long to load
 
-    return hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()[:32]
+    return hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()[:32].encode()

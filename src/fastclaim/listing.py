@@ -7,6 +7,7 @@ import json
 import os
 import stat
 from collections.abc import Iterator
+from json.scanner import make_scanner
 from typing import Any, Final
 
 from . import layout
@@ -16,6 +17,7 @@ from .errors import InvalidTask
 
 # A reader that meets a stamp in mid-write sees half of it; the write takes under a microsecond.
 _READ_TRIES: Final = 3
+_scan_value: Final[Any] = make_scanner(json.JSONDecoder())  # type: ignore[arg-type]
 _OPEN_FLAGS: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _NOT_REGULAR: Final = (errno.ELOOP, errno.EISDIR, errno.ENXIO)
 
@@ -32,11 +34,12 @@ def read_task(path: str | bytes) -> dict[str, Any]:
     OSError
         The system refused.
     """
-    path = os.fsdecode(path)
+    if isinstance(path, bytes):
+        path = os.fsdecode(path)
     problem = ""
     for _ in range(_READ_TRIES):
         try:
-            task = json.loads(_read_regular_file(path).decode("utf-8"))
+            task = _parse(_read_regular_file(path).decode("utf-8"))
         except (ValueError, RecursionError) as error:
             problem = f"not JSON: {error}"
             continue
@@ -44,6 +47,19 @@ def read_task(path: str | bytes) -> dict[str, Any]:
             raise InvalidTask(f"{path} is not a JSON object but {type(task).__name__}")
         return task
     raise InvalidTask(f"{path} is {problem}")
+
+
+def _parse(text: str) -> Any:
+    """As `json.loads` does, which takes half as long again for a small task."""
+    if text.startswith("{"):
+        try:
+            value, end = _scan_value(text, 0)
+        except StopIteration:
+            pass  # `json.loads` knows better words for it
+        else:
+            if not text[end:].strip(" \t\n\r"):
+                return value
+    return json.loads(text)
 
 
 def _read_regular_file(path: str) -> bytes:

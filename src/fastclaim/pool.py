@@ -6,7 +6,7 @@ import functools
 import logging
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -17,10 +17,8 @@ from .document import loads
 from .errors import (
     AlreadyClaimed,
     ClaimLost,
-    InvalidName,
     InvalidTask,
     LockTimeout,
-    NameCollision,
     TaskNotAvailable,
     TaskPoolError,
 )
@@ -28,8 +26,7 @@ from .stamps import claim_stamp
 from .tokens import new_token
 
 if TYPE_CHECKING:
-    from .changes import Change
-    from .selection import Miss, Selection
+    from .selection import Selection
     from .views import Candidate
 
 logger = logging.getLogger(__name__)
@@ -78,6 +75,7 @@ class TaskPool:
         self.claimed_dir = self.tasks_dir / layout.CLAIMED
         self.completed_dir = self.tasks_dir / layout.COMPLETED
         self._selection: Selection | None = None
+        self._checked_agent_id: object = None
         self._directories.make()
 
     def __getstate__(self) -> dict[str, object]:
@@ -338,20 +336,20 @@ class TaskPool:
         OSError
             The system refused; nothing was claimed.
         """
-        _check_agent_id(self._directories, agent_id)
+        if agent_id != self._checked_agent_id:
+            _check_agent_id(self._directories, agent_id)
+            self._checked_agent_id = agent_id
         selection = self._selected()
         view = selection.view(order, capabilities)
-        attempt = functools.partial(self._attempt, self._directories, agent_id)
-
-        def claim_one() -> Claim | None:
-            if max_claims is None:
-                return selection.claim_one(view, attempt)
-            with exclusive.alone(self._directories, agent_id):
-                held = sum(1 for _ in listing.claims_by(self._directories, agent_id))
-                return selection.claim_one(view, attempt) if held < max_claims else None
-
-        return selection.claim_next(
-            view, claim_one, self._look_after_dead_owners, wait, max_claims is not None
+        attempt = functools.partial(self._claim_candidate, self._directories, agent_id)
+        claim_one = functools.partial(selection.claim_one, view, attempt)
+        if max_claims is not None:
+            claim_one = functools.partial(self._claim_one_within, max_claims, agent_id, claim_one)
+        claim = claim_one()
+        if claim is not None:
+            return claim
+        return selection.claim_later(
+            view, claim_one, self._look_after_dead_owners, wait, at_claimed=max_claims is not None
         )
 
     # The original's five ------------------------------------------------------------------------
@@ -564,25 +562,21 @@ class TaskPool:
             selection = self._selection = Selection(self._directories)
         return selection
 
-    def _attempt(
-        self, directories: Directories, agent_id: object, candidate: Candidate
-    ) -> Claim | Change | Miss:
-        from .changes import Change
-        from .selection import Miss
+    def _claim_one_within(
+        self, max_claims: int, agent_id: object, claim_one: Callable[[], Claim | None]
+    ) -> Claim | None:
+        # Two processes of one agent must not both see the last place free.
+        with exclusive.alone(self._directories, agent_id):
+            held = sum(1 for _ in listing.claims_by(self._directories, agent_id))
+            return claim_one() if held < max_claims else None
 
-        task_id = candidate.task_id
+    def _claim_candidate(
+        self, directories: Directories, agent_id: object, candidate: Candidate
+    ) -> Claim | None:
+        task_id = candidate.name[: -len(layout.TASK_SUFFIX)]
         token = new_token()
-        try:
-            came_to, _ = self._claim(
-                task_id, agent_id, token, 0.0, False, candidate.task or {}, directories
-            )
-        except exclusive.KeyHeld as error:
-            return Change(layout.CLAIMED, error.claim_name)
-        except LockTimeout:
-            return Miss.BUSY
-        except (AlreadyClaimed, InvalidTask, InvalidName, NameCollision):
-            return Miss.UNCLAIMABLE  # `why` says why
-        return Claim(self, task_id, agent_id, token) if came_to == outcome.DONE else Miss.GONE
+        came_to, _ = self._claim(task_id, agent_id, token, 0.0, False, candidate.task, directories)
+        return Claim(self, task_id, agent_id, token) if came_to == outcome.DONE else None
 
     def _look_after_dead_owners(self) -> bool:
         """Give back what dead processes hold; whether there was anything."""

@@ -11,12 +11,13 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterable
-from enum import Enum
 from typing import TYPE_CHECKING, Final
 
 from . import layout
 from .changes import OWNERS, Change, Changes
 from .directories import Directories
+from .errors import AlreadyClaimed, InvalidName, InvalidTask, LockTimeout, NameCollision
+from .exclusive import KeyHeld
 from .matching import ANY, ORDERS, Capabilities
 from .views import AnyView, Candidate, OrderedView, View
 
@@ -37,16 +38,8 @@ _LOOKING_SHARE: Final = 0.05
 _OWNER_LOOKS_S: Final = (0.0, 0.002, 0.02, 0.2)
 
 
-class Miss(Enum):
-    """Why an attempt to claim a candidate failed."""
-
-    GONE = 1  # somebody else was faster
-    BUSY = 2  # somebody is in the middle of a transition of the task, or of one of its keys
-    UNCLAIMABLE = 3  # it cannot be claimed as it stands
-
-
-Attempt = Callable[[Candidate], "Claim | Change | Miss"]
-"""Tries to claim a candidate; a Change is what the task waits for."""
+Attempt = Callable[[Candidate], "Claim | None"]
+"""Claims a candidate, without waiting; None if somebody else was faster. Raises as claims do."""
 
 
 class Waiter:
@@ -93,18 +86,18 @@ class Selection:
         TypeError
             `capabilities` is a string, or not made of strings.
         """
+        key = (order, tuple(capabilities))
+        view = self._views.get(key)
+        if view is not None:
+            return view
         if order not in ORDERS:
             raise ValueError(f"order {order!r} is none of {', '.join(ORDERS)}")
         if isinstance(capabilities, str | bytes):
             raise TypeError(f"capabilities is a list of names, not {capabilities!r}")
-        key = (order, tuple(capabilities))
         with self._lock:
-            # The one that was used last stands last.
-            view = self._views.pop(key, None) or self._new_view(*key)
-            self._views[key] = view
-            if len(self._views) > _MOST_VIEWS:
+            if len(self._views) >= _MOST_VIEWS:
                 del self._views[next(iter(self._views))]
-        return view
+            return self._views.setdefault(key, self._new_view(*key))
 
     def _new_view(self, order: str, capabilities: Capabilities) -> View:
         if order == ANY:
@@ -119,16 +112,24 @@ class Selection:
         started_s = time.monotonic()
         while (candidate := self._take(view, started_s)) is not None:
             try:
-                came_to = attempt(candidate)
+                claim = attempt(candidate)
+            except KeyHeld as error:
+                self._park(view, candidate.name, Change(layout.CLAIMED, error.claim_name))
+            except LockTimeout:
+                with self._lock:
+                    view.busy(candidate.name)
+            except (AlreadyClaimed, InvalidTask, InvalidName, NameCollision):
+                pass  # not claimable as it stands; `why` says why
             except BaseException:
                 with self._lock:
                     view.tell(candidate.name)  # as far as we know it is still there
                 raise
-            if not isinstance(came_to, Change | Miss):
-                view.hit()
-                return came_to
-            with self._lock:
-                self._set_aside(view, candidate.name, came_to)
+            else:
+                if claim is not None:
+                    view.hit()
+                    return claim
+                with self._lock:
+                    view.missed()
         return None
 
     def _take(self, view: View, started_s: float) -> Candidate | None:
@@ -157,17 +158,13 @@ class Selection:
         every_s = max(every_s, view.scan_took_s / _LOOKING_SHARE)
         return time.monotonic() - view.scanned_at_s > every_s
 
-    def _set_aside(self, view: View, name: str, came_to: Change | Miss) -> None:
-        if came_to is Miss.GONE:
-            view.missed()
-        elif came_to is Miss.BUSY:
-            view.busy(name)
-        elif isinstance(came_to, Change):
-            self._changes.follow(came_to.state)
-            view.park(name, came_to)
+    def _park(self, view: View, name: str, until: Change) -> None:
+        with self._lock:
+            self._changes.follow(until.state)
+            view.park(name, until)
             # It may have come about before we followed it, or while we did not hold the lock.
-            if not os.path.lexists(self._pool.tasks_dir / came_to.state / came_to.name):
-                view.fire(came_to)
+            if not os.path.lexists(self._pool.tasks_dir / until.state / until.name):
+                view.fire(until)
 
     # What has changed -------------------------------------------------------------------------
 
@@ -227,15 +224,16 @@ class Selection:
 
     # Waiting ----------------------------------------------------------------------------------
 
-    def claim_next(
+    def claim_later(
         self,
         view: View,
         claim_one: Callable[[], Claim | None],
         look_after_owners: Callable[[], bool],
         wait_s: float | None,
+        *,
         at_claimed: bool,
     ) -> Claim | None:
-        """Call `claim_one` whenever there may be something, until it claims or the time is over.
+        """Call `claim_one`, which has claimed nothing, again whenever there may be something.
 
         Parameters
         ----------
@@ -245,22 +243,27 @@ class Selection:
             Seconds; None waits as long as it takes.
         at_claimed : bool
             Whether any end of a claim is a reason to try again.
+
+        Returns
+        -------
+        Claim or None
+            None if the time is over.
         """
         until_s = float("inf") if wait_s is None else time.monotonic() + wait_s
         looks_due = True
         try:
-            while (claim := claim_one()) is None:
-                if looks_due and look_after_owners():
-                    continue
-                left_s = until_s - time.monotonic()
-                if left_s <= 0:
-                    return None
-                self._nap(view, left_s, at_claimed)
-                looks_due = self.is_look_due()
-            return claim
+            while True:
+                if not (looks_due and look_after_owners()):
+                    left_s = until_s - time.monotonic()
+                    if left_s <= 0:
+                        return None
+                    self._nap(view, left_s, at_claimed)
+                    looks_due = self.is_look_due()
+                claim = claim_one()
+                if claim is not None:
+                    return claim
         finally:
-            if wait_s != 0:
-                self._hand_over()
+            self._hand_over()
 
     def enlist(self, waiter: Waiter) -> float:
         """Wake this waiter when there may be something; returns for how many seconds to wait."""

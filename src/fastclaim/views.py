@@ -47,12 +47,7 @@ class Candidate(NamedTuple):
     """A task that may be claimed, as far as the view knows."""
 
     name: str  # of its file
-    task: Task | None  # as just read; None: it was read before
-
-    @property
-    def task_id(self) -> str:
-        """What the file name says."""
-        return self.name.removesuffix(layout.TASK_SUFFIX)
+    task: Task  # as just read; empty: it was read before, and has no keys
 
 
 class View(ABC):
@@ -189,14 +184,15 @@ class View(ABC):
             return False  # the claim would refuse it
         if missing_capability(task, self._capabilities) is not None:
             return False
-        now_s = time.time()
-        until_s = deadline(task)
-        if until_s is not None and until_s < now_s:
-            return False
-        from_s = not_before(task)
-        if from_s > now_s:
-            self.park_until(name, from_s)
-            return False
+        if task.get("constraints"):
+            until_s = deadline(task)
+            if until_s is not None and until_s < time.time():
+                return False
+        if "not_before" in task:
+            from_s = not_before(task)
+            if from_s > time.time():
+                self.park_until(name, from_s)
+                return False
         return not ("blocked_by" in task and self._is_blocked(name, task))
 
     def _is_blocked(self, name: str, task: Task) -> bool:
@@ -303,7 +299,7 @@ class OrderedView(View):
                     return Candidate(name, task)
             # A look is cheaper than a claim in vain; and where there was one, there are more.
             elif not self._misses or os.path.lexists(self._prefix + name):
-                return Candidate(name, None)
+                return Candidate(name, {})
         return None
 
     def _examine_all(self) -> None:
