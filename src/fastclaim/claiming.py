@@ -62,7 +62,7 @@ def claim(
         pool.claim_directories,
         stamp.enforcement,
         stamp.fields,
-        pool.sync,
+        pool.stamp_sync,
         want_document,
     )
     if came_to in (outcome.DONE, outcome.ABSENT):
@@ -118,7 +118,7 @@ class _Attempt:
             self.pool.claim_directories,
             self.stamp.enforcement,
             self.stamp.fields,
-            self.pool.sync,
+            self.pool.stamp_sync,
             self.want_document,
         )
         if came_to == outcome.DONE:

@@ -352,6 +352,61 @@ class TaskPool:
             view, claim_one, self._look_after_dead_owners, wait, at_claimed=max_claims is not None
         )
 
+    def claim_many(
+        self,
+        agent_id: object,
+        n: int,
+        capabilities: Iterable[str] = (),
+        *,
+        order: str = "priority",
+    ) -> list[Claim]:
+        """Claim up to `n` tasks, with one flush of the disk for all: all of them, or none.
+
+        Parameters
+        ----------
+        agent_id, capabilities, order
+            As for `claim_next`.
+        n : int
+            How many at most.
+
+        Returns
+        -------
+        list of Claim
+            Fewer than `n` if there were no more.
+
+        Raises
+        ------
+        InvalidName, InvalidTask, TypeError, ValueError
+            As for `claim_next`.
+        OSError
+            The system refused; what had been claimed was given back.
+        """
+        from .batches import put_on_disk
+
+        _check_agent_id(self._directories, agent_id)
+        selection = self._selected()
+        view = selection.view(order, capabilities)
+        attempt = functools.partial(
+            self._claim_candidate, self._directories.for_a_batch(), agent_id
+        )
+        claims: list[Claim] = []
+        try:
+            while len(claims) < n:
+                claim = selection.claim_one(view, attempt)
+                if claim is not None:
+                    claims.append(claim)
+                elif claims or not self._look_after_dead_owners():
+                    break
+            put_on_disk(
+                self._directories,
+                [self._directories.claimed_file(claim.task_id, agent_id) for claim in claims],
+            )
+        except BaseException:
+            for claim in claims:
+                self._release_quietly(claim.task_id, agent_id, claim.token)
+            raise
+        return claims
+
     # The original's five ------------------------------------------------------------------------
 
     def publish_task(

@@ -135,11 +135,14 @@ class Selection:
     def _take(self, view: View, started_s: float) -> Candidate | None:
         with self._lock:
             try:
-                if view.is_eager or not view.has_names:
-                    self._refresh()
+                candidate = None
                 if view.is_eager and self._changes.blind and self._is_late(view, _BLIND_LOOK_S):
                     view.rescan()
-                candidate = view.take()
+                if view.has_names:
+                    candidate = view.take()
+                if candidate is None:
+                    self._refresh()
+                    candidate = view.take()
                 if candidate is None and self._may_have_more(view, started_s):
                     view.rescan()
                     candidate = view.take()
