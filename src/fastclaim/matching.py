@@ -107,16 +107,18 @@ def rank(task: Task, order: str) -> tuple[float, float]:
     """What tasks are sorted by, the first to be claimed first."""
     priority = task.get("priority") if order == PRIORITY else 0
     first = -_finite(priority) if isinstance(priority, int | float) else 0.0
-    created_s = epoch_s(task.get("created_at"))
-    return first, _published_s(task) if created_s is None else created_s
+    since_s = epoch_s(task.get("created_at"))
+    if since_s is None:
+        since_s = published_s(task)
+    return first, time.time() if since_s is None else since_s
 
 
-def _published_s(task: Task) -> float:
-    """When the pool took the task: the mark in a document of ours names the moment."""
+def published_s(task: Task) -> float | None:
+    """When the pool took the task, seconds since the epoch: a document of ours has a mark of it."""
     try:
         return int(task[MARK].split()[2]) / 1e9
     except (KeyError, AttributeError, IndexError, ValueError):
-        return time.time()
+        return None
 
 
 def _finite(number: float) -> float:

@@ -407,6 +407,58 @@ class TaskPool:
             raise
         return claims
 
+    def why(self, task_id: object, capabilities: Iterable[str] | None = None) -> str:
+        """Where a task is, and what it waits for: one sentence for people.
+
+        Parameters
+        ----------
+        task_id : str
+            Which.
+        capabilities : iterable of str, optional
+            What the agent can do for which one asks.
+
+        Raises
+        ------
+        InvalidName
+            No task can have that id.
+        OSError
+            The pool cannot be read.
+        """
+        from .why import why
+
+        return why(self._directories, task_id, capabilities)
+
+    def prune(self, state: str, older_than: float, *, dry_run: bool = True) -> list[str]:
+        """Remove old tasks for good, or say which ones that would be.
+
+        Completed tasks by which others are still ``blocked_by`` stay: without them these would
+        wait for ever.
+
+        Parameters
+        ----------
+        state : {"available", "completed", "failed"}
+            Where they are. Claims are not pruned; they end, or `recover` ends them.
+        older_than : float
+            Seconds since they were published, completed or given up.
+        dry_run : bool
+            Whether to remove nothing.
+
+        Returns
+        -------
+        list of str
+            The ids of the tasks.
+
+        Raises
+        ------
+        ValueError
+            There is no such state, or `older_than` is not a number of seconds.
+        OSError
+            The system refused; some may have been removed.
+        """
+        from .pruning import prune
+
+        return prune(self._directories, state, older_than, dry_run)
+
     # The original's five ------------------------------------------------------------------------
 
     def publish_task(

@@ -195,6 +195,8 @@ class Selection:
             elif change.state == OWNERS:
                 now_s = time.monotonic()
                 self._owner_looks_s = [now_s + after_s for after_s in _OWNER_LOOKS_S]
+                if self._leader is None and self._waiters:
+                    self._waiters[0].wake()  # somebody has to look
             else:
                 self._fire(change)
         if told:
