@@ -41,8 +41,9 @@ _RECORD_BYTES: Final = 512  # what a disk writes whole
 _END: Final = b"\0"  # of a name, in which it cannot be
 _VERIFY_TRIES: Final = 8
 _NO_KEYS: Final[frozenset[str]] = frozenset()
-# Pools with keys, by their available/: once seen, not looked for again.
+# By their available/: pools with keys, not to be looked for again; and those looked for at all.
 _in_use: set[bytes] = set()
+_looked_at: set[bytes] = set()
 
 
 class KeyHeld(TaskNotAvailable):
@@ -73,7 +74,7 @@ def claim(
         The task is where and as it was.
     """
     while True:
-        in_use = pool.available in _in_use
+        in_use = _is_known_to_be_in_use(pool)
         if task is None and in_use:
             task = _read(pool.available_file(task_id))
         keys = keys_of(task, task_id) if task else _NO_KEYS
@@ -124,6 +125,14 @@ def is_in_use(pool: Directories) -> bool:
         return False
     _in_use.add(pool.available)
     return True
+
+
+def _is_known_to_be_in_use(pool: Directories) -> bool:
+    """What `is_in_use` said; it is asked for each claim, but before it only for the first."""
+    if pool.available in _looked_at:
+        return pool.available in _in_use
+    _looked_at.add(pool.available)
+    return is_in_use(pool)
 
 
 def prepare(pool: Directories) -> None:

@@ -74,12 +74,12 @@ class TaskPool:
         self.available_dir = self.tasks_dir / layout.AVAILABLE
         self.claimed_dir = self.tasks_dir / layout.CLAIMED
         self.completed_dir = self.tasks_dir / layout.COMPLETED
-        self._selection: Selection | None = None
+        self._selections: dict[int, Selection] = {}  # by process id
         self._checked_agent_id: object = None
         self._directories.make()
 
     def __getstate__(self) -> dict[str, object]:
-        return self.__dict__ | {"_selection": None}
+        return self.__dict__ | {"_selections": {}}
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} at {os.fspath(self.base_dir)!r}>"
@@ -661,12 +661,16 @@ class TaskPool:
 
     def _selected(self) -> Selection:
         """What this process knows of the waiting tasks."""
-        selection = self._selection
-        if selection is None or selection.process_id != os.getpid():
+        process_id = os.getpid()
+        selection = self._selections.get(process_id)
+        if selection is None:
             # Here: who only claims by id has no use for what it imports.
             from .selection import Selection
 
-            selection = self._selection = Selection(self._directories)
+            for parent_id in self._selections.keys() - {process_id}:
+                self._selections.pop(parent_id, None)  # a fork copied it
+            # Of two threads that come here at once, one's is used.
+            selection = self._selections.setdefault(process_id, Selection(self._directories))
         return selection
 
     def _claim_one_within(

@@ -65,7 +65,6 @@ class Selection:
     """What one process knows of a pool's waiting tasks. Safe from threads, not across a fork."""
 
     def __init__(self, pool: Directories) -> None:
-        self.process_id = os.getpid()
         self._pool = pool
         self._changes = Changes(pool)
         self._changes.follow(layout.AVAILABLE)  # before anything is read
