@@ -43,6 +43,17 @@ def test_the_verbs_do_what_those_of_the_pool_do(pool: TaskPool) -> None:
         assert await tasks.counts() == {**await tasks.counts(), "available": 1, "completed": 2}
         assert [task["task_id"] async for task in tasks.tasks()] == ["z"]
         assert "waits for an agent" in await tasks.why("z")
+        claim = await tasks.claim("z", "b", lease_s=60)
+        assert await claim.renew(120) > await tasks.renew("z", "b", 60)
+        assert await claim.fail("no") == "available"
+        await tasks.claim("z", "b")
+        assert await tasks.fail("z", "b", "no") == "available"
+        assert await tasks.retry_failed() == 0
+        await tasks.pause(reason="lunch")
+        assert (await tasks.paused()).reason == "lunch"
+        assert await tasks.claim_next("b") is None
+        await tasks.resume()
+        assert not await tasks.recover()
         assert set(await tasks.prune("completed", 0, dry_run=False)) == {"x", "y"}
 
     run(main)
@@ -214,7 +225,7 @@ def test_the_timeout_of_a_claim_counts_and_a_cancellation_does_not_wait_for_it(
         from fastclaim import exclusive
 
         tasks = AsyncTaskPool(pool)
-        with exclusive._held(pool._directories, {"k"}, "y", "b", 0.0):
+        with exclusive.held(pool._directories, {"k"}, "y", "y_b.json"):
             with pytest.raises(LockTimeout):
                 await tasks.claim("x", "a", timeout=0.25)
             claiming = asyncio.create_task(_awaited(tasks.claim("x", "a", timeout=None)))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 import threading
@@ -17,6 +16,7 @@ from fastclaim import (
     LockTimeout,
     TaskNotAvailable,
     TaskPool,
+    claiming,
     exclusive,
     listing,
 )
@@ -113,43 +113,32 @@ def test_a_task_published_with_keys_between_the_look_and_the_claim_is_not_claime
     pool.publish("holder", exclusive=["main"])
     pool.claim("holder", "a")
     pool.publish("x", "without keys", priority=9)
-    claim = exclusive.claiming.claim
+    claim = claiming.claim
 
     def claim_what_was_replaced(*args: object, **how: object) -> object:
         monkeypatch.undo()
         pool.publish("x", "with keys", exclusive=["main"], if_exists="replace")
         return claim(*args, **how)
 
-    monkeypatch.setattr(exclusive.claiming, "claim", claim_what_was_replaced)
+    monkeypatch.setattr(claiming, "claim", claim_what_was_replaced)
     assert pool.claim_next("b") is None
     assert sorted(os.listdir(pool.claimed_dir)) == ["holder_a.json"]
     assert [task["description"] for task in pool.tasks()] == ["with keys"]
 
 
-def test_the_first_keys_of_a_pool_count_for_a_claim_that_has_begun(
-    pool: TaskPool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pool.publish("x", "without keys")
-    claim = exclusive.claiming.claim
-
-    def claim_what_was_replaced(*args: object, **how: object) -> object:
-        monkeypatch.undo()
-        pool.publish("y", exclusive=["main"])
-        pool.claim("y", "b")
-        pool.publish("x", "with keys", exclusive=["main"], if_exists="replace")
-        return claim(*args, **how)
-
-    monkeypatch.setattr(exclusive.claiming, "claim", claim_what_was_replaced)
+def test_the_keys_of_tasks_that_others_wrote_count_too(pool: TaskPool) -> None:
+    for name in ("x", "y"):
+        (pool.available_dir / f"{name}.json").write_text('{"exclusive": ["main"]}')
+    pool.claim("x", "a")
     with pytest.raises(TaskNotAvailable, match="main"):
-        pool.claim("x", "a")
-    assert sorted(os.listdir(pool.claimed_dir)) == ["y_b.json"]
+        pool.claim("y", "b")
 
 
 def test_a_key_in_the_middle_of_a_claim_is_waited_for_no_longer_than_told(
     keyed: TaskPool,
 ) -> None:
-    with exclusive._held(keyed._directories, {"main"}, "z", "a", 0.0):
-        with pytest.raises(LockTimeout, match="main"):
+    with exclusive.held(keyed._directories, {"main"}, "z", "z_a.json"):
+        with pytest.raises(LockTimeout):
             keyed.claim("y", "b", timeout=0)
         assert keyed.claim_next("b").task_id == "other"
     assert keyed.claim("y", "b", timeout=0).task_id == "y"
@@ -162,6 +151,7 @@ def test_a_death_at_any_moment_leaves_the_key_held_or_free_as_the_claim_stands(
     pool = make_pool(durability=durability)
     pool.publish("y", exclusive=["main"])
     pool.publish("x", exclusive=["main", "src"])
+    pool.claim("x", "a").release()  # imports what a claim imports
     outcomes = set()
     for _ in deaths(lambda: pool.claim("x", "a")):
         stands = (pool.claimed_dir / "x_a.json").exists()
@@ -172,9 +162,9 @@ def test_a_death_at_any_moment_leaves_the_key_held_or_free_as_the_claim_stands(
             is_free = False
         assert is_free is not stands
         outcomes.add(is_free)
-        shutil.rmtree(pool.tasks_dir)
-        pool.publish("y", exclusive=["main"])
-        pool.publish("x", exclusive=["main", "src"])
+        for path in pool.claimed_dir.iterdir():
+            path.unlink()
+        pool.publish("x", exclusive=["main", "src"], if_exists="replace")
     assert outcomes == {True, False}
 
 
@@ -182,7 +172,7 @@ HOLDER = """
 import sys
 from fastclaim import TaskPool, exclusive
 pool = TaskPool(sys.argv[1])
-with exclusive._held(pool._directories, {"main"}, "x", "a", 0.0):
+with exclusive.held(pool._directories, {"main"}, "x", "x_a.json"):
     print("held", flush=True)
     sys.stdin.read()
 """
@@ -201,7 +191,7 @@ def test_a_killed_process_holds_no_key(keyed: TaskPool) -> None:
 
 def test_a_child_forked_inside_a_claim_does_not_keep_the_key(keyed: TaskPool) -> None:
     reader, writer = os.pipe()
-    with exclusive._held(keyed._directories, {"main"}, "x", "a", 0.0):
+    with exclusive.held(keyed._directories, {"main"}, "x", "x_a.json"):
         child = os.fork()
         if child == 0:
             os.close(writer)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import resource
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,7 +17,8 @@ from typing import NoReturn
 import pytest
 
 from fastclaim import TaskPool, selection
-from fastclaim.changes import OWNERS, Changes
+from fastclaim.changes import Changes
+from fastclaim.layout import OWNERS
 
 LONG_S = 60.0  # a wait that is never waited out
 
@@ -92,11 +95,58 @@ def test_an_end_of_a_claim_ends_a_wait_at_the_limit(pool: TaskPool, claim_when: 
     assert claim_when(pool.claim("x", "a").complete, max_claims=1) == "y"
 
 
+@pytest.mark.parametrize("until", [None, 4e9])
+def test_the_end_of_a_pause_ends_a_wait(
+    pool: TaskPool, claim_when: ClaimWhen, until: float | None
+) -> None:
+    pool.publish("x")
+    pool.pause(until)
+    assert pool.claim_next("a") is None
+    assert pool.claim_many("a", 3) == []
+    assert claim_when(pool.resume) == "x"
+
+
+def test_a_pause_that_is_over_ends_a_wait(pool: TaskPool) -> None:
+    pool.publish("x")
+    until_s = time.time() + 0.3
+    pool.pause(until_s)
+    assert pool.claim_next("a", wait=LONG_S).task["claimed_at"] >= until_s
+
+
+def test_waiting_through_a_pause_uses_no_processor(pool: TaskPool) -> None:
+    pool.publish("x")
+    pool.pause()
+    before = resource.getrusage(resource.RUSAGE_THREAD)
+    assert pool.claim_next("a", wait=1.0) is None
+    after = resource.getrusage(resource.RUSAGE_THREAD)
+    assert after.ru_nvcsw - before.ru_nvcsw < 20
+
+
+DIES_HOLDING = """
+import sys
+from fastclaim import TaskPool
+claim = TaskPool(sys.argv[1]).claim("x", "dead")
+print("claimed", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_the_death_of_another_process_gives_its_task_to_who_waits(
+    pool: TaskPool, claim_when: ClaimWhen
+) -> None:
+    pool.publish("x")
+    command = [sys.executable, "-c", DIES_HOLDING, os.fspath(pool.base_dir)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"claimed\n"
+        assert claim_when(process.kill) == "x"
+
+
 def test_a_time_that_comes_ends_a_wait(pool: TaskPool) -> None:
-    pool.publish("x", not_before=time.time() + 0.2)
+    from_s = time.time() + 0.2
+    pool.publish("x", not_before=from_s)
     claim = pool.claim_next("a", wait=LONG_S)
     assert claim.task_id == "x"
-    assert claim.task["claimed_at"] >= claim.task["not_before"]
+    assert claim.task["claimed_at"] >= from_s
 
 
 def test_the_death_of_an_owner_ends_a_wait(

@@ -28,7 +28,9 @@ from typing import Any, Final, Generic, ParamSpec, Self, TypeVar
 from .claim import Claim
 from .errors import LockTimeout, TaskPoolError
 from .layout import AVAILABLE
+from .pausing import Pause
 from .pool import TaskPool
+from .recovery import RecoveryReport
 from .selection import Selection, Waiter
 from .views import View
 
@@ -80,9 +82,17 @@ class AsyncClaim:
         """As `Claim.complete`."""
         await self._pool._run(self._claim.complete, result)
 
-    async def release(self) -> None:
+    async def release(self, not_before: float | None = None) -> None:
         """As `Claim.release`."""
-        await self._pool._run(self._claim.release)
+        await self._pool._run(self._claim.release, not_before)
+
+    async def fail(self, error: object, retry_after_s: float | None = None) -> str:
+        """As `Claim.fail`."""
+        return await self._pool._run(self._claim.fail, error, retry_after_s)
+
+    async def renew(self, lease_s: float) -> float:
+        """As `Claim.renew`."""
+        return await self._pool._run(self._claim.renew, lease_s)
 
     async def __aenter__(self) -> Self:
         return self
@@ -142,10 +152,23 @@ class AsyncTaskPool:
     # Claiming -----------------------------------------------------------------------------------
 
     def claim(
-        self, task_id: object, agent_id: object, *, timeout: float | None = 10.0
+        self,
+        task_id: object,
+        agent_id: object,
+        *,
+        timeout: float | None = 10.0,
+        lease_s: float | None = None,
+        bind: bool | None = None,
     ) -> Claiming[AsyncClaim]:
         """As `TaskPool.claim`; to be awaited, or used as ``async with``."""
-        return Claiming(lambda: self._claim(task_id, agent_id, timeout))
+
+        def claim(timeout_s: float) -> list[Claim]:
+            claim = self.pool.claim(
+                task_id, agent_id, timeout=timeout_s, lease_s=lease_s, bind=bind
+            )
+            return [_read(claim)]
+
+        return Claiming(lambda: self._claim(claim, timeout))
 
     def claim_next(
         self,
@@ -154,6 +177,8 @@ class AsyncTaskPool:
         *,
         order: str = "priority",
         wait: float | None = 0.0,
+        lease_s: float | None = None,
+        bind: bool | None = None,
         max_claims: int | None = None,
     ) -> Claiming[AsyncClaim | None]:
         """As `TaskPool.claim_next`; to be awaited, or used as ``async with``.
@@ -161,7 +186,13 @@ class AsyncTaskPool:
         ``async with pool.claim_next(...) as claim`` gives None for a claim if there was none.
         """
         call = functools.partial(
-            self.pool.claim_next, agent_id, capabilities, order=order, max_claims=max_claims
+            self.pool.claim_next,
+            agent_id,
+            capabilities,
+            order=order,
+            lease_s=lease_s,
+            bind=bind,
+            max_claims=max_claims,
         )
         select = functools.partial(self._view, order, capabilities)
         return Claiming(lambda: self._claim_in_time(call, select, wait, max_claims is not None))
@@ -173,11 +204,15 @@ class AsyncTaskPool:
         capabilities: Iterable[str] = (),
         *,
         order: str = "priority",
+        lease_s: float | None = None,
+        bind: bool | None = None,
     ) -> list[AsyncClaim]:
         """As `TaskPool.claim_many`."""
 
         def call() -> list[Claim]:
-            return self.pool.claim_many(agent_id, n, capabilities, order=order)
+            return self.pool.claim_many(
+                agent_id, n, capabilities, order=order, lease_s=lease_s, bind=bind
+            )
 
         return [AsyncClaim(self, claim) for claim in await self._run_claiming(call)]
 
@@ -188,6 +223,8 @@ class AsyncTaskPool:
         *,
         order: str = "priority",
         wait: float | None = None,
+        lease_s: float | None = None,
+        bind: bool | None = None,
         max_claims: int | None = None,
     ) -> AsyncGenerator[AsyncClaim]:
         """One claim after the other, until there is none for `wait` seconds (None: never).
@@ -198,7 +235,13 @@ class AsyncTaskPool:
         claim: AsyncClaim | None
         while True:
             async with self.claim_next(
-                agent_id, capabilities, order=order, wait=wait, max_claims=max_claims
+                agent_id,
+                capabilities,
+                order=order,
+                wait=wait,
+                lease_s=lease_s,
+                bind=bind,
+                max_claims=max_claims,
             ) as claim:
                 if claim is None:
                     return
@@ -234,9 +277,58 @@ class AsyncTaskPool:
         """As `TaskPool.complete`."""
         await self._run(self.pool.complete, task_id, agent_id, result, token=token)
 
-    async def release(self, task_id: object, agent_id: object, *, token: str | None = None) -> None:
+    async def release(
+        self,
+        task_id: object,
+        agent_id: object,
+        *,
+        token: str | None = None,
+        not_before: float | None = None,
+    ) -> None:
         """As `TaskPool.release`."""
-        await self._run(self.pool.release, task_id, agent_id, token=token)
+        await self._run(self.pool.release, task_id, agent_id, token=token, not_before=not_before)
+
+    async def fail(
+        self,
+        task_id: object,
+        agent_id: object,
+        error: object,
+        *,
+        token: str | None = None,
+        retry_after_s: float | None = None,
+    ) -> str:
+        """As `TaskPool.fail`."""
+        return await self._run(
+            self.pool.fail, task_id, agent_id, error, token=token, retry_after_s=retry_after_s
+        )
+
+    async def renew(
+        self, task_id: object, agent_id: object, lease_s: float, *, token: str | None = None
+    ) -> float:
+        """As `TaskPool.renew`."""
+        return await self._run(self.pool.renew, task_id, agent_id, lease_s, token=token)
+
+    async def retry_failed(self, task_id: object = None) -> int:
+        """As `TaskPool.retry_failed`."""
+        return await self._run(self.pool.retry_failed, task_id)
+
+    async def pause(self, until: float | None = None, reason: str = "") -> None:
+        """As `TaskPool.pause`."""
+        await self._run(self.pool.pause, until, reason)
+
+    async def resume(self) -> None:
+        """As `TaskPool.resume`."""
+        await self._run(self.pool.resume)
+
+    async def paused(self) -> Pause | None:
+        """As `TaskPool.paused`."""
+        return await self._run(self.pool.paused)
+
+    async def recover(
+        self, older_than: float | None = None, dry_run: bool = False
+    ) -> RecoveryReport:
+        """As `TaskPool.recover`."""
+        return await self._run(self.pool.recover, older_than, dry_run)
 
     async def tasks(self, state: str = AVAILABLE) -> AsyncIterator[dict[str, Any]]:
         """As `TaskPool.tasks`."""
@@ -287,14 +379,13 @@ class AsyncTaskPool:
     def _start(self, call: Callable[[], _T]) -> asyncio.Future[_T]:
         return asyncio.get_running_loop().run_in_executor(self._threads, call)
 
-    async def _claim(self, task_id: object, agent_id: object, timeout: float | None) -> AsyncClaim:
+    async def _claim(
+        self, claim: Callable[[float], list[Claim]], timeout: float | None
+    ) -> AsyncClaim:
         until_s = float("inf") if timeout is None else time.monotonic() + timeout
         while True:
             left_s = until_s - time.monotonic()
-
-            def call(timeout_s: float = min(left_s, _LONGEST_CALL_S)) -> list[Claim]:
-                return [_read(self.pool.claim(task_id, agent_id, timeout=timeout_s))]
-
+            call = functools.partial(claim, min(left_s, _LONGEST_CALL_S))
             try:
                 return AsyncClaim(self, (await self._run_claiming(call))[0])
             except LockTimeout:

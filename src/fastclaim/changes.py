@@ -22,7 +22,7 @@ from .inotify import (
     Inotify,
 )
 
-OWNERS: Final = "owners"
+TASKS: Final = "."  # `tasks/` itself
 
 # What is asked for is as little as will do: each event costs whoever causes it, and wakes all.
 _MASKS: Final = {
@@ -33,7 +33,8 @@ _MASKS: Final = {
     layout.COMPLETED: IN_MOVED_TO | IN_CREATE,
     # The kernel closes what a dead process had open. Who looks whether an owner lives opens its
     # file for reading only, and is not heard.
-    OWNERS: IN_CLOSE_WRITE,
+    layout.OWNERS: IN_CLOSE_WRITE,
+    TASKS: IN_MOVED_TO | IN_CREATE | IN_DELETE,
 }
 _NO_WATCH: Final = (errno.ENOSPC, errno.ENOSYS, errno.EPERM, errno.EACCES)
 # A read that brings fewer events than this has emptied the queue: a buffer holds at least 60.
@@ -43,7 +44,7 @@ _FEW: Final = 50
 class Change(NamedTuple):
     """A name in a directory that something happened to."""
 
-    state: str  # the directory: a state of `layout`, or OWNERS
+    state: str  # the directory: a state of `layout`, its OWNERS, or TASKS
     name: str
 
 

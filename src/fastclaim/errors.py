@@ -6,6 +6,8 @@ A system error stays an ``OSError`` with its file name; everything else that a v
 
 from __future__ import annotations
 
+import math
+
 
 class TaskPoolError(Exception):
     """Base of all errors of a pool.
@@ -35,6 +37,25 @@ class TaskNotAvailable(TaskPoolError, LookupError):
 
 class AlreadyClaimed(TaskNotAvailable):
     """Another agent has the task."""
+
+
+class PoolPaused(TaskNotAvailable):
+    """Nothing may be claimed for now; the message says why, `until` when that ends.
+
+    Parameters
+    ----------
+    until : float
+        Seconds since the epoch; infinity: when somebody resumes the pool.
+    """
+
+    def __init__(
+        self, message: str, task_id: object = None, holder: object = None, until: float = math.inf
+    ) -> None:
+        super().__init__(message, task_id, holder)
+        self.until = until
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self.args[0], self.task_id, self.holder, self.until)
 
 
 class LockTimeout(TaskPoolError, TimeoutError):

@@ -25,25 +25,19 @@ import os
 from collections.abc import Iterator, Set
 from typing import Final
 
-from . import claiming, finishing, layout, outcome
+from . import layout, outcome
 from .directories import Directories
-from .document import loads
-from .errors import InvalidTask, LockTimeout, TaskNotAvailable
-from .listing import read_task
+from .document import EXCLUSIVE
+from .errors import InvalidTask, TaskNotAvailable
 from .matching import Task, names_in
 from .waiting import turns
 
 DIRECTORY: Final = b"keys"
-FIELD: Final = "exclusive"
 _KEY_SUFFIX: Final = b".key"
 _AGENT_SUFFIX: Final = b".agent"
 _RECORD_BYTES: Final = 512  # what a disk writes whole
 _END: Final = b"\0"  # of a name, in which it cannot be
 _VERIFY_TRIES: Final = 8
-_NO_KEYS: Final[frozenset[str]] = frozenset()
-# By their available/: pools with keys, not to be looked for again; and those looked for at all.
-_in_use: set[bytes] = set()
-_looked_at: set[bytes] = set()
 
 
 class KeyHeld(TaskNotAvailable):
@@ -52,53 +46,37 @@ class KeyHeld(TaskNotAvailable):
     claim_name = ""  # of that claim's file
 
 
-def claim(
-    pool: Directories,
-    task_id: object,
-    agent_id: object,
-    token: str,
-    timeout_s: float | None,
-    want_document: bool,
-    task: Task | None = None,
-) -> tuple[int, bytes | None]:
-    """`claiming.claim`, with the keys that the task names.
+class KeyBusy(Exception):
+    """Another claim that needs a key is just being made: try again."""
 
-    Parameters
-    ----------
-    task : dict, optional
-        The task as it was just read, if it was.
+
+@contextlib.contextmanager
+def held(pool: Directories, keys: Set[str], task_id: object, claim_name: str) -> Iterator[None]:
+    """Hold keys for a claim that is made inside: steps 1 to 3, and 5.
 
     Raises
     ------
     KeyHeld
-        The task is where and as it was.
+        Another claim has one of them.
+    KeyBusy
+        Another claim that needs one of them is just being made.
     """
-    while True:
-        in_use = _is_known_to_be_in_use(pool)
-        if task is None and in_use:
-            task = _read(pool.available_file(task_id))
-        keys = keys_of(task, task_id) if task else _NO_KEYS
-        if not keys:
-            came_to, document = claiming.claim(
-                pool, task_id, agent_id, token, timeout_s, want_document or in_use
-            )
-            # After the claim: who publishes a task with keys makes their directory before.
-            if came_to != outcome.DONE or not (in_use or is_in_use(pool)):
-                return came_to, document
-            claimed_keys = _claimed_keys(pool, task_id, agent_id, document)
-        else:
-            with _held(pool, keys, task_id, agent_id, timeout_s):
-                came_to, document = claiming.claim(
-                    pool, task_id, agent_id, token, timeout_s, want_document=True
-                )
-                if came_to != outcome.DONE:
-                    return came_to, document
-                claimed_keys = _claimed_keys(pool, task_id, agent_id, document)
-        if keys >= claimed_keys:
-            return came_to, document
-        # Published anew, with other keys, between our look and our claim: nobody was told of it.
-        finishing.release(pool, task_id, agent_id, token)
-        task = None
+    if keys:
+        os.makedirs(_directory(pool), exist_ok=True)
+    descriptors: list[int] = []
+    try:
+        for key in sorted(keys):
+            descriptor = _flocked(_key_file(pool, key))
+            if descriptor is None:
+                raise KeyBusy
+            descriptors.append(descriptor)
+            _check_is_free(pool, key, descriptor, claim_name, task_id)
+        for key, descriptor in zip(sorted(keys), descriptors, strict=True):
+            _write_name(pool, key, descriptor, claim_name)
+        yield
+    finally:
+        for descriptor in descriptors:
+            _let_go(descriptor)
 
 
 def keys_of(task: Task, task_id: object = None) -> set[str]:
@@ -109,35 +87,12 @@ def keys_of(task: Task, task_id: object = None) -> set[str]:
     InvalidTask
         The field is no list of them.
     """
-    if FIELD not in task:
+    if EXCLUSIVE not in task:
         return set()
     try:
-        return {f"{key}" for key in names_in(task, FIELD)}
+        return {f"{key}" for key in names_in(task, EXCLUSIVE)}
     except TypeError as error:
         raise InvalidTask(f"task {task_id!r}: {error}", task_id) from None
-
-
-def is_in_use(pool: Directories) -> bool:
-    """Whether a task with keys was ever published or claimed here."""
-    if pool.available in _in_use:
-        return True
-    if not os.access(_directory(pool), os.F_OK):
-        return False
-    _in_use.add(pool.available)
-    return True
-
-
-def _is_known_to_be_in_use(pool: Directories) -> bool:
-    """What `is_in_use` said; it is asked for each claim, but before it only for the first."""
-    if pool.available in _looked_at:
-        return pool.available in _in_use
-    _looked_at.add(pool.available)
-    return is_in_use(pool)
-
-
-def prepare(pool: Directories) -> None:
-    """To be called before a task with keys is published: those who claim it will look for them."""
-    os.makedirs(_directory(pool), exist_ok=True)
 
 
 def holder_of(pool: Directories, key: str) -> str | None:
@@ -170,49 +125,13 @@ def forget_free_keys(pool: Directories) -> None:
 @contextlib.contextmanager
 def alone(pool: Directories, agent_id: object) -> Iterator[None]:
     """Keep other processes and threads of this agent out, for as long as it takes to claim."""
-    prepare(pool)
+    os.makedirs(_directory(pool), exist_ok=True)
     path = b"%b/%b%b" % (_directory(pool), _digest(f"{agent_id}"), _AGENT_SUFFIX)
     descriptor = next(found for _ in turns(None) if (found := _flocked(path)) is not None)
     try:
         yield
     finally:
         _let_go(descriptor)
-
-
-@contextlib.contextmanager
-def _held(
-    pool: Directories,
-    keys: Set[str],
-    task_id: object,
-    agent_id: object,
-    timeout_s: float | None,
-) -> Iterator[None]:
-    """Hold keys for a claim that is made inside: steps 1 to 3, and 5."""
-    claim_name = os.fsdecode(os.path.basename(pool.claimed_file(task_id, agent_id)))
-    prepare(pool)
-    held: list[tuple[str, int]] = []
-    try:
-        for key in sorted(keys):
-            held.append((key, _flock(pool, key, task_id, timeout_s)))
-            _check_is_free(pool, key, held[-1][1], claim_name, task_id)
-        for key, descriptor in held:
-            _write_name(pool, key, descriptor, claim_name)
-        yield
-    finally:
-        for _, descriptor in held:
-            _let_go(descriptor)
-
-
-def _flock(pool: Directories, key: str, task_id: object, timeout_s: float | None) -> int:
-    path = _key_file(pool, key)
-    for _ in turns(timeout_s):
-        descriptor = _flocked(path)
-        if descriptor is not None:
-            return descriptor
-    raise LockTimeout(
-        f"task {task_id!r}: the key {key!r} was in the middle of others' claims for {timeout_s} s",
-        task_id,
-    )
 
 
 def _flocked(path: bytes) -> int | None:
@@ -287,23 +206,6 @@ def _sync_directory(path: bytes) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _claimed_keys(
-    pool: Directories, task_id: object, agent_id: object, document: bytes | None
-) -> set[str]:
-    """The keys in what was claimed."""
-    if document is None:
-        return keys_of(_read(pool.claimed_file(task_id, agent_id)) or {}, task_id)
-    # Most tasks have none, and need no parsing to say so.
-    return keys_of(loads(document), task_id) if FIELD.encode() in document else set()
-
-
-def _read(path: bytes) -> Task | None:
-    try:
-        return read_task(path)
-    except (FileNotFoundError, InvalidTask):
-        return None  # the claim says what there is to say
 
 
 def _directory(pool: Directories) -> bytes:

@@ -12,12 +12,11 @@ from .errors import InvalidTask
 from .listing import read_task, task_files
 from .matching import Task, epoch_s, names_in, published_s
 
-FAILED: Final = "failed"
 # Each with the ends that its file names have, and the field that says since when it is there.
 _PRUNABLE: Final = {
     layout.AVAILABLE: (layout.TASK_SUFFIX, "created_at"),
     layout.COMPLETED: (layout.COMPLETED_SUFFIX, "completed_at"),
-    FAILED: ("_failed.json", "failed_at"),
+    layout.FAILED: (layout.FAILED_SUFFIX, "failed_at"),
 }
 
 
@@ -45,7 +44,7 @@ def prune(pool: Directories, state: str, older_than_s: float, dry_run: bool) -> 
 def _needed(pool: Directories) -> set[str]:
     """The ids that tasks which are not completed are blocked by."""
     needed: set[str] = set()
-    for state in (layout.AVAILABLE, layout.CLAIMED, FAILED):
+    for state in (layout.AVAILABLE, layout.CLAIMED, layout.FAILED):
         for path in task_files(os.fsencode(pool.tasks_dir / state)):
             try:
                 needed.update(f"{name}" for name in names_in(read_task(path), "blocked_by"))

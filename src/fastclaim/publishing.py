@@ -14,7 +14,7 @@ from .directories import Directories
 from .document import ENFORCEMENT, MANAGED_FIELDS, lay_out
 from .errors import InvalidTask, TaskExists
 from .listing import is_known, known_ids
-from .stamps import available_fields
+from .stamps import is_guarded, published_fields
 
 IF_EXISTS: Final = ("error", "replace", "ignore")
 # How often the directory may vanish between being made and being written to.
@@ -56,13 +56,16 @@ class Publication:
         self.target = pool.available_file(self.task_id)
         self.mtime_ns = time.time_ns()
         self._pool = pool
-        self._has_keys = bool(exclusive.keys_of(dict(task), self.task_id))
+        exclusive.keys_of(dict(task), self.task_id)
         if not isinstance(task.get(ENFORCEMENT, {}), dict):
             raise InvalidTask(f"task {self.task_id!r}: {ENFORCEMENT} is not a dict", self.task_id)
         try:
             payload = {name: task[name] for name in task if name not in MANAGED_FIELDS}
             self.content = lay_out(
-                available_fields(dict(task)), json.dumps(payload)[1:-1].encode(), self.mtime_ns
+                published_fields(dict(task)),
+                json.dumps(payload)[1:-1].encode(),
+                self.mtime_ns,
+                is_guarded(task),
             )
         except (TypeError, ValueError, RecursionError) as error:
             raise InvalidTask(
@@ -78,8 +81,6 @@ class Publication:
             Nothing new is there.
         """
         pool = self._pool
-        if self._has_keys:
-            exclusive.prepare(pool)
         for _ in range(_WRITE_TRIES):
             came_to = pool.core.publish(
                 pool.temporary_file(pool.available),

@@ -14,12 +14,20 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Final
 
 from . import layout
-from .changes import OWNERS, Change, Changes
+from .changes import TASKS, Change, Changes
 from .directories import Directories
-from .errors import AlreadyClaimed, InvalidName, InvalidTask, LockTimeout, NameCollision
+from .errors import (
+    AlreadyClaimed,
+    InvalidName,
+    InvalidTask,
+    LockTimeout,
+    NameCollision,
+    PoolPaused,
+    TaskNotAvailable,
+)
 from .exclusive import KeyHeld
 from .matching import ANY, ORDERS, Capabilities
-from .views import AnyView, Candidate, OrderedView, View
+from .views import AnyView, OrderedView, View
 
 if TYPE_CHECKING:
     from .claim import Claim
@@ -38,8 +46,8 @@ _LOOKING_SHARE: Final = 0.05
 _OWNER_LOOKS_S: Final = (0.0, 0.002, 0.02, 0.2)
 
 
-Attempt = Callable[[Candidate], "Claim | None"]
-"""Claims a candidate, without waiting; None if somebody else was faster. Raises as claims do."""
+Attempt = Callable[[str], "Claim | None"]
+"""Claims the task in a file of this name, without waiting; None if somebody else was faster."""
 
 
 class Waiter:
@@ -74,6 +82,7 @@ class Selection:
         self._leader: Waiter | None = None
         self._owner_looks_s: list[float] = []
         self._looked_at_s = time.monotonic()
+        self._paused_until_s = 0.0  # since the epoch
 
     def view(self, order: str, capabilities: Iterable[object]) -> View:
         """The tasks for agents with these capabilities, in this order.
@@ -109,19 +118,24 @@ class Selection:
     def claim_one(self, view: View, attempt: Attempt) -> Claim | None:
         """Claim the first of a view's tasks that can be claimed; None if there is none."""
         started_s = time.monotonic()
-        while (candidate := self._take(view, started_s)) is not None:
+        while (name := self._take(view, started_s)) is not None:
             try:
-                claim = attempt(candidate)
+                claim = attempt(name)
             except KeyHeld as error:
-                self._park(view, candidate.name, Change(layout.CLAIMED, error.claim_name))
-            except LockTimeout:
+                self._park(view, name, Change(layout.CLAIMED, error.claim_name))
+            except (PoolPaused, LockTimeout, TaskNotAvailable) as error:
+                if isinstance(error, AlreadyClaimed):
+                    continue  # not waiting, though it stands there; `why` says so
                 with self._lock:
-                    view.busy(candidate.name)
-            except (AlreadyClaimed, InvalidTask, InvalidName, NameCollision):
+                    view.busy(name)
+                    if isinstance(error, PoolPaused) and not self._changes.follow(TASKS):
+                        self._paused_until_s = error.until
+                        return None
+            except (InvalidTask, InvalidName, NameCollision):
                 pass  # not claimable as it stands; `why` says why
             except BaseException:
                 with self._lock:
-                    view.tell(candidate.name)  # as far as we know it is still there
+                    view.tell(name)  # as far as we know it is still there
                 raise
             else:
                 if claim is not None:
@@ -131,24 +145,24 @@ class Selection:
                     view.missed()
         return None
 
-    def _take(self, view: View, started_s: float) -> Candidate | None:
+    def _take(self, view: View, started_s: float) -> str | None:
         with self._lock:
             try:
-                candidate = None
+                name = None
                 if view.is_eager and self._changes.blind and self._is_late(view, _BLIND_LOOK_S):
                     view.rescan()
                 if view.has_names:
-                    candidate = view.take()
-                if candidate is None:
+                    name = view.take()
+                if name is None:
                     self._refresh()
-                    candidate = view.take()
-                if candidate is None and self._may_have_more(view, started_s):
+                    name = view.take()
+                if name is None and self._may_have_more(view, started_s):
                     view.rescan()
-                    candidate = view.take()
+                    name = view.take()
             except BaseException:
                 view.invalidate()
                 raise
-        return candidate
+        return name
 
     def _may_have_more(self, view: View, started_s: float) -> bool:
         """Whether a view that has nothing should read the directory again, though not told to."""
@@ -191,11 +205,15 @@ class Selection:
                     told += 1
                     for view in self._views.values():
                         view.tell(change.name)
-            elif change.state == OWNERS:
+            elif change.state == layout.OWNERS:
                 now_s = time.monotonic()
                 self._owner_looks_s = [now_s + after_s for after_s in _OWNER_LOOKS_S]
                 if self._leader is None and self._waiters:
                     self._waiters[0].wake()  # somebody has to look
+            elif change.state == TASKS:
+                if change.name == layout.PAUSED:
+                    self._paused_until_s = 0.0
+                    self._wake_all()
             else:
                 self._fire(change)
         if told:
@@ -223,6 +241,9 @@ class Selection:
     def _invalidate_all(self) -> None:
         for view in self._views.values():
             view.invalidate()
+        self._wake_all()
+
+    def _wake_all(self) -> None:
         for waiter in self._waiters:
             waiter.wake()
 
@@ -273,7 +294,7 @@ class Selection:
         """Wake this waiter when there may be something; returns for how many seconds to wait."""
         with self._lock:
             self._waiters.append(waiter)
-            followed = self._changes.follow(OWNERS)
+            followed = self._changes.follow(layout.OWNERS)
             if waiter.at_claimed:
                 followed |= self._changes.follow(layout.CLAIMED)
             if followed:
@@ -309,7 +330,8 @@ class Selection:
         return is_slow_look or bool(due)
 
     def _pause_s(self, view: View, looks: bool) -> float:
-        pause_s = min(view.due_in_s(), _SLOW_LOOK_S)
+        paused_s = self._paused_until_s - time.time()
+        pause_s = min(paused_s if paused_s > 0 else view.due_in_s(), _SLOW_LOOK_S)
         if self._changes.blind:
             pause_s = min(pause_s, max(_BLIND_LOOK_S, view.scan_took_s / _LOOKING_SHARE))
         if looks and self._owner_looks_s:

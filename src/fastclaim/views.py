@@ -17,7 +17,7 @@ import time
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterator
-from typing import Final, NamedTuple
+from typing import Final
 
 from . import layout
 from .candidates import Ordered
@@ -41,13 +41,6 @@ _MOST_FRESH: Final = 100_000
 _MOST_SKIPPED_BITS: Final = 8
 # How long to leave alone a task that somebody is in the middle of a transition of.
 _BUSY_S: Final = 2e-3
-
-
-class Candidate(NamedTuple):
-    """A task that may be claimed, as far as the view knows."""
-
-    name: str  # of its file
-    task: Task  # as just read; empty: it was read before, and has no keys
 
 
 class View(ABC):
@@ -80,8 +73,8 @@ class View(ABC):
         self._is_stale = True
 
     @abstractmethod
-    def take(self) -> Candidate | None:
-        """The next task to try, no longer known to the view; None if there is none."""
+    def take(self) -> str | None:
+        """The file name of the next task to try, which the view then knows no more of."""
 
     def tell(self, name: str) -> None:
         """A file in available/ is new, or has changed."""
@@ -217,13 +210,13 @@ class AnyView(View):
         self._from_scan = False
         self._again = False
 
-    def take(self) -> Candidate | None:
+    def take(self) -> str | None:
         self._catch_up()
         while self._names or self._refill():
             name = self._names.popleft()
             task = self._examine(name)
             if task is not None:
-                return Candidate(name, task)
+                return name
         return None
 
     @property
@@ -277,10 +270,10 @@ class OrderedView(View):
     def rescan(self) -> None:
         super().rescan()
         self._ranked = Ordered(self._budget_bytes)
-        # Whether the view has tasks about which not all is said when they have been read once.
+        # Whether there are tasks that may have become unclaimable since they were read.
         self._must_reread = False
 
-    def take(self) -> Candidate | None:
+    def take(self) -> str | None:
         self._catch_up()
         self._examine_all()
         candidate = self._best()
@@ -290,16 +283,16 @@ class OrderedView(View):
             candidate = self._best()
         return candidate
 
-    def _best(self) -> Candidate | None:
+    def _best(self) -> str | None:
         while (entry := self._ranked.pop()) is not None:
             name = entry[2]
             if self._must_reread:
                 task = self._examine(name)
                 if task is not None:
-                    return Candidate(name, task)
+                    return name
             # A look is cheaper than a claim in vain; and where there was one, there are more.
             elif not self._misses or os.path.lexists(self._prefix + name):
-                return Candidate(name, {})
+                return name
         return None
 
     def _examine_all(self) -> None:
@@ -313,7 +306,7 @@ class OrderedView(View):
         for name in names:
             task = self._examine(name)
             if task is not None:
-                if "exclusive" in task or deadline(task) is not None:
+                if deadline(task) is not None:
                     self._must_reread = True
                 self._ranked.push(*rank(task, self._order), name)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable
-from typing import Final
 
 from . import exclusive
 from .directories import Directories
@@ -13,9 +12,6 @@ from .errors import InvalidName, InvalidTask
 from .listing import claims_of, read_task
 from .matching import Task, deadline, epoch_s, missing_capability, names_in, not_before
 from .views import is_completed
-
-FAILED: Final = "failed"
-_FAILED_SUFFIX: Final = "_failed.json"
 
 
 def why(pool: Directories, task_id: object, capabilities: Iterable[object] | None) -> str:
@@ -73,7 +69,7 @@ def _whereabouts(pool: Directories, task_id: object) -> str:
     try:
         for claim in claims_of(pool, task_id):
             return _claimed_since(claim)
-        if os.path.lexists(_failed_file(pool, task_id)):
+        if os.path.lexists(pool.failed_file(task_id)):
             return "failed for good; see retry_failed()"
         if os.path.lexists(pool.available_file(task_id)):
             return "waiting itself"
@@ -105,7 +101,7 @@ def _completed(pool: Directories, task_id: object, _: object) -> str | None:
 
 def _failed(pool: Directories, task_id: object, _: object) -> str | None:
     try:
-        task = read_task(_failed_file(pool, task_id))
+        task = read_task(pool.failed_file(task_id))
     except FileNotFoundError:
         return None
     except InvalidTask:
@@ -115,11 +111,6 @@ def _failed(pool: Directories, task_id: object, _: object) -> str | None:
     error = last.get("error") if isinstance(last, dict) else None
     reason = "" if error is None else f": {error}"
     return f"task {task_id!r} has failed for good (retry_failed() brings it back){reason}"
-
-
-def _failed_file(pool: Directories, task_id: object) -> str:
-    pool.completed_file(task_id)  # raises InvalidName; the names are as long
-    return os.path.join(pool.tasks_dir, FAILED, f"{task_id}{_FAILED_SUFFIX}")
 
 
 def _described_claim(pool: Directories, claim_name: str) -> str:
