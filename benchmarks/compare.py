@@ -95,6 +95,9 @@ def _available(
         if not peer.has_next and peer.floor_of is None:
             reason = "has no claim_next: left out where the next task is claimed"
             left_out.append({"peer": peer.name, "reason": reason})
+        if peer.reads_all:
+            reason = "reads every waiting task for each: left out where teams claim the next task"
+            left_out.append({"peer": peer.name, "reason": reason})
     return taking_part, left_out
 
 
@@ -102,6 +105,7 @@ def _describe(place: Place) -> dict[str, Any]:
     return {
         "name": place.name,
         "description": describe_place(place) if place.unusable is None else "",
+        "is_memory": place.is_memory,
         "unusable": place.unusable,
     }
 

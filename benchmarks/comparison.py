@@ -32,8 +32,10 @@ class Plan(NamedTuple):
     tasks: int  # of a store in `ONE_PROCESS`
     team_rounds: int
     team_tasks: int
+    team_tasks_on_disk: int
     workers: tuple[int, ...]
     race_rounds: int
+    races: int  # a round, the first of them for practice
     racers: int
     pool_rounds: int
     pool_claims: int  # of each kind, a round
@@ -48,9 +50,11 @@ QUICK = Plan(
     rounds=3,
     tasks=120,
     team_rounds=1,
-    team_tasks=240,
+    team_tasks=2_000,
+    team_tasks_on_disk=400,
     workers=(1, 8),
-    race_rounds=3,
+    race_rounds=1,
+    races=6,
     racers=32,
     pool_rounds=2,
     pool_claims=20,
@@ -64,9 +68,11 @@ FULL = Plan(
     rounds=7,
     tasks=300,
     team_rounds=3,
-    team_tasks=2_000,
+    team_tasks=8_000,
+    team_tasks_on_disk=1_000,
     workers=(1, 2, 8),
-    race_rounds=9,
+    race_rounds=5,
+    races=11,
     racers=32,
     pool_rounds=3,
     pool_claims=30,
@@ -164,11 +170,12 @@ class Comparison:
     def _teams(
         self, kind: str, run: Callable[[int, team.Prepare], team.Outcome]
     ) -> Iterator[Result]:
-        tasks = workloads.tasks_of(self._plan.team_tasks)
+        plan = self._plan
+        number = plan.team_tasks if self._place.is_memory else plan.team_tasks_on_disk
+        tasks = workloads.tasks_of(number)
         peers = [peer for peer in self._peers if peer.floor_of is None]
         by_id = [peer for peer in peers if peer.has_ids and not peer.drains_only]
-        # Who reads all that wait for each claim would be at it for minutes.
-        next_ = [peer for peer in peers if peer.has_next and peer.largest_pool > len(tasks)]
+        next_ = [peer for peer in peers if peer.has_next and not peer.reads_all]
         for workers in self._plan.workers:
             members = workloads.Team(workers, run)
             for how, workload, rivals in (
@@ -187,7 +194,7 @@ class Comparison:
                 )
 
     def _race(self) -> Iterator[Result]:
-        tasks = workloads.tasks_of(1)
+        tasks = workloads.tasks_of(self._plan.races)
         rivals = [
             peer for peer in self._peers if not peer.drains_only and peer.floor_of in (None, RACE)
         ]
@@ -195,7 +202,8 @@ class Comparison:
         def one_round(peer: Peer) -> Round:
             return self._in_a_store(peer, workloads.race, tasks, self._plan.racers)
 
-        yield from self._measure(RACE, "ms", rivals, self._plan.race_rounds, one_round)
+        rounds = self._plan.race_rounds
+        yield from self._measure(RACE, "ms", rivals, rounds, one_round, warm_up=False)
 
     def _task_sizes(self) -> Iterator[Result]:
         rivals = [peer for peer in self._peers if _in_one_process(peer) and not peer.floor_of]

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import aims
+
 BASE = "original"  # whose figures the ratios are to
 FASTER_IS_MORE = "tasks/s"
 
@@ -20,6 +22,10 @@ def markdown(comparison: dict[str, Any]) -> Iterator[str]:
         for workload in workloads:
             yield ""
             yield from _table(workload, [one for one in results if one["workload"] == workload])
+    yield ""
+    yield "## Aims"
+    yield ""
+    yield from aims.table(comparison["results"], comparison["places"])
     yield from _counts(comparison)
     yield from _left_out(comparison)
 
@@ -42,8 +48,8 @@ def _header(comparison: dict[str, Any]) -> Iterator[str]:
         yield f"| {peer['name']} | {peer['claim_survives']} | {peer['dead_claimer']} | {holder} |"
     yield ""
     yield (
-        "On a tmpfs nothing survives a power cut. * The record in the task's file is on the disk; the"
-        " rename that goes with it is there with the file system's next commit (fastclaim's"
+        "On a tmpfs nothing survives a power cut. * The record in the task's file is on the disk;"
+        " the rename that goes with it is there with the file system's next commit (fastclaim's"
         ' durability "full" waits for that, too).'
     )
     yield ""

@@ -22,6 +22,9 @@ Work = Callable[[], list[Any]]
 Prepare = Callable[[int], Work]
 """Makes the work of worker number 0, 1, ..., in that worker."""
 
+# After the last worker has said that it is ready, until it surely sleeps and waits for the signal.
+_UNTIL_ASLEEP_S = 0.003
+
 
 class Outcome(NamedTuple):
     """How long the team took, and what each of its workers got."""
@@ -38,67 +41,122 @@ def processes(workers: int, prepare: Prepare) -> Outcome:
     RuntimeError
         A worker raised; with its traceback.
     """
-    go, start = os.pipe()
+    (outcome,) = repeatedly(workers, prepare, 1, lambda number: None)
+    return outcome
+
+
+def repeatedly(
+    workers: int, prepare: Prepare, rounds: int, before: Callable[[int], None]
+) -> list[Outcome]:
+    """Let so many processes work at the same time, several times.
+
+    Parameters
+    ----------
+    workers : int
+        How many processes.
+    prepare : callable
+        As above; its work is called once a round.
+    rounds : int
+        How often.
+    before : callable
+        What this process does before each round, which is called with its number.
+
+    Raises
+    ------
+    RuntimeError
+        A worker raised; with its traceback.
+    """
+    signals = [_Pipe(*os.pipe()) for _ in range(rounds)]
+    ready = _Pipe(*os.pipe())
     gc.collect()
     gc.freeze()  # a child's garbage collection must not copy every page that it looks at
     try:
-        children = [_fork(number, prepare, go, start) for number in range(workers)]
-        os.close(go)
-        for child in children:
-            child.wait_until_ready()
-        started_ns = time.perf_counter_ns()
-        os.close(start)  # the end of file wakes them all
+        children = [_fork(number, prepare, ready, signals) for number in range(workers)]
+        os.close(ready.write)
+        started_ns = [_round(number, before, workers, ready, signals) for number in range(rounds)]
         reports = [child.report() for child in children]
     finally:
         gc.unfreeze()
-    ended_ns = max(report["ended_ns"] for report in reports)
-    return Outcome((ended_ns - started_ns) / 1e9, [report["got"] for report in reports])
+        os.close(ready.read)
+        for signal in signals:
+            os.close(signal.read)
+    return [
+        Outcome(
+            (max(report[number]["ended_ns"] for report in reports) - started_ns[number]) / 1e9,
+            [report[number]["got"] for report in reports],
+        )
+        for number in range(rounds)
+    ]
+
+
+class _Pipe(NamedTuple):
+    read: int
+    write: int
+
+
+def _round(
+    number: int,
+    before: Callable[[int], None],
+    workers: int,
+    ready: _Pipe,
+    signals: list[_Pipe],
+) -> int:
+    """One round, from here; returns when it started."""
+    waiting = workers
+    while waiting and (said := os.read(ready.read, waiting)):
+        waiting -= len(said)  # an end of file means that none is left to wait for
+    before(number)
+    time.sleep(_UNTIL_ASLEEP_S)
+    started_ns = time.perf_counter_ns()
+    os.close(signals[number].write)  # the end of file wakes them all
+    return started_ns
 
 
 class _Child(NamedTuple):
     pid: int
     results: int
 
-    def wait_until_ready(self) -> None:
-        os.read(self.results, 1)
-
-    def report(self) -> dict[str, Any]:
+    def report(self) -> list[dict[str, Any]]:
         with open(self.results, encoding="utf-8") as results:
             text = results.read()
         os.waitpid(self.pid, 0)
-        report: dict[str, Any] = json.loads(text or '{"error": "it ended without a word"}')
+        report = json.loads(text or '{"error": "it ended without a word"}')
         if "error" in report:
             raise RuntimeError(f"a worker failed: {report['error']}")
-        return report
+        rounds: list[dict[str, Any]] = report["rounds"]
+        return rounds
 
 
-def _fork(number: int, prepare: Prepare, go: int, start: int) -> _Child:
-    results, report_to = os.pipe()
+def _fork(number: int, prepare: Prepare, ready: _Pipe, signals: list[_Pipe]) -> _Child:
+    results = _Pipe(*os.pipe())
     pid = os.fork()
     if pid:
-        os.close(report_to)
-        return _Child(pid, results)
+        os.close(results.write)
+        return _Child(pid, results.read)
     try:
-        os.close(results)
-        os.close(start)
-        text = _work(number, prepare, go, report_to)
+        for end in (ready.read, results.read, *(signal.write for signal in signals)):
+            os.close(end)  # the parent's
+        report: dict[str, Any] = {"rounds": _work(number, prepare, ready.write, signals)}
     except BaseException:
-        text = json.dumps({"error": traceback.format_exc()})
+        report = {"error": traceback.format_exc()}
     try:
-        with open(report_to, "w", encoding="utf-8") as results_file:
-            results_file.write(text)
+        with open(results.write, "w", encoding="utf-8") as results_file:
+            json.dump(report, results_file)
     finally:
         # Not sys.exit(): the parent's connections and temporary directories are the parent's.
         os._exit(0)
 
 
-def _work(number: int, prepare: Prepare, go: int, report_to: int) -> str:
+def _work(number: int, prepare: Prepare, ready: int, signals: list[_Pipe]) -> list[dict[str, Any]]:
     work = prepare(number)
     gc.disable()
-    os.write(report_to, b" ")
-    os.read(go, 1)
-    got = work()
-    return json.dumps({"ended_ns": time.perf_counter_ns(), "got": got})
+    rounds = []
+    for signal in signals:
+        os.write(ready, b" ")
+        os.read(signal.read, 1)
+        got = work()
+        rounds.append({"ended_ns": time.perf_counter_ns(), "got": got})
+    return rounds
 
 
 def threads(workers: int, prepare: Prepare) -> Outcome:
@@ -131,6 +189,7 @@ def threads(workers: int, prepare: Prepare) -> Outcome:
         ready.wait()
     except threading.BrokenBarrierError:
         pass  # a worker's error says why
+    time.sleep(_UNTIL_ASLEEP_S)
     started_ns = time.perf_counter_ns()
     go.set()
     for thread in team:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import random
+import statistics
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -174,19 +176,35 @@ def _team_round(run: Team, prepare: team.Prepare, refs: Sequence[Ref]) -> Round:
 def race(
     peer: Peer, connect: Connect, settle: Callable[[], None], tasks: Sequence[Task], workers: int
 ) -> Round:
-    """All workers try for one task. Milliseconds until the last has its answer."""
-    (ref,) = _filled(peer, connect, settle, tasks[:1])
-    wanted = ref if peer.has_ids or not peer.has_next else None
+    """All workers try for one task, and then for the next. ms until the last has its answer.
+
+    The first race is a practice: a forked process is slow when it does something for the first
+    time, and that would be all there is to see.
+    """
+    by_id = peer.has_ids or not peer.has_next
+    refs: list[Ref] = _filled(peer, connect, settle, tasks if by_id else [])
 
     def prepare(number: int) -> team.Work:
         session = connect()
-        return lambda: [ref] if session.won(wanted) else []
+        races = itertools.count()
 
-    elapsed_s, got = team.processes(workers, prepare)
-    every = [ref for part in got for ref in part]
-    is_floor = not peer.has_ids and not peer.has_next
-    count = Count() if is_floor else Count.of([ref], every)
-    return Round({"until the last loser knows": elapsed_s * 1000}, count)
+        def work() -> list[int]:
+            race = next(races)
+            return [race] if session.won(refs[race] if by_id else None) else []
+
+        return work
+
+    def before(number: int) -> None:
+        if not by_id:
+            # Only now, after the fork: or they would all go for different ones.
+            _filled(peer, connect, settle, tasks[number : number + 1])
+
+    outcomes = team.repeatedly(workers, prepare, len(tasks), before)
+    winners = [race for outcome in outcomes for got in outcome.got for race in got]
+    figure = statistics.median(outcome.elapsed_s for outcome in outcomes[1:]) * 1000
+    is_floor = peer.floor_of is not None
+    count = Count() if is_floor else Count.of(range(len(tasks)), winners)
+    return Round({"until the last loser knows": figure}, count)
 
 
 def _filled(

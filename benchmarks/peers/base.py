@@ -9,7 +9,6 @@ duplicates and losses rest on it.
 from __future__ import annotations
 
 import importlib.metadata
-import importlib.util
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -61,7 +60,7 @@ class Session(ABC):
         """Claim in the cheapest way that tells only whether it was got; `ref` None: the next."""
         return (self.claim_next() if ref is None else self.claim(ref)) is not None
 
-    def close(self) -> None:  # noqa: B027: most have nothing to let go of
+    def close(self) -> None:  # noqa: B027  (most have nothing to let go of)
         """Let go of the connection."""
 
 
@@ -79,6 +78,7 @@ class Peer(ABC):
     completes = True  # knows what became of a task
     drains_only = False  # differs from another only in how teams drain a store
     floor_of: str | None = None  # no rival, but the floor of this workload, and measured there only
+    reads_all = False  # every waiting task, for each claim of the next
     largest_pool = 100_000  # beyond this it takes too long to fill, or to claim from
     note = ""  # what a reader must know of how it was configured
 
@@ -97,7 +97,7 @@ class Peer(ABC):
             f"{name} {importlib.metadata.version(name)}" for name in self.distributions
         )
 
-    def start(self, directory: Path) -> None:  # noqa: B027: most have no server
+    def start(self, directory: Path) -> None:  # noqa: B027  (most have none)
         """Start the server, if there is one, with its data in `directory`, not there yet."""
 
     def stop(self) -> None:  # noqa: B027

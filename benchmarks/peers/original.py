@@ -52,13 +52,15 @@ class Original(Peer):
         "stays claimed until somebody moves the file",
         says_who=True,
     )
-    largest_pool = 1_000  # it reads every waiting task for each claim
-    note = "its logger at WARNING; by default each operation also writes a line or two to stderr"
+    reads_all = True
+    largest_pool = 1_000
+    note = "its logger silent; by default each operation also writes a line or two to stderr"
 
     def new_store(self, directory: Path) -> Connect:
         from orchestration import a2a_integration
 
-        logging.getLogger().setLevel(logging.WARNING)  # its import has set INFO
+        # Its import has set the root logger to INFO; and a drain logs each task that it missed.
+        logging.getLogger(a2a_integration.__name__).setLevel(logging.CRITICAL)
         a2a_integration.A2A_BASE_DIR = os.fspath(directory)
         pool = a2a_integration.TaskPool()
         return lambda: OriginalSession(pool)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,6 +18,7 @@ class PersistQueueSession(Session):
         from persistqueue import SQLiteAckQueue
 
         self._queue: Any = SQLiteAckQueue(path, multithreading=True)
+        self.is_closed = False
 
     def publish(self, task: Task) -> Ref:
         return self._queue.put(json.dumps(task))
@@ -41,6 +43,7 @@ class PersistQueueSession(Session):
 
     def close(self) -> None:
         self._queue.close()
+        self.is_closed = True
 
 
 class PersistQueue(Peer):
@@ -58,4 +61,15 @@ class PersistQueue(Peer):
 
     def new_store(self, directory: Path) -> Connect:
         PersistQueueSession(os.fspath(directory)).close()  # makes the tables
-        return lambda: PersistQueueSession(os.fspath(directory))
+        lock = threading.Lock()
+        opened: dict[int, PersistQueueSession] = {}
+
+        def connect() -> Session:
+            # The threads of a process share one queue object: what keeps them apart is inside it.
+            with lock:
+                session = opened.get(os.getpid())
+                if session is None or session.is_closed:
+                    session = opened[os.getpid()] = PersistQueueSession(os.fspath(directory))
+                return session
+
+        return connect

