@@ -38,6 +38,7 @@ def all_peers() -> list[Peer]:
         Original(),
         Fastclaim("fastclaim"),
         Fastclaim("fastclaim, no lock files", lock_files=False),
+        Fastclaim("fastclaim, no lock files, full", lock_files=False, durability="full"),
         Fastclaim("fastclaim, no lock files, unsynced", lock_files=False, durability="none"),
         Fastclaim(f"fastclaim, no lock files, {AT_ONCE} at once", AT_ONCE, lock_files=False),
         Sqlite("NORMAL"),
