@@ -139,6 +139,7 @@ def _fork(number: int, prepare: Prepare, ready: _Pipe, signals: list[_Pipe]) -> 
         report: dict[str, Any] = {"rounds": _work(number, prepare, ready.write, signals)}
     except BaseException:
         report = {"error": traceback.format_exc()}
+        os.write(ready.write, b" " * len(signals))  # the others must not be kept waiting for it
     try:
         with open(results.write, "w", encoding="utf-8") as results_file:
             json.dump(report, results_file)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,6 @@ from fastclaim import Claim, TaskPool
 from fastclaim.errors import TaskNotAvailable
 
 from .base import AGENT, Connect, Guarantees, Hold, Peer, Ref, Session, Task
-
-logging.getLogger().setLevel(logging.WARNING)
 
 SURVIVES = {"data": "power cut*", "full": "power cut", "none": "process death"}
 DEAD_CLAIMER = (
