@@ -22,7 +22,7 @@ ONE_PROCESS, TASK_SIZES, POOL_SIZES, RACE = "one process", "task sizes", "pool s
 PROCESSES, THREADS = "processes", "threads"
 WORKLOADS = (ONE_PROCESS, PROCESSES, THREADS, RACE, POOL_SIZES, TASK_SIZES)
 
-Settle = Callable[[], None]
+LARGEST_SIDE_BY_SIDE = 10_000  # tasks in a pool
 
 
 class Plan(NamedTuple):
@@ -231,9 +231,12 @@ class Comparison:
                 for peer in self._peers
                 if _in_one_process(peer) and not peer.floor_of and size <= peer.largest_pool
             ]
-            for result in self._measure_full_stores(rivals, tasks):
-                workload = f"{POOL_SIZES}: {result.figure}"
-                yield result._replace(workload=workload, figure=f"{size:,}")
+            # So many files of all of them at once would leave no room for anybody else's.
+            side_by_side = size <= LARGEST_SIDE_BY_SIDE
+            for group in [rivals] if side_by_side else [[peer] for peer in rivals]:
+                for result in self._measure_full_stores(group, tasks):
+                    workload = f"{POOL_SIZES}: {result.figure}"
+                    yield result._replace(workload=workload, figure=f"{size:,}")
 
     def _measure_full_stores(self, rivals: list[Peer], tasks: Any) -> Iterator[Result]:
         stores: dict[str, workloads.FullStore] = {}

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import aims
+from comparison import LARGEST_SIDE_BY_SIDE
 
 BASE = "original"  # whose figures the ratios are to
 FASTER_IS_MORE = "tasks/s"
@@ -38,7 +39,8 @@ def _header(comparison: dict[str, Any]) -> Iterator[str]:
     yield (
         "Medians over rounds in which every peer does the same, in an order that changes from round"
         " to round, each time in a fresh store; garbage collection off. (n x): times faster than"
-        f" {BASE}. Every peer is called from Python."
+        f" {BASE}. Every peer is called from Python. (Pools of more than {LARGEST_SIDE_BY_SIDE:,}"
+        " tasks are measured one peer after the other: there is no room for all.)"
     )
     yield ""
     yield "| peer | a claim that has returned survives | the task of a claimer that dies | holder |"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from .base import AGENT, Connect, Guarantees, Hold, Peer, Ref, Session, Task
 from .dirq_simple import Dirq
 from .disk_cache import DiskCache
-from .floors import Flush, Stat
+from .floors import Flush, RenamedFlush, Stat
 from .huey_sqlite import Huey
 from .lite_queue import LiteQueue
 from .original import Original
@@ -56,5 +56,6 @@ def all_peers() -> list[Peer]:
         LiteQueue(),
         Rename(),
         Flush(),
+        RenamedFlush(),
         Stat(),
     ]
