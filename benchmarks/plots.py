@@ -18,7 +18,7 @@ import matplotlib
 matplotlib.use("svg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 OURS, THEIRS, ORIGINAL, FLOOR = "#1769aa", "#b0bec5", "#e07b39", "#dddddd"
 LINES = {
@@ -67,11 +67,14 @@ def main() -> None:
 
 
 def _claims(results: list[dict[str, Any]], places: Sequence[str]) -> plt.Figure:
-    """Bars: a claim by id, or of the next where there are no ids."""
+    """Bars: a claim by id; of the next where there are no ids."""
     figure, axes = _row_of_axes(places, height=4.2)
     for one, place in zip(axes, places, strict=True):
-        claims = _medians(results, place, "one process", "claim next")
-        claims |= _medians(results, place, "one process", "claim by id")
+        by_id = _medians(results, place, "one process", "claim by id")
+        next_ = _medians(results, place, "one process", "claim next")
+        claims = by_id | {
+            f"{peer} (next)": median for peer, median in next_.items() if peer not in by_id
+        }
         peers = sorted(claims, key=lambda peer: claims[peer], reverse=True)
         one.barh(peers, [claims[peer] for peer in peers], color=[_colour(peer) for peer in peers])
         for number, peer in enumerate(peers):
@@ -91,6 +94,7 @@ def _teams(results: list[dict[str, Any]], places: Sequence[str]) -> plt.Figure:
         one.set_xscale("log", base=2)
         one.set_xticks(workers, [f"{number:g}" for number in workers])
         one.set_yscale("log")
+        one.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         _plain_numbers(one.yaxis)
     axes[-1].legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
@@ -118,6 +122,7 @@ def _by_size(
         one.set_xscale("log")
         one.set_yscale("log")
         _plain_numbers(one.xaxis)
+        one.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         _plain_numbers(one.yaxis)
     axes[-1].legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
@@ -126,7 +131,7 @@ def _by_size(
 def _lines(
     axes: Axes, results: list[dict[str, Any]], place: str, workloads: Sequence[str]
 ) -> list[float]:
-    """A line for each peer of `LINES`, of the first of the workloads that it has."""
+    """A line for each peer of `LINES`: the next task's claim, or by id where it has no next."""
     every: set[float] = set()
     for peer, (colour, style) in LINES.items():
         for workload in workloads:
@@ -138,7 +143,8 @@ def _lines(
             if points:
                 sizes = sorted(points)
                 medians = [points[size] for size in sizes]
-                axes.plot(sizes, medians, style, color=colour, label=peer, marker="o", ms=3)
+                label = peer if workload == workloads[0] else f"{peer} (by id)"
+                axes.plot(sizes, medians, style, color=colour, label=label, marker="o", ms=3)
                 every |= set(sizes)
                 break
     return sorted(every)
@@ -170,7 +176,8 @@ def _colour(peer: str) -> str:
 
 
 def _plain_numbers(axis: Any) -> None:
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 if __name__ == "__main__":
