@@ -2,7 +2,8 @@
 
 They connect first, then wait for one signal; the time runs from the signal to the last worker's
 end. What each of them got comes back by a pipe: nobody's word is taken for it that a task was
-handed out once.
+handed out once. Nobody leaves before all have ended: the claims of a process that has died may go
+to another, and rightly.
 """
 
 from __future__ import annotations
@@ -67,19 +68,21 @@ def repeatedly(
         A worker raised; with its traceback.
     """
     signals = [_Pipe(*os.pipe()) for _ in range(rounds)]
-    ready = _Pipe(*os.pipe())
+    ready, leave = _Pipe(*os.pipe()), _Pipe(*os.pipe())
     gc.collect()
     gc.freeze()  # a child's garbage collection must not copy every page that it looks at
     try:
-        children = [_fork(number, prepare, ready, signals) for number in range(workers)]
+        children = [_fork(number, prepare, ready, leave, signals) for number in range(workers)]
         os.close(ready.write)
         started_ns = [_round(number, before, workers, ready, signals) for number in range(rounds)]
-        reports = [child.report() for child in children]
+        texts = [child.text() for child in children]
     finally:
         gc.unfreeze()
-        os.close(ready.read)
-        for signal in signals:
-            os.close(signal.read)
+        for end in (ready.read, leave.read, leave.write, *(signal.read for signal in signals)):
+            os.close(end)
+    for child in children:
+        os.waitpid(child.pid, 0)
+    reports = [_report(text) for text in texts]
     return [
         Outcome(
             (max(report[number]["ended_ns"] for report in reports) - started_ns[number]) / 1e9,
@@ -116,26 +119,31 @@ class _Child(NamedTuple):
     pid: int
     results: int
 
-    def report(self) -> list[dict[str, Any]]:
+    def text(self) -> str:
         with open(self.results, encoding="utf-8") as results:
-            text = results.read()
-        os.waitpid(self.pid, 0)
-        report = json.loads(text or '{"error": "it ended without a word"}')
-        if "error" in report:
-            raise RuntimeError(f"a worker failed: {report['error']}")
-        rounds: list[dict[str, Any]] = report["rounds"]
-        return rounds
+            return results.read()
 
 
-def _fork(number: int, prepare: Prepare, ready: _Pipe, signals: list[_Pipe]) -> _Child:
+def _report(text: str) -> list[dict[str, Any]]:
+    report = json.loads(text or '{"error": "it ended without a word"}')
+    if "error" in report:
+        raise RuntimeError(f"a worker failed: {report['error']}")
+    rounds: list[dict[str, Any]] = report["rounds"]
+    return rounds
+
+
+def _fork(
+    number: int, prepare: Prepare, ready: _Pipe, leave: _Pipe, signals: list[_Pipe]
+) -> _Child:
     results = _Pipe(*os.pipe())
     pid = os.fork()
     if pid:
         os.close(results.write)
         return _Child(pid, results.read)
     try:
-        for end in (ready.read, results.read, *(signal.write for signal in signals)):
-            os.close(end)  # the parent's
+        parents = (ready.read, results.read, leave.write, *(signal.write for signal in signals))
+        for end in parents:
+            os.close(end)
         report: dict[str, Any] = {"rounds": _work(number, prepare, ready.write, signals)}
     except BaseException:
         report = {"error": traceback.format_exc()}
@@ -143,6 +151,7 @@ def _fork(number: int, prepare: Prepare, ready: _Pipe, signals: list[_Pipe]) -> 
     try:
         with open(results.write, "w", encoding="utf-8") as results_file:
             json.dump(report, results_file)
+        os.read(leave.read, 1)
     finally:
         # Not sys.exit(): the parent's connections and temporary directories are the parent's.
         os._exit(0)

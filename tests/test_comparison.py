@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import logging
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -125,6 +127,38 @@ def test_no_worker_starts_before_all_are_ready(tmp_path, kind):
         return lambda: [len(os.listdir(tmp_path))]
 
     assert kind(4, prepare).got == [[4]] * 4
+
+
+def test_no_process_leaves_before_all_have_ended(tmp_path):
+    """Or its claims would go to the others, and count as handed out twice."""
+    has_ended = os.pipe()
+
+    def prepare(number: int) -> team.Work:
+        alive = os.open(tmp_path / "alive", os.O_WRONLY | os.O_CREAT)  # until the process ends
+
+        def early() -> list[bool]:
+            fcntl.flock(alive, fcntl.LOCK_EX)
+            os.write(has_ended[1], b" ")
+            return []
+
+        def late() -> list[bool]:
+            os.read(has_ended[0], 1)
+            deadline_s = time.monotonic() + 0.3
+            while time.monotonic() < deadline_s:
+                try:
+                    fcntl.flock(alive, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    continue
+                return [False]
+            return [True]
+
+        return late if number else early
+
+    try:
+        assert team.processes(2, prepare).got == [[], [True]]
+    finally:
+        for end in has_ended:
+            os.close(end)
 
 
 @pytest.mark.parametrize("kind", [team.processes, team.threads])
