@@ -22,8 +22,8 @@ on disk if the process dies:
     at any time                 a temporary file or an x.lock that nobody holds
 
 Claims from and releases to available/ also take x.lock, which is all that the original looks at:
-flocked, verified to be the inode that the path names, unlinked by who had it while it holds it,
-left alone by who did not get it.
+flocked, seen to have a name still, unlinked by who had it while it holds it and the path still
+names it, left alone by who did not get it.
 
 Names are looked up from a descriptor of tasks/, which is cheaper than from the root; but what
 verifies goes by the whole path, so that a descriptor of a directory that was moved away or made
@@ -302,16 +302,16 @@ class Held:
                 self._open["lock"], _ = _open_for_flock(self._at, name, os.O_CREAT)
             except FileNotFoundError:
                 return LOST
+            taken = _flock(self._open["lock"])
             opened = os.fstat(self._open["lock"])
             if not stat.S_ISREG(opened.st_mode):
                 raise OSError(errno.EINVAL, "not a regular file", self._lock_path)
-            if not _flock(self._open["lock"]):
-                self._let_go("lock")
-                return BUSY
             # Who had it may have unlinked it between our open and our flock.
-            if _same_inode(self._found(self._lock_path), opened):
+            if taken and opened.st_nlink > 0:
                 return DONE
             self._let_go("lock")
+            if not taken:
+                return BUSY
         return BUSY
 
     def _hold(self) -> int:
