@@ -153,7 +153,7 @@ def test_a_line_that_is_no_task_is_named_and_nothing_published(demo, tmp_path, l
     path = tmp_path / "bad.jsonl"
     path.write_bytes(b'{"task_id": "a"}\n' + line + b"\n")
     result = demo("--tasks", path, "--pool", tmp_path / "pool")
-    assert result.returncode == 2
+    assert result.returncode == 5
     assert result.stderr.startswith(f"fastclaim demo: {path}:2: {reason}")
     assert result.stderr.count("\n") == 1
     assert [path for path in (tmp_path / "pool").rglob("*") if path.is_file()] == []
