@@ -31,6 +31,7 @@ COMMANDS = {
     "release": ("finish", "give a claimed task back, for anybody to claim"),
     "fail": ("finish", "say that an attempt at a claimed task failed"),
     "renew": ("finish", "prolong the lease of a claim"),
+    "work": ("work", "run a command for each task: claim, run, complete"),
     "show": ("look", "show a task"),
     "list": ("look", "list the tasks in a state"),
     "mine": ("look", "list the tasks that an agent has claimed"),
