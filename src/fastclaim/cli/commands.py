@@ -38,6 +38,8 @@ COMMANDS = {
     "why": ("look", "say why a task waits, or where it is"),
     "pause": ("gate", "let nobody claim anything for a while"),
     "resume": ("gate", "let agents claim again"),
+    "status": ("status", "show counts, agents and what they hold, throughput, failures"),
+    "watch": ("watch", "the same, live and full-screen, with keys to act on a task"),
     "recover": ("upkeep", "put back what agents that died have left"),
     "retry": ("upkeep", "let failed tasks be claimed again"),
     "prune": ("upkeep", "remove old tasks"),
