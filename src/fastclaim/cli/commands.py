@@ -40,6 +40,8 @@ COMMANDS = {
     "resume": ("gate", "let agents claim again"),
     "status": ("status", "show counts, agents and what they hold, throughput, failures"),
     "watch": ("watch", "the same, live and full-screen, with keys to act on a task"),
+    "events": ("events", "print one JSON line per state change"),
+    "serve-metrics": ("metrics", "serve metrics for Prometheus, or write them to a file"),
     "recover": ("upkeep", "put back what agents that died have left"),
     "retry": ("upkeep", "let failed tasks be claimed again"),
     "prune": ("upkeep", "remove old tasks"),
