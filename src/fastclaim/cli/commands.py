@@ -47,6 +47,7 @@ COMMANDS = {
     "prune": ("upkeep", "remove old tasks"),
     "doctor": ("doctor", "show the version, the core and the pool, and what is wrong with them"),
     "demo": ("demo", "let agents fight over tasks, and show that each was claimed exactly once"),
+    "completion": ("completion", "print a script that completes the command in a shell"),
 }
 
 
