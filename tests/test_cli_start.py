@@ -23,6 +23,7 @@ HEAVY = {
     "dataclasses",
     "importlib.metadata",
     "inspect",
+    "locale",
     "logging.config",
     "multiprocessing",
     "prometheus_client",
@@ -36,7 +37,7 @@ HEAVY = {
     "tempfile",
     "textual",
 }
-OTHER_COMMANDS = {
+OTHERS = {
     "completion",
     "demo",
     "doctor",
@@ -77,4 +78,4 @@ def test_a_claim_imports_nothing_heavy(tmp_path, arguments):
     pool.publish("a")
     found = imported(pool, *arguments)
     assert found & HEAVY == set()
-    assert found & {f"fastclaim.cli.{name}" for name in OTHER_COMMANDS} == set()
+    assert found & {f"fastclaim.cli.{name}" for name in OTHERS} == set()

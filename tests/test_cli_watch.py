@@ -99,7 +99,7 @@ def test_keys_show_a_task_and_why_it_waits(terminal):
     terminal.press("s")
     terminal.shows('"description": "Fix the login form\\nand its tests"', "close")
     terminal.press("q", "Tab")
-    terminal.shows("waits for", "docs")
+    terminal.shows("waits for", "Write the docs")
     terminal.press("w")
     terminal.shows("'fix-login'", "close")
     terminal.press("Escape")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import sys
 
@@ -12,10 +13,22 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
+    from typing import Never
 
 # By number: to import signal takes longer than to say what they are.
 _SIGINT = 2
 _SIGPIPE = 13
+
+
+def console() -> Never:
+    """Run the command as a process of its own, and end that process.
+
+    Without taking the interpreter apart, piece by piece, which takes longer than a claim: what is
+    registered for the end is called, and the kernel frees the rest.
+    """
+    status = main()
+    atexit._run_exitfuncs()
+    os._exit(status)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

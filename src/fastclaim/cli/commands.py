@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from types import ModuleType
     from typing import Any, Never
 
+# argparse has gettext look for translations of its few words in the file system, in vain, and anew
+# for each parser: that takes longer than all the rest of the parsing.
+vars(argparse)["_"] = str
+
 PROG = "fastclaim"
 DESCRIPTION = "Many agents, one directory of tasks, each task claimed by exactly one agent."
 
