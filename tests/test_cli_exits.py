@@ -126,6 +126,12 @@ def test_a_pool_path_that_is_a_file_is_named(tmp_path, command):
     assert line.endswith(": Not a directory")
 
 
+def test_a_pool_that_cannot_be_made_is_named():
+    status, line = refusal("publish", "--id", "a", "--pool", "/proc/self/pool")
+    assert status == 7
+    assert line.startswith("/proc/self/pool")
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_a_pool_that_must_not_be_written_is_named(base):
     TaskPool(base).publish("a")
