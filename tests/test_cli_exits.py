@@ -37,6 +37,7 @@ STATUSES = {
     "InvalidName": 5,
     "TaskExists": 1,
     "NameCollision": 1,
+    "KeyHeld": 1,
     "ClaimLost": 6,
     "PoolUnavailable": 7,
 }

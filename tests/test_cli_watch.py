@@ -101,7 +101,7 @@ def test_keys_show_a_task_and_why_it_waits(terminal):
     terminal.press("q", "Tab")
     terminal.shows("waits for", "Write the docs")
     terminal.press("w")
-    terminal.shows("'fix-login'", "close")
+    terminal.shows("waits for fix-login", "close")
     terminal.press("Escape")
     terminal.shows("waits for")
 

@@ -38,8 +38,8 @@ def add_claim_arguments(parser: argparse.ArgumentParser) -> None:
         "--lease",
         metavar="S",
         type=options.finite_seconds,
-        help="after this time anybody may claim the task again; default: the claim stands until it"
-        " is completed, released, failed, or recovered by hand",
+        help="after this time the claim is over, and recovery gives the task back; default: it"
+        " stands until it is completed, released, failed, or recovered by its age",
     )
     options.add_pool(parser)
     options.add_json(parser)

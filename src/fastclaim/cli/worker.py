@@ -119,7 +119,7 @@ class Worker:
     def _wants_more(self) -> bool:
         if self._stop_signal is not None or (self._arguments.once and self._started):
             return False
-        return len(self._jobs) < self._arguments.jobs
+        return len(self._jobs) < int(self._arguments.jobs)
 
     def _claim(self) -> Claim | None:
         left_s = self._idle_left_s()
