@@ -155,7 +155,7 @@ def test_one_task_needs_one_agent(demo, tmp_path):
 def test_tasks_that_could_never_be_done_are_named(demo, tmp_path, tasks, reason):
     path = jsonl(tmp_path / "bad.jsonl", tasks)
     result = demo("--tasks", path)
-    assert result.returncode == 2
+    assert result.returncode == 5
     assert f"{path}:{reason}" in result.stderr
     assert scratch_is_empty(tmp_path)
 
