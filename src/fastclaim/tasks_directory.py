@@ -43,10 +43,11 @@ class TasksDirectory:
 
     def is_current(self) -> bool:
         """Whether the descriptor is open, and of what stands at the path now."""
+        opened = self._opened
+        if opened is None or not self._is_open():
+            return False
         try:
-            return self._is_open() and os.path.samestat(
-                os.stat(os.fsdecode(self.path)), self._opened
-            )  # type: ignore[arg-type]
+            return os.path.samestat(os.stat(os.fsdecode(self.path)), opened)
         except (FileNotFoundError, NotADirectoryError):
             return False
 
