@@ -51,6 +51,10 @@ COMMANDS = {
     "prune": ("upkeep", "remove old tasks"),
     "doctor": ("doctor", "show the version, the core and the pool, and what is wrong with them"),
     "demo": ("demo", "let agents fight over tasks, and show that each was claimed exactly once"),
+    "bench": (
+        "bench",
+        "measure what a claim takes in a directory of yours, and what others take there",
+    ),
     "completion": ("completion", "print a script that completes the command in a shell"),
 }
 
