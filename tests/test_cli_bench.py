@@ -14,8 +14,8 @@ from fastclaim.cli import bench, bench_contestants, exits
 def run_bench(*arguments: object) -> int:
     """Run the subcommand."""
     parser = argparse.ArgumentParser()
-    bench.add_arguments(parser)
-    return bench.run(parser.parse_args([*map(str, arguments)]))
+    bench.add_bench_arguments(parser)
+    return bench.run_bench(parser.parse_args([*map(str, arguments)]))
 
 
 def test_every_entrant_is_measured_and_nothing_is_left_behind(tmp_path, capsys):

@@ -26,8 +26,8 @@ _MOST_TASKS: Final = 100_000  # each round of each entrant makes so many files
 Medians = dict[str, float]
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the subcommand's arguments."""
+def add_bench_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
     parser.add_argument(
         "--dir",
         metavar="DIR",
@@ -50,8 +50,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run(arguments: argparse.Namespace) -> int:
-    """Run the subcommand; returns the exit status."""
+def run_bench(arguments: argparse.Namespace) -> int:
+    """Run the command; returns the exit status."""
     parent = _existing(arguments.dir)
     shown = screen()
     taking_part, left_out = entrants()
