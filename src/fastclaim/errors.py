@@ -6,6 +6,8 @@ A system error stays an ``OSError`` with its file name; everything else that a v
 
 from __future__ import annotations
 
+from math import inf
+
 
 class TaskPoolError(Exception):
     """Base of all errors of a pool.
@@ -59,3 +61,26 @@ class NameCollision(TaskPoolError):
 
 class ClaimLost(TaskPoolError):
     """The claim is not (or no longer) the caller's; nothing was changed."""
+
+
+class PoolPaused(TaskNotAvailable):
+    """Nobody may claim just now.
+
+    Parameters
+    ----------
+    until : float
+        When the pause ends, seconds since the epoch; infinity: when somebody says so.
+    """
+
+    def __init__(
+        self, message: str, task_id: object = None, holder: object = None, until: float = inf
+    ) -> None:
+        super().__init__(message, task_id, holder)
+        self.until = until
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self.args[0], self.task_id, self.holder, self.until)
+
+
+class PoolUnavailable(TaskPoolError, OSError):
+    """The pool's server cannot be reached, or refuses; only pools on PostgreSQL."""

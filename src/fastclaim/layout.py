@@ -22,6 +22,7 @@ STATES: Final = (AVAILABLE, CLAIMED, COMPLETED)
 
 DEFAULT_BASE_DIR: Final = "/tmp/orchestration/a2a"
 BASE_DIR_VARIABLE: Final = "A2A_BASE_DIR"
+URL_PREFIXES: Final = ("postgresql://", "postgres://")
 
 TASK_SUFFIX: Final = ".json"
 LOCK_SUFFIX: Final = ".lock"
@@ -47,6 +48,11 @@ def default_base_dir() -> str:
     if _pinned_base_dir is not None:
         return _pinned_base_dir
     return os.environ.get(BASE_DIR_VARIABLE) or DEFAULT_BASE_DIR
+
+
+def is_url(base_dir: object) -> bool:
+    """Whether a pool's place is no directory but a PostgreSQL URL."""
+    return isinstance(base_dir, str) and base_dir.startswith(URL_PREFIXES)
 
 
 def pin_base_dir(path: str | None) -> None:

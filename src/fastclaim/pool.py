@@ -38,7 +38,7 @@ class TaskPool:
     ----------
     base_dir : str or os.PathLike, optional
         The pool's directory; made if it is not there. Default: ``$A2A_BASE_DIR``, read now, or
-        ``/tmp/orchestration/a2a``.
+        ``/tmp/orchestration/a2a``. ``postgresql://...`` makes it a `PostgresPool`.
     durability : {"data", "none", "full"}
         What a power cut can do. "none": anything to recent changes (the death of processes loses
         nothing). "data": undo a transition, but not tear, empty or lose a task. "full": nothing to
@@ -63,6 +63,10 @@ class TaskPool:
         _core: ModuleType | None = None,
     ) -> None:
         base = layout.default_base_dir() if base_dir is None else base_dir
+        if layout.is_url(base):
+            from .postgres.pool import become
+
+            return become(self, base, durability=durability)
         self._directories = Directories(base, durability, lock_files, _core)
         self.tasks_dir = self._directories.tasks_dir
         self.available_dir = self.tasks_dir / layout.AVAILABLE
