@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -49,3 +49,35 @@ def make_pool(core: ModuleType, tmp_path: Path) -> Callable[..., TaskPool]:
 def pool(make_pool: Callable[..., TaskPool]) -> TaskPool:
     """A pool with the default settings; on both cores."""
     return make_pool()
+
+
+# PostgreSQL ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def postgres_server_url() -> Iterator[str]:
+    """A server for all tests, started when the first asks for it."""
+    given = os.environ.get("FASTCLAIM_TEST_POSTGRES")
+    if given:
+        yield given
+        return
+    pytest.importorskip("psycopg")
+    from . import postgres_server
+
+    problem = postgres_server.unusable()
+    if problem is not None:
+        pytest.skip(problem)
+    with postgres_server.running() as server:
+        yield server.url
+
+
+@pytest.fixture
+def postgres_url(postgres_server_url: str) -> Iterator[str]:
+    """A schema that only this test has."""
+    import psycopg
+
+    schema = f"fastclaim_test_{os.urandom(6).hex()}"
+    mark = "&" if "?" in postgres_server_url else "?"
+    yield f"{postgres_server_url}{mark}schema={schema}"
+    with psycopg.connect(postgres_server_url, autocommit=True) as connection:
+        connection.execute(f"DROP SCHEMA IF EXISTS {schema} CASCADE")

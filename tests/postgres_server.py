@@ -56,8 +56,10 @@ class Server:
         if self._user is not None:
             shutil.chown(directory, self._user)
         subprocess.run(
-            [_binary("initdb"), "-D", self._data, "-U", "postgres", "-A", "trust", "-N"]
-            + ["--locale=C", "-E", "UTF8", "--no-instructions"],
+            [
+                *(_binary("initdb"), "-D", self._data, "-U", "postgres", "-A", "trust", "-N"),
+                *("--locale=C", "-E", "UTF8", "--no-instructions"),
+            ],
             user=self._user,
             cwd="/",
             check=True,

@@ -55,6 +55,16 @@ _GONE: Final = (
 )
 
 
+# Whatever the role's settings say: these are what the statements were written for. Without seqscan,
+# because a plan made for an empty table would read all of it when it is full; not through a pooler,
+# which gives the connection, settings and all, to others.
+_SETTINGS: Final = """
+SELECT set_config('default_transaction_isolation', 'read committed', false),
+    set_config('lock_timeout', %s, false),
+    CASE WHEN pg_backend_pid() = %s THEN set_config('enable_seqscan', 'off', false) END
+"""
+
+
 class Server:
     """The connections of this process to one database.
 
@@ -83,11 +93,7 @@ class Server:
 
     def _configure(self, connection: Connection) -> None:
         self._opened.add(connection)
-        connection.execute(
-            # Whatever the role's settings say: these are what the statements were written for.
-            "SELECT set_config('default_transaction_isolation', 'read committed', false),"
-            f" set_config('lock_timeout', '{LOCK_TIMEOUT_S:g}s', false)"
-        )
+        connection.execute(_SETTINGS, [f"{LOCK_TIMEOUT_S:g}s", connection.info.backend_pid])
 
     def connect(self) -> Connection:
         """A connection beside the pool, for what happens once.
