@@ -71,9 +71,9 @@ def postgres_server_url() -> Iterator[str]:
         yield server.url
 
 
-@pytest.fixture
-def postgres_url(postgres_server_url: str) -> Iterator[str]:
-    """A schema that only this test has."""
+@pytest.fixture(scope="session")
+def _tested_url(postgres_server_url: str) -> Iterator[str]:
+    """A schema of this run's own."""
     import psycopg
 
     schema = f"fastclaim_test_{os.urandom(6).hex()}"
@@ -81,3 +81,16 @@ def postgres_url(postgres_server_url: str) -> Iterator[str]:
     yield f"{postgres_server_url}{mark}schema={schema}"
     with psycopg.connect(postgres_server_url, autocommit=True) as connection:
         connection.execute(f"DROP SCHEMA IF EXISTS {schema} CASCADE")
+
+
+@pytest.fixture
+def postgres_url(_tested_url: str) -> str:
+    """Where there is an empty pool."""
+    from fastclaim.postgres.database import Database
+
+    database = Database(_tested_url)
+    database.make()
+    for table in ("tasks", "exclusive_keys", "lanes", "agents", "messages"):
+        database.query(f"DELETE FROM {{schema}}.{table} RETURNING true", {})
+    database.query("UPDATE {schema}.pool SET paused_until = NULL RETURNING true", {})
+    return _tested_url

@@ -55,6 +55,16 @@ def is_url(base_dir: object) -> bool:
     return isinstance(base_dir, str) and base_dir.startswith(URL_PREFIXES)
 
 
+def shown(base_dir: str) -> str:
+    """A pool's place as it may be printed: a URL without its password and parameters."""
+    if not is_url(base_dir):
+        return base_dir
+    scheme, _, rest = base_dir.partition("?")[0].partition("://")
+    # From the right: an unescaped '@' or '/' in a password must not let a part of it through.
+    credentials, at, place = rest.rpartition("@")
+    return f"{scheme}://{credentials.partition(':')[0]}{at}{place}"
+
+
 def pin_base_dir(path: str | None) -> None:
     """Let `default_base_dir` be `path`, whatever becomes of the environment; None ends that.
 

@@ -14,6 +14,7 @@ from urllib.parse import parse_qsl, quote, urlencode
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
+from .. import layout
 from ..errors import TaskPoolError
 
 DEFAULT_SCHEMA: Final = "fastclaim"
@@ -88,7 +89,9 @@ def parse(url: str, synchronous: bool = True) -> Address:
     parameters = parse_qsl(query, keep_blank_values=True)
     schema = dict(parameters).get("schema", DEFAULT_SCHEMA)
     others = [(name, value) for name, value in parameters if name != "schema"]
-    shown = _without_secrets(bare, schema)
+    shown = layout.shown(url)
+    if schema != DEFAULT_SCHEMA:
+        shown += f"?schema={quote(schema, errors='replace')}"
     if not schema or "\0" in schema or len(schema.encode("utf-8", "replace")) > NAME_MAX_BYTES:
         raise TaskPoolError(f"{shown}: schema {schema!r} is no name of 1 to {NAME_MAX_BYTES} bytes")
     rest = f"?{urlencode(others, quote_via=quote)}" if others else ""
@@ -104,14 +107,3 @@ def parse(url: str, synchronous: bool = True) -> Address:
             " must be percent-encoded, and parameters be libpq's, or schema"
         ) from None
     return Address(conninfo, schema, shown)
-
-
-def _without_secrets(bare: str, schema: str) -> str:
-    scheme, _, rest = bare.partition("://")
-    # From the right: an unescaped '@' or '/' in a password must not let a part of it through.
-    credentials, at, place = rest.rpartition("@")
-    user = credentials.partition(":")[0] if ":" in credentials else credentials
-    shown = f"{scheme}://{user}{at}{place}"
-    if schema != DEFAULT_SCHEMA:
-        shown += f"?schema={quote(schema)}"
-    return shown

@@ -151,6 +151,7 @@ CREATE TABLE IF NOT EXISTS {schema}.messages (
     name text COLLATE "C" NOT NULL,    -- as its file would be called: a message sent twice is one
     message text NOT NULL,             -- JSON
     received_at float8,
+    receipt text,                      -- tells one receiver's call from others
     PRIMARY KEY (to_agent, name)
 );
 CREATE INDEX IF NOT EXISTS inboxes ON {schema}.messages (to_agent, name)
