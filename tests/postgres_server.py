@@ -79,32 +79,33 @@ class Server:
     def start(self) -> None:
         """Start it, and wait until it answers."""
         options = [f"-c{name}={value}" for name, value in self._settings.items()]
-        with open(self._directory / "log", "ab") as log:
-            self._process = subprocess.Popen(
-                [_binary("postgres"), "-D", self._data, *options],
-                user=self._user,
-                cwd="/",
-                stdout=log,
-                stderr=log,
-                start_new_session=True,  # Ctrl-C is for the tests
-            )
         until_s = time.monotonic() + _PATIENCE_S
-        while True:
-            try:
-                return psycopg.connect(self.url, connect_timeout=5).close()
-            except psycopg.OperationalError:
-                if self._process.poll() is not None or time.monotonic() > until_s:
-                    raise RuntimeError((self._directory / "log").read_text()) from None
-                time.sleep(0.02)
+        while time.monotonic() < until_s:
+            with open(self._directory / "log", "ab") as log:
+                self._process = subprocess.Popen(
+                    [_binary("postgres"), "-D", self._data, *options],
+                    user=self._user,
+                    cwd="/",
+                    stdout=log,
+                    stderr=log,
+                    start_new_session=True,  # Ctrl-C is for the tests
+                )
+            # It ends at once while a child of a killed one still has the shared memory.
+            while self._process.poll() is None:
+                try:
+                    return psycopg.connect(self.url, connect_timeout=5).close()
+                except psycopg.OperationalError:
+                    time.sleep(0.02)
+        raise RuntimeError((self._directory / "log").read_text())
 
     def kill(self) -> None:
         """End it as a crash would: kill -9 to the postmaster and all its children."""
         assert self._process is not None
-        os.killpg(self._process.pid, signal.SIGSTOP)  # or a child would outlive the others' death
-        children = _children(self._process.pid)
-        for pid in [self._process.pid, *children]:
+        pid = self._process.pid
+        os.kill(pid, signal.SIGSTOP)  # so that it has no more children
+        for victim in [pid, *_children(pid)]:
             with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+                os.kill(victim, signal.SIGKILL)
         self._process.wait()
         self._process = None
 

@@ -88,6 +88,7 @@ class Server:
             reconnect_timeout=RECONNECT_S,
             configure=self._configure,
             num_workers=2,
+            name="fastclaim",
             open=True,
         )
 
