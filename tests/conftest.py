@@ -84,9 +84,13 @@ def _tested_url(postgres_server_url: str) -> Iterator[str]:
 
 
 @pytest.fixture
-def postgres_url(_tested_url: str) -> str:
+def postgres_url(_tested_url: str, monkeypatch: pytest.MonkeyPatch) -> str:
     """Where there is an empty pool."""
+    from fastclaim.postgres import recovery
     from fastclaim.postgres.database import Database
+
+    # A server that has just been started is no server that was restarted.
+    monkeypatch.setattr(recovery, "RECONNECT_GRACE_S", 0.0)
 
     database = Database(_tested_url)
     database.make()

@@ -66,6 +66,11 @@ class Server:
             stdout=subprocess.DEVNULL,
         )
 
+    def trust(self, network: str) -> None:
+        """Let whoever comes from there in without a password; before `start`."""
+        with open(self._data / "pg_hba.conf", "a") as rules:
+            rules.write(f"host all all {network} trust\n")
+
     @property
     def url(self) -> str:
         """Over TCP, as from another host."""
@@ -112,7 +117,7 @@ class Server:
     def stop(self) -> None:
         """End it at once, connections or not."""
         if self._process is not None:
-            self._process.send_signal(signal.SIGINT)
+            self._process.send_signal(signal.SIGQUIT)
             self._process.wait(_PATIENCE_S)
             self._process = None
 
@@ -153,12 +158,14 @@ def unusable() -> str | None:
 
 
 @contextlib.contextmanager
-def running(**settings: object) -> Iterator[Server]:
+def running(trusted: str | None = None, **settings: object) -> Iterator[Server]:
     """A server that ends with the block."""
     # Not below pytest's directory, which other users may not enter; and a socket's path is short.
     with tempfile.TemporaryDirectory(prefix="fastclaim-pg-") as directory:
         os.chmod(directory, 0o755)
         server = Server(Path(directory), **settings)  # type: ignore[arg-type]
+        if trusted is not None:
+            server.trust(trusted)
         server.start()
         try:
             yield server

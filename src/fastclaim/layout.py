@@ -59,9 +59,12 @@ def shown(base_dir: str) -> str:
     """A pool's place as it may be printed: a URL without its password and parameters."""
     if not is_url(base_dir):
         return base_dir
-    scheme, _, rest = base_dir.partition("?")[0].partition("://")
+    scheme, _, rest = base_dir.partition("://")
+    bare, _, query = rest.partition("?")
     # From the right: an unescaped '@' or '/' in a password must not let a part of it through.
-    credentials, at, place = rest.rpartition("@")
+    credentials, at, place = bare.rpartition("@")
+    if "@" in query and not at:
+        return f"{scheme}://..."  # or was that an unescaped '?' in a password?
     return f"{scheme}://{credentials.partition(':')[0]}{at}{place}"
 
 

@@ -22,7 +22,7 @@ def own_server() -> Iterator[postgres_server.Server]:
         pytest.skip(problem)
     with postgres_server.running() as server:
         yield server
-    server_module.close_all()
+        server_module.close_all()
 
 
 @pytest.fixture

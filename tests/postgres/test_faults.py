@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import multiprocessing
 import os
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,12 +18,15 @@ import psycopg
 import pytest
 
 from fastclaim import ClaimLost, LockTimeout, errors
-from fastclaim.postgres import recovery
 from fastclaim.postgres import server as server_module
+from fastclaim.postgres import trouble
 from fastclaim.postgres.messaging import PostgresMessaging
 from fastclaim.postgres.pool import PostgresPool
 
+from .. import postgres_server
 from ..postgres_server import Server
+
+ROOT = Path(__file__).resolve().parents[2]
 
 AGENTS = 3
 TASKS = 300
@@ -30,8 +35,9 @@ TASKS = 300
 # The server dies ----------------------------------------------------------------------------------
 
 
-def drain(url: str, agent: str, completed: Any) -> None:
+def drain(url: str, agent: str, barrier: Any, completed: Any) -> None:
     pool = PostgresPool(url)
+    barrier.wait()
     while pool.counts()["completed"] < TASKS:
         claim = pool.claim_next(agent, wait=0.1)
         if claim is None:
@@ -50,9 +56,9 @@ def test_a_server_that_is_killed_in_mid_drain_loses_and_doubles_nothing(
     pool = PostgresPool(own_server.url)
     pool.publish_many([{"task_id": f"t{number}"} for number in range(TASKS)])
     spawn = multiprocessing.get_context("spawn")
-    completed = spawn.Queue()
+    barrier, completed = spawn.Barrier(AGENTS), spawn.Queue()
     agents = [
-        spawn.Process(target=drain, args=(own_server.url, f"a{number}", completed))
+        spawn.Process(target=drain, args=(own_server.url, f"a{number}", barrier, completed))
         for number in range(AGENTS)
     ]
     for agent in agents:
@@ -90,7 +96,7 @@ def test_a_server_that_does_not_come_back_is_given_up_in_one_line(
     own_server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server_module.close_all()
-    monkeypatch.setattr(server_module, "RECONNECT_S", 0.5)
+    monkeypatch.setattr(trouble, "RECONNECT_S", 0.5)
     url = own_server.url.replace("postgres@", "postgres:SECRET@")
     pool = PostgresPool(url)
     pool.publish("x")
@@ -131,9 +137,8 @@ def terminate_all(outsider: psycopg.Connection) -> int:
 
 
 def test_a_claim_whose_connections_are_dropped_stays_and_is_completed(
-    pool: PostgresPool, outsider: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
+    pool: PostgresPool, outsider: psycopg.Connection
 ) -> None:
-    monkeypatch.setattr(recovery, "RECONNECT_GRACE_S", 0.0)
     pool.publish("x")
     claim = pool.claim("x", "a")
     owner = pool._database.owner()
@@ -161,10 +166,7 @@ def test_who_waits_hears_of_a_task_after_the_session_was_dropped(
     assert got[0].task_id == "x"
 
 
-def test_idle_connections_that_the_server_ends_are_no_loss(
-    postgres_url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(recovery, "RECONNECT_GRACE_S", 0.0)
+def test_idle_connections_that_the_server_ends_are_no_loss(postgres_url: str) -> None:
     pool = PostgresPool(f"{postgres_url}&options=-c%20idle_session_timeout%3D50")
     pool.publish("x")
     claim = pool.claim("x", "a")
@@ -365,9 +367,8 @@ def claim_fork_and_die(url: str, told: Any) -> None:
 
 
 def test_a_child_does_not_prolong_its_dead_parents_life(
-    pool: PostgresPool, postgres_url: str, monkeypatch: pytest.MonkeyPatch
+    pool: PostgresPool, postgres_url: str
 ) -> None:
-    monkeypatch.setattr(recovery, "RECONNECT_GRACE_S", 0.0)
     pool.publish("x")
     spawn = multiprocessing.get_context("spawn")
     here, there = spawn.Pipe()
@@ -440,49 +441,137 @@ def test_a_full_disk_refuses_and_loses_nothing(own_server: Server, small_disk: P
         publish_without_end(pool, published)
     assert refused.value.errno == errno.ENOSPC
     assert pool.counts()["available"] == 1 + len(published)
-    pool.prune("available", -3600, dry_run=False)
-    with psycopg.connect(own_server.url, autocommit=True) as outsider:
-        outsider.execute("VACUUM FULL fastclaim.tasks")
-    pool.publish("second")
-    pool.claim("second", "a").complete()
+    subprocess.run(["mount", "-o", "remount,size=64m", os.fspath(small_disk)], check=True)
+    for task_id in ("first", *published):
+        pool.claim(task_id, "a").complete()
 
 
-class Hosts:
-    """Network namespaces that reach this one: hosts of agents."""
+class Host:
+    """A network namespace that reaches this one: the host of an agent."""
 
-    def __init__(self) -> None:
-        self.names: list[str] = []
+    def __init__(self, number: int) -> None:
+        self.name = f"fc-{os.urandom(3).hex()}"
+        self.network = f"10.213.{number}"
+        self._run(f"ip netns add {self.name}")
 
-    def add(self, number: int) -> str:
-        name = f"fc{os.getpid() % 10000}-{number}"
-        ours = f"10.213.{number}.1"
+    def connect(self) -> None:
+        """Lay the line."""
         for command in (
-            f"ip netns add {name}",
-            f"ip link add {name}o type veth peer name eth0 netns {name}",
-            f"ip addr add {ours}/24 dev {name}o",
-            f"ip link set {name}o up",
-            f"ip -n {name} addr add 10.213.{number}.2/24 dev eth0",
-            f"ip -n {name} link set eth0 up",
+            f"ip link add {self.name} type veth peer name eth0 netns {self.name}",
+            f"ip addr add {self.network}.1/24 dev {self.name}",
+            f"ip link set {self.name} up",
+            f"ip -n {self.name} addr add {self.network}.2/24 dev eth0",
+            f"ip -n {self.name} link set eth0 up",
         ):
-            subprocess.run(command.split(), check=True, capture_output=True)
-            if command.startswith("ip netns add"):
-                self.names.append(name)
-        return name
+            self._run(command)
+
+    def start(self, code: str, *arguments: str) -> subprocess.Popen[str]:
+        """Run Python there."""
+        command = ["ip", "netns", "exec", self.name, sys.executable, "-c", code, *arguments]
+        return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+
+    def cut(self) -> None:
+        self._run(f"ip link set {self.name} down")
+
+    def mend(self) -> None:
+        self._run(f"ip link set {self.name} up")
+
+    def lose(self, share: str) -> None:
+        """Lose packets, both ways."""
+        self._run(f"tc qdisc add dev {self.name} root netem loss {share}")
+        self._run(f"tc -n {self.name} qdisc add dev eth0 root netem loss {share}")
 
     def close(self) -> None:
-        for name in self.names:
-            subprocess.run(["ip", "netns", "del", name], check=False)
+        subprocess.run(["ip", "netns", "del", self.name], check=True)
+
+    def _run(self, command: str) -> None:
+        subprocess.run(command.split(), check=True, capture_output=True)
 
 
 @pytest.fixture
-def hosts() -> Iterator[Hosts]:
+def hosts() -> Iterator[list[Host]]:
     """Two hosts, if namespaces are allowed here."""
-    hosts = Hosts()
+    hosts: list[Host] = []
     try:
         for number in (1, 2):
-            hosts.add(number)
+            hosts.append(Host(number))
+            hosts[-1].connect()
+        yield hosts
     except (OSError, subprocess.CalledProcessError) as error:
-        hosts.close()
         pytest.skip(f"no network namespaces here: {error}")
-    yield hosts
-    hosts.close()
+    finally:
+        for host in hosts:
+            host.close()
+
+
+DRAIN_AND_TELL = """
+import sys
+from fastclaim import ClaimLost
+from fastclaim.postgres.pool import PostgresPool
+url, agent, number = sys.argv[1:]
+pool = PostgresPool(url)
+print("ready", flush=True)
+while pool.counts()["completed"] < int(number):
+    claim = pool.claim_next(agent, wait=0.1)
+    if claim is None:
+        continue
+    try:
+        claim.complete({"by": agent})
+    except ClaimLost:
+        continue
+    print(claim.task_id, flush=True)
+"""
+
+
+def cut_off_for_a_second(host: Host) -> None:
+    host.cut()
+    time.sleep(1.0)
+    host.mend()
+
+
+def lose_packets(host: Host) -> None:
+    try:
+        host.lose("30%")
+    except subprocess.CalledProcessError:
+        pytest.skip("this kernel cannot lose packets: no netem")
+
+
+@pytest.mark.parametrize("trouble", [cut_off_for_a_second, lose_packets])
+def test_hosts_with_a_bad_line_lose_and_double_nothing(
+    hosts: list[Host], trouble: Callable[[Host], None]
+) -> None:
+    problem = postgres_server.unusable()
+    if problem is not None:
+        pytest.skip(problem)
+    number = 40
+    with (
+        postgres_server.running(trusted="10.213.0.0/16", listen_addresses="*") as server,
+        contextlib.ExitStack() as there,
+    ):
+        pool = PostgresPool(server.url)
+        pool.publish_many([{"task_id": f"t{n}"} for n in range(number)])
+        agents = [
+            there.enter_context(
+                host.start(
+                    DRAIN_AND_TELL,
+                    server.url.replace("127.0.0.1", f"{host.network}.1"),
+                    host.name,
+                    f"{number}",
+                )
+            )
+            for host in hosts
+        ]
+        told = {host.name: [] for host in hosts}
+        for host, agent in zip(hosts, agents, strict=True):
+            assert agent.stdout is not None
+            assert agent.stdout.readline() == "ready\n"
+            told[host.name].append(agent.stdout.readline())
+        trouble(hosts[0])
+        for host, agent in zip(hosts, agents, strict=True):
+            assert agent.stdout is not None
+            told[host.name].extend(agent.stdout)
+            assert agent.wait() == 0
+        by = {task["task_id"]: task["result"]["by"] for task in pool.tasks("completed")}
+        server_module.close_all()
+    assert by == {word.strip(): name for name, words in told.items() for word in words}
+    assert len(by) == sum(len(words) for words in told.values()) == number

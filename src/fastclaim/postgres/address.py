@@ -92,10 +92,14 @@ def parse(url: str, synchronous: bool = True) -> Address:
     shown = layout.shown(url)
     if schema != DEFAULT_SCHEMA:
         shown += f"?schema={quote(schema, errors='replace')}"
-    if not schema or "\0" in schema or len(schema.encode("utf-8", "replace")) > NAME_MAX_BYTES:
-        raise TaskPoolError(f"{shown}: schema {schema!r} is no name of 1 to {NAME_MAX_BYTES} bytes")
+    if not 0 < len(schema.encode("utf-8", "replace")) <= NAME_MAX_BYTES or {*schema} & {*"\0%"}:
+        raise TaskPoolError(
+            f"{shown}: schema {schema!r} is no name of 1 to {NAME_MAX_BYTES} bytes without '%'"
+        )
     rest = f"?{urlencode(others, quote_via=quote)}" if others else ""
     try:
+        if {*bare.partition("://")[2].rpartition("@")[0]} & {*"@/"}:
+            raise ValueError  # libpq would take a part of the password for the host's name
         given: dict[str, Any] = conninfo_to_dict(bare + rest)
         if not synchronous:
             given["options"] = f"{given.get('options') or ''} -c synchronous_commit=off"

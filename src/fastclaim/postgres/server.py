@@ -10,7 +10,6 @@ A statement whose connection breaks may have been carried out or not. Whoever ru
 from __future__ import annotations
 
 import atexit
-import errno
 import os
 import random
 import threading
@@ -24,8 +23,9 @@ import psycopg_pool
 from psycopg import errors as pg_errors
 
 from ..errors import LockTimeout, PoolUnavailable
-from . import schema
+from . import schema, trouble
 from .session import Session, abandon
+from .trouble import unavailable
 
 if TYPE_CHECKING:
     from psycopg import Connection
@@ -34,8 +34,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# How long a verb goes on trying to reach a server that has gone, in seconds.
-RECONNECT_S: Final = 30.0
 # How long a verb waits for a row that somebody else's transaction holds; as `finishing` does.
 LOCK_TIMEOUT_S: Final = 10.0
 # Threads of one process that talk to the server at once; more than that wait for one another.
@@ -78,14 +76,14 @@ class Server:
         self._shown = address.shown
         self._conninfo = address.conninfo
         self._opened: weakref.WeakSet[Connection] = weakref.WeakSet()
-        self.session = Session(self._conninfo)
+        self.session = Session(address)
         self._pool = psycopg_pool.ConnectionPool(
             self._conninfo,
             kwargs={"autocommit": True},
             min_size=0,
             max_size=CONNECTIONS_MAX,
-            timeout=RECONNECT_S,
-            reconnect_timeout=RECONNECT_S,
+            timeout=trouble.RECONNECT_S,
+            reconnect_timeout=trouble.RECONNECT_S,
             configure=self._configure,
             num_workers=2,
             name="fastclaim",
@@ -107,7 +105,7 @@ class Server:
         try:
             return psycopg.connect(self._conninfo, autocommit=True)
         except psycopg.Error as error:
-            raise self.unavailable(error) from None
+            raise unavailable(self._shown, error) from None
 
     def make(self, address: Address) -> None:
         """Make a pool's tables, or bring them to the version that this code knows.
@@ -126,7 +124,7 @@ class Server:
             try:
                 schema.make(connection, address)
             except psycopg.Error as error:
-                raise self.unavailable(error) from None
+                raise unavailable(self._shown, error) from None
 
     def run(self, work: Callable[[Connection, bool], T], task_id: object = None) -> T:
         """Do something with a connection, and again if the connection breaks.
@@ -142,12 +140,12 @@ class Server:
         Raises
         ------
         PoolUnavailable
-            The server was not to be reached for `RECONNECT_S` seconds, or refused.
+            The server was not to be reached for `trouble.RECONNECT_S` seconds, or refused.
         LockTimeout
             Somebody's transaction holds the row.
         """
         retried = False
-        for left_s in _turns(RECONNECT_S):
+        for left_s in _turns(trouble.RECONNECT_S):
             try:
                 with self._pool.connection(timeout=left_s) as connection:
                     try:
@@ -169,40 +167,27 @@ class Server:
             except psycopg.OperationalError as error:
                 # With a code it is the server's word about this statement; without, a lost line.
                 if error.sqlstate is not None and not error.sqlstate.startswith("08"):
-                    raise self.unavailable(error) from None
+                    raise unavailable(self._shown, error) from None
                 problem, retried = error, True
             except pg_errors.IntegrityError:
                 raise
             except psycopg.Error as error:
-                raise self.unavailable(error) from None
+                raise unavailable(self._shown, error) from None
             if retried:
                 # The idle connections are as dead as this one.
                 self._pool.check()
-        raise self.unavailable(problem)
+        raise unavailable(self._shown, problem)
 
     def _unreachable(self) -> PoolUnavailable:
         """What keeps us from connecting, asked once more: psycopg's pool does not say."""
         try:
             psycopg.connect(self._conninfo, autocommit=True, connect_timeout=3).close()
         except psycopg.Error as error:
-            return self.unavailable(error)
+            return unavailable(self._shown, error)
         return PoolUnavailable(
             f"{self._shown}: all {CONNECTIONS_MAX} connections of this process were in use for"
-            f" {RECONNECT_S:g} s"
+            f" {trouble.RECONNECT_S:g} s"
         )
-
-    def unavailable(self, error: psycopg.Error) -> PoolUnavailable:
-        """One line about what the server, or the line to it, said."""
-        words = " ".join(str(error).split()) or type(error).__name__
-        advice = "once it is there again, the same call can safely be made again"
-        if error.sqlstate is not None and error.sqlstate.startswith("28"):
-            advice = "see the user, the password and the server's pg_hba.conf"
-        if isinstance(error, pg_errors.InsufficientPrivilege):
-            advice = "the role needs to own the schema, or CREATE on the database to make it"
-        problem = PoolUnavailable(f"{self._shown}: {words} ({advice})")
-        if isinstance(error, pg_errors.DiskFull):
-            problem.errno = errno.ENOSPC
-        return problem
 
     def close(self) -> None:
         """Close all connections: bound claims of this process go to whoever asks next."""

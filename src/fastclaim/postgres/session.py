@@ -26,15 +26,14 @@ from typing import TYPE_CHECKING, Final
 
 import psycopg
 
-from ..errors import PoolUnavailable, TaskPoolError
+from ..errors import TaskPoolError
+from . import trouble
 
 if TYPE_CHECKING:
     from psycopg import Connection
 
     from .address import Address
 
-# How long the first claim of a process waits for the session to stand, in seconds.
-STAND_TIMEOUT_S: Final = 15.0
 # How long a session goes on listening after the last thread has stopped waiting.
 _LINGER_S: Final = 2.0
 _FIRST_PAUSE_S: Final = 0.02
@@ -56,16 +55,17 @@ class Session:
 
     Parameters
     ----------
-    conninfo : str
-        What to connect with.
+    address : Address
+        Where; its schema does not matter here.
     """
 
-    def __init__(self, conninfo: str) -> None:
-        self._conninfo = conninfo
+    def __init__(self, address: Address) -> None:
+        self._shown = address.shown
+        self._conninfo = address.conninfo
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
         self._connection: Connection | None = None
-        self._problem: Exception | None = None
+        self._problem: Exception = TimeoutError("it does not answer")
         self._closing = False
         self._pause_s = _FIRST_PAUSE_S
         self._pooler = False
@@ -90,13 +90,10 @@ class Session:
             self._start()
             if self._connection is None:
                 stands = self._changed.wait_for(
-                    lambda: self._connection is not None or self._pooler, STAND_TIMEOUT_S
+                    lambda: self._connection is not None or self._pooler, trouble.RECONNECT_S
                 )
                 if not stands:
-                    raise PoolUnavailable(
-                        "the session that says that this process lives cannot be made:"
-                        f" {' '.join(str(self._problem).split())}"
-                    )
+                    raise trouble.unavailable(self._shown, self._problem)
             if self._pooler:
                 raise TaskPoolError(
                     "a pooler such as pgbouncer stands between: claims cannot be bound to this"
