@@ -21,6 +21,7 @@ from . import exits
 COMMANDS: Final = {
     "demo": "let agents fight over tasks, and show that each was claimed exactly once",
     "doctor": "show the version, the core and the pool that would be used",
+    "migrate": "move a pool from a directory to PostgreSQL, or back",
 }
 
 
