@@ -21,9 +21,6 @@ if TYPE_CHECKING:
 
     from .database import Database
 
-# How many of a lane's first tasks are looked at; more once others have been faster at all of them.
-_FIRST_WINDOW: Final = 8
-_LARGEST_WINDOW: Final = 4096
 # How often a task may change under us before we call that being held by others.
 _TRIES: Final = 8
 
@@ -290,16 +287,15 @@ def claim_next(
         "wanted": len(tokens),
         "max_claims": wanted.max_claims,
     }
-    window = _FIRST_WINDOW
-    while window < len(tokens):
-        window *= _FIRST_WINDOW
     rows: list[_Claimed] = []
-    while not rows and window <= max(_LARGEST_WINDOW, len(tokens) * _FIRST_WINDOW):
+    for window in database.window.sizes(len(tokens)):
         try:
             rows = _run(database, _claim_next(wanted.order, window), parameters)
         except pg_errors.UniqueViolation:
             continue  # of an exclusive key: the next look sees that somebody has it
-        window *= _FIRST_WINDOW
+        if rows:
+            database.window.worked(window)
+            break
     if any(row.was_delayed for row in rows):
         recovery.wake_delayed(database)
     return [Taken(tokens[row.number - 1], row.row) for row in sorted(rows)]

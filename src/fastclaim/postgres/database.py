@@ -9,6 +9,7 @@ from . import schema
 from .address import Address, parse
 from .server import server_of
 from .session import Waiter
+from .window import Window
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -34,6 +35,11 @@ class Database:
     synchronous : bool
         Whether a commit waits for the server's disk.
 
+    Attributes
+    ----------
+    window : Window
+        What claims of this process have found out about how many others there are.
+
     Raises
     ------
     TaskPoolError
@@ -53,6 +59,7 @@ class Database:
         }
         self._names["notify"] = NOTIFY.format(**self._names)
         self._texts: dict[str, str] = {}
+        self.window = Window()
 
     def __reduce__(self) -> tuple[object, ...]:
         return type(self), (self.url, self.synchronous)
