@@ -160,6 +160,7 @@ class Floor:
         """A batch in the fresh directory `base_dir`."""
         pool = fastclaim.TaskPool(base_dir)
         files = Directories(base_dir, workload.durability, workload.lock_files)
+        self._files = files
         ids = task_ids(tasks)
         available = [files.available_file(task_id) for task_id in ids]
         claimed = [files.claimed_file(task_id, AGENT) for task_id in ids]
@@ -185,10 +186,20 @@ class Floor:
     def _batch(self, call: tuple[Any, ...], tasks: int, leaves: bytes) -> Batch:
         name = call[0]
         arguments = [_strings(one) if isinstance(one, list) else one for one in call[1:]]
-        function = getattr(_floor_library(), name)
+        library = _floor_library()
+        function = getattr(library, name)
         function.restype = ctypes.c_int64
+        files = self._files
 
         def run() -> int:
+            tasks_directory = files.opened()
+            tasks_directory.owner.ensure(tasks_directory.path)
+            if name == "floor_publish":
+                library.floor_from(-1, -1, 0)
+            else:
+                owner = tasks_directory.owner.descriptor
+                prefix_bytes = ctypes.c_size_t(tasks_directory.prefix_bytes)
+                library.floor_from(tasks_directory.descriptor, owner, prefix_bytes)
             elapsed_ns: int = function(tasks, *arguments)
             if elapsed_ns < 0:
                 raise RuntimeError(f"{name}: {os.strerror(ctypes.get_errno())}")

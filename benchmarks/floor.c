@@ -27,14 +27,30 @@ static int64_t now_ns(void)
     return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
 }
 
-static int open_file(const char *path, int flags)
+/* What names are looked up from, how much of a whole path it stands for, and the owner file. */
+static int tasks_fd = AT_FDCWD, owner_fd = -1;
+static size_t prefix_bytes = 0;
+
+static const char *name_of(const char *path)
 {
-    return open(path, flags | O_RDWR | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC, 0666);
+    return path + prefix_bytes;
 }
 
-static int flock_verified(int fd, const char *path, struct stat *status)
+static int find(const char *path, struct stat *status)
 {
-    return flock(fd, LOCK_EX | LOCK_NB) != 0 || lstat(path, status) != 0 ? -1 : 0;
+    return fstatat(tasks_fd, name_of(path), status, AT_SYMLINK_NOFOLLOW);
+}
+
+static int open_file(const char *path, int flags)
+{
+    return openat(tasks_fd, name_of(path), flags | O_RDWR | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC,
+                  0666);
+}
+
+static int hold(const char *path, struct stat *status)
+{
+    int fd = open_file(path, 0);
+    return fd < 0 || flock(fd, LOCK_EX | LOCK_NB) != 0 || fstat(fd, status) != 0 ? -1 : fd;
 }
 
 static int let_go(int fd)
@@ -61,25 +77,34 @@ static int stamp(int fd, const struct stat *status, int durable)
 static int claim_one(const char *available, const char *lock, const char *claimed, int durable)
 {
     struct stat status, lock_status;
-    int lock_fd = -1, fd = open_file(available, 0);
+    int lock_fd = -1, fd = hold(available, &status);
 
-    if (fd < 0 || fstat(fd, &status) != 0)
+    if (fd < 0)
         return -1;
     if (lock != NULL) {
         lock_fd = open_file(lock, O_CREAT);
-        if (lock_fd < 0 || fstat(lock_fd, &lock_status) != 0
-            || flock_verified(lock_fd, lock, &lock_status) != 0)
+        if (lock_fd < 0 || fstat(lock_fd, &lock_status) != 0 || flock(lock_fd, LOCK_EX | LOCK_NB)
+            || find(lock, &lock_status) != 0)
             return -1;
     }
-    if (flock_verified(fd, available, &status) != 0
+    if (faccessat(tasks_fd, "paused", F_OK, 0) == 0 || fstat(owner_fd, &lock_status) != 0
         || pread(fd, document, (size_t)status.st_size, 0) != status.st_size
-        || renameat2(AT_FDCWD, available, AT_FDCWD, claimed, RENAME_NOREPLACE) != 0
+        || renameat2(tasks_fd, name_of(available), tasks_fd, name_of(claimed), RENAME_NOREPLACE)
         || lstat(claimed, &status) != 0 || stamp(fd, &status, durable) != 0)
         return -1;
     if (lock != NULL
-        && (lstat(lock, &lock_status) != 0 || unlink(lock) != 0 || let_go(lock_fd) != 0))
+        && (find(lock, &lock_status) != 0 || unlinkat(tasks_fd, name_of(lock), 0) != 0
+            || let_go(lock_fd) != 0))
         return -1;
     return let_go(fd);
+}
+
+/* Look names up from tasks/, whose path is `bytes` long with its slash; -1: by whole paths. */
+void floor_from(int tasks, int owner, size_t bytes)
+{
+    tasks_fd = tasks < 0 ? AT_FDCWD : tasks;
+    owner_fd = owner;
+    prefix_bytes = bytes;
 }
 
 int64_t floor_claim(int count, const char *const *available, const char *const *locks,
@@ -95,11 +120,12 @@ int64_t floor_claim(int count, const char *const *available, const char *const *
 static int complete_one(const char *claimed, const char *completed, int durable)
 {
     struct stat status;
-    int fd = open_file(claimed, 0);
+    int fd = hold(claimed, &status);
 
-    if (fd < 0 || fstat(fd, &status) != 0 || flock_verified(fd, claimed, &status) != 0
+    if (fd < 0 || lstat(claimed, &status) != 0
         || pread(fd, document, SECTOR_BYTES, 0) != SECTOR_BYTES
-        || stamp(fd, &status, durable) != 0 || rename(claimed, completed) != 0)
+        || stamp(fd, &status, durable) != 0
+        || renameat(tasks_fd, name_of(claimed), tasks_fd, name_of(completed)) != 0)
         return -1;
     return let_go(fd);
 }
@@ -117,9 +143,9 @@ int64_t floor_complete(int count, const char *const *claimed, const char *const 
 int64_t floor_miss(int count, const char *const *available)
 {
     int64_t started_ns = now_ns();
-    /* The cheapest call that learns it from a path: an open() that fails takes longer. */
+    struct stat status;
     for (int i = 0; i < count; i++)
-        if (faccessat(AT_FDCWD, available[i], F_OK, 0) == 0 || errno != ENOENT)
+        if (open_file(available[i], 0) >= 0 || lstat(available[i], &status) == 0 || errno != ENOENT)
             return -1;
     return now_ns() - started_ns;
 }

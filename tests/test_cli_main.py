@@ -183,7 +183,7 @@ def test_the_doctor_counts_what_is_in_the_pool(tmp_path):
     pool.claim(1, "a").complete()
     found = rows(fastclaim("doctor", A2A_BASE_DIR=str(tmp_path / "pool")))
     assert found["pool"].split(maxsplit=1) == [str(tmp_path / "pool"), "A2A_BASE_DIR is set"]
-    assert found["tasks"] == "3 available, 1 claimed, 1 completed"
+    assert found["tasks"] == "3 available, 1 claimed, 1 completed, 0 failed"
 
 
 def test_the_doctor_makes_nothing(tmp_path):

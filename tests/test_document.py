@@ -155,7 +155,7 @@ def test_a_document_is_claimed_if_and_only_if_python_reads_it_as_an_object(
     assert bool(pool.claim_task("x", "a")) is good
     if not good:
         assert path.read_bytes() == raw
-        assert [path.name for path in pool.tasks_dir.glob("*/*")] == ["x.json"]
+        assert [path.name for path in pool.tasks_dir.glob("[!o]*/*")] == ["x.json"]
 
 
 @settings(max_examples=300, deadline=None)

@@ -71,6 +71,10 @@ class Fresh:
 
     def __call__(self, verb: driver.Verb) -> TaskPool:
         pool = TaskPool(self._base, durability="none", _core=self._core, **verb.settings)
+        # What a process does once, under a lock. An interrupt before the line that releases it,
+        # which a trace function can bring about and a signal cannot, would lock out all threads.
+        tasks = pool._directories.opened()
+        tasks.owner.ensure(tasks.path)
         for state in driver.STATES:
             for name in os.listdir(pool.tasks_dir / state):
                 os.unlink(pool.tasks_dir / state / name)
@@ -78,9 +82,16 @@ class Fresh:
 
 
 def descriptors() -> set[int]:
-    # Without the one that the listing itself had open.
-    listed = os.listdir("/proc/self/fd")
-    return {int(name) for name in listed if os.path.lexists(f"/proc/self/fd/{name}")}
+    """Without those that a pool keeps: of tasks/, of its owner file, and what tells of deaths."""
+    found = set()
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            path = os.readlink(f"/proc/self/fd/{name}")
+        except FileNotFoundError:
+            continue  # the one that the listing itself had open
+        if not path.endswith((".owner", "/tasks", "inotify")):
+            found.add(int(name))
+    return found
 
 
 def check_whole(pool: TaskPool, state: dict[str, Any]) -> None:

@@ -110,5 +110,5 @@ def test_a_fleet_of_ours_claims_each_task_once(
     assert Counter(task for tasks in won.values() for task in tasks) == {
         f"x{number}": 1 for number in range(TASKS)
     }
-    assert pool.counts() == {"available": 0, "claimed": 0, "completed": TASKS}
+    assert pool.counts() == {"available": 0, "claimed": 0, "completed": TASKS, "failed": 0}
     assert list(pool.available_dir.iterdir()) == list(pool.claimed_dir.iterdir()) == []

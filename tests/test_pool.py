@@ -33,7 +33,9 @@ PLAIN_IDS = ["", ".", "..", ".hidden", "new\nline", "%s", "x" * 230, "é", "e\u0
 
 
 def files(pool: TaskPool) -> set[str]:
-    return {str(path.relative_to(pool.tasks_dir)) for path in pool.tasks_dir.rglob("*.*")}
+    """All but the owner files, which say who lives."""
+    found = {str(path.relative_to(pool.tasks_dir)) for path in pool.tasks_dir.rglob("*.*")}
+    return {name for name in found if not name.startswith("owners/")}
 
 
 # Publishing ---------------------------------------------------------------------------------------
@@ -235,7 +237,7 @@ def test_a_with_block_that_has_ended_the_claim_itself_is_left_alone(pool: TaskPo
     pool.publish("x")
     with pool.claim("x", "a") as claim:
         claim.release()
-    assert pool.counts() == {"available": 1, "claimed": 0, "completed": 0}
+    assert pool.counts() == {"available": 1, "claimed": 0, "completed": 0, "failed": 0}
 
 
 def test_the_error_of_a_with_block_survives_a_lost_claim(pool: TaskPool) -> None:
@@ -290,7 +292,7 @@ def test_a_pool_whose_directories_were_deleted_makes_them_again(pool: TaskPool) 
     shutil.rmtree(pool.tasks_dir.parent)
     assert pool.claim_task("x", "a") == {}
     assert pool.get_available_tasks() == []
-    assert pool.counts() == {"available": 0, "claimed": 0, "completed": 0}
+    assert pool.counts() == {"available": 0, "claimed": 0, "completed": 0, "failed": 0}
     pool.publish("x")
     shutil.rmtree(pool.claimed_dir)
     claim = pool.claim("x", "a")

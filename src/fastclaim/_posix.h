@@ -19,14 +19,15 @@
 #define FASTCLAIM_RENAME_NOREPLACE 1
 #define FASTCLAIM_RENAME_EXCHANGE 2
 
-static inline int fastclaim_rename_with(const char *from, const char *to, unsigned int flags)
+static inline int fastclaim_rename_with(int at, const char *from, const char *to,
+                                        unsigned int flags)
 {
 #if defined(__GLIBC__)
-    return renameat2(AT_FDCWD, from, AT_FDCWD, to, flags);
+    return renameat2(at, from, at, to, flags);
 #elif defined(SYS_renameat2)
-    return (int)syscall(SYS_renameat2, AT_FDCWD, from, AT_FDCWD, to, flags);
+    return (int)syscall(SYS_renameat2, at, from, at, to, flags);
 #else
-    (void)from, (void)to, (void)flags;
+    (void)at, (void)from, (void)to, (void)flags;
     errno = ENOSYS;
     return -1;
 #endif
@@ -77,15 +78,15 @@ static inline int fastclaim_timestamp(char *text, size_t size_bytes)
 
 /* The text before a sector's head; its length. */
 static inline int fastclaim_write_mark(char *text, size_t text_bytes, int64_t size_bytes,
-                                       uint64_t mtime_ns, int head_bytes, int enforced)
+                                       uint64_t mtime_ns, int head_bytes, int flags)
 {
     return snprintf(text, text_bytes, "{\"fastclaim\": \"1 %lld %llu %03d %d\"",
-                    (long long)size_bytes, (unsigned long long)mtime_ns, head_bytes, enforced);
+                    (long long)size_bytes, (unsigned long long)mtime_ns, head_bytes, flags);
 }
 
 /* 1 if `text` begins with a sector's mark; its numbers, and where it ends. */
 static inline int fastclaim_read_mark(const char *text, int64_t *size_bytes, uint64_t *mtime_ns,
-                                      int *head_bytes, int *enforced, int *end)
+                                      int *head_bytes, int *flags, int *end)
 {
     static const char start[] = "{\"fastclaim\": \"1 ";
     static const int longest[4] = {18, 19, 3, 1};
@@ -104,9 +105,9 @@ static inline int fastclaim_read_mark(const char *text, int64_t *size_bytes, uin
     *size_bytes = (int64_t)numbers[0];
     *mtime_ns = numbers[1];
     *head_bytes = (int)numbers[2];
-    *enforced = (int)numbers[3];
+    *flags = (int)numbers[3];
     *end = (int)(at - text);
-    return numbers[3] <= 1;
+    return numbers[3] <= 3;
 }
 
 #endif

@@ -11,35 +11,39 @@ cdef extern from "_posix.h" nogil:
         long long st_size
 
     int open(const char *path, int flags, ...)
+    int openat(int at, const char *path, int flags, ...)
     int close(int fd)
     int fstat(int fd, stat_result *status)
     int lstat(const char *path, stat_result *status)
+    int fstatat(int at, const char *path, stat_result *status, int flags)
     int flock(int fd, int operation)
     ssize_t pread(int fd, void *content, size_t size_bytes, long long offset)
     ssize_t pwrite(int fd, const void *content, size_t size_bytes, long long offset)
     int fsync(int fd)
-    int rename(const char *source, const char *target)
-    int unlink(const char *path)
+    int faccessat(int at, const char *path, int mode, int flags)
+    int renameat(int source_at, const char *source, int target_at, const char *target)
+    int unlinkat(int at, const char *path, int flags)
     int S_ISREG(unsigned int mode)
     void *memmem(const void *text, size_t text_bytes, const void *wanted, size_t wanted_bytes)
 
+    int AT_FDCWD, AT_SYMLINK_NOFOLLOW, F_OK
     int O_RDONLY, O_RDWR, O_CREAT, O_EXCL, O_NOFOLLOW, O_NONBLOCK, O_CLOEXEC, O_DIRECTORY
     int LOCK_EX, LOCK_NB, LOCK_UN
-    int EACCES, EAGAIN, EEXIST, EINTR, EINVAL, EISDIR, ELOOP, ENOENT, ENOMEM, ENOSYS, ENXIO
-    int EOPNOTSUPP, EPERM, EROFS, ETXTBSY, EIO
+    int EACCES, EAGAIN, EBADF, EEXIST, EINTR, EINVAL, EISDIR, ELOOP, ENOENT, ENOMEM, ENOSYS, ENOTDIR
+    int ENXIO, EOPNOTSUPP, EPERM, EROFS, ETXTBSY, EIO
 
     unsigned int RENAME_NOREPLACE "FASTCLAIM_RENAME_NOREPLACE"
     unsigned int RENAME_EXCHANGE "FASTCLAIM_RENAME_EXCHANGE"
     int rename_with "fastclaim_rename_with" (
-        const char *source, const char *target, unsigned int flags)
+        int at, const char *source, const char *target, unsigned int flags)
     int sync_content "fastclaim_sync_content" (int fd)
     int64_t mtime_ns_of "fastclaim_mtime_ns" (const stat_result *status)
     int set_mtime "fastclaim_set_mtime" (int fd, int64_t mtime_ns)
     void set_errno "fastclaim_set_errno" (int number)
     int write_mark "fastclaim_write_mark" (
         char *text, size_t text_bytes, int64_t size_bytes, uint64_t mtime_ns, int head_bytes,
-        int enforced)
+        int flags)
     int timestamp "fastclaim_timestamp" (char *text, size_t size_bytes)
     int read_mark "fastclaim_read_mark" (
-        const char *text, int64_t *size_bytes, uint64_t *mtime_ns, int *head_bytes, int *enforced,
+        const char *text, int64_t *size_bytes, uint64_t *mtime_ns, int *head_bytes, int *flags,
         int *end)

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Final, Self
 
+from .tasks_directory import TasksDirectory
+
 NAME: Final = "c"
 OUTCOMES: Final[dict[str, int]]
 
@@ -21,8 +23,11 @@ class Held:
         self, target: bytes, directories: Sequence[bytes], sync: int, replace: bool
     ) -> int: ...
 
-def hold(path: bytes, lock: bytes | None) -> tuple[int, Held | None]: ...
+def hold(tasks: TasksDirectory, path: bytes, lock: bytes | None) -> tuple[int, Held | None]: ...
 def claim(
+    tasks: TasksDirectory,
+    heed_pause: bool,
+    owner: int,
     path: bytes,
     lock: bytes | None,
     claimed: bytes,
@@ -33,6 +38,7 @@ def claim(
     want_document: bool,
 ) -> tuple[int, Held | bytes | None]: ...
 def finish(
+    tasks: TasksDirectory,
     path: bytes,
     lock: bytes | None,
     target: bytes,

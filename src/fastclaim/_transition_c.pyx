@@ -27,11 +27,13 @@ cdef enum:
     CHANGED = 5
     NOT_REGULAR = 6
     UNPROVEN = 7
+    STALE = 8
     FAILED = -1
 
 OUTCOMES = {
     "DONE": DONE, "ABSENT": ABSENT, "LOST": LOST, "BUSY": BUSY, "COLLISION": COLLISION,
     "CHANGED": CHANGED, "NOT_REGULAR": NOT_REGULAR, "UNPROVEN": UNPROVEN,
+    "STALE": STALE,
 }
 
 cdef enum:
@@ -48,12 +50,19 @@ cdef int OPEN_FLAGS = posix.O_NOFOLLOW | posix.O_NONBLOCK | posix.O_CLOEXEC
 
 cdef const char *STATE_AVAILABLE = b', "status": "available"'
 cdef const char *STATE_CLAIMED = b', "status": "claimed"'
+# JSON strings have their quotes escaped: in a state these are members and nothing else.
+cdef const char *CLAIM_FIELDS_START = b', "claimed_by": '
+cdef const char *NOT_BEFORE_MEMBER = b', "not_before": '
 cdef enum:
     STATE_AVAILABLE_BYTES = 23
     STATE_CLAIMED_BYTES = 21
+    CLAIM_FIELDS_START_BYTES = 16
+    NOT_BEFORE_MEMBER_BYTES = 16
 
 
 cdef struct Step:
+    int at  # the descriptor that names are looked up from, and
+    Py_ssize_t prefix_bytes  # how much of a whole path it stands for
     int task  # descriptors; -1: none
     int lock
     int replacement
@@ -76,13 +85,18 @@ cdef struct Text:
 cdef struct Sector:
     int64_t size_bytes
     uint64_t mtime_ns
-    int enforced
+    int flags
+    bint enforced
+    bint guarded
     int mark_end
     int head_end
     int state_end
 
 
-cdef inline void start(Step *step, const char *path, const char *lock_path) noexcept nogil:
+cdef inline void start(
+    Step *step, int at, Py_ssize_t prefix_bytes, const char *path, const char *lock_path
+) noexcept nogil:
+    step.at, step.prefix_bytes = at, prefix_bytes
     step.task = step.lock = step.replacement = -1
     step.path = path
     step.lock_path = lock_path
@@ -106,21 +120,34 @@ cdef inline bint unsupported() noexcept nogil:
             or errno == posix.EOPNOTSUPP or errno == posix.EPERM)
 
 
-cdef int open_retried(const char *path, int flags) noexcept nogil:
+cdef int open_retried(int at, const char *path, int flags) noexcept nogil:
     cdef int fd
     while True:
-        fd = posix.open(path, flags | OPEN_FLAGS, 0o666)
+        fd = posix.openat(at, path, flags | OPEN_FLAGS, 0o666)
         if fd >= 0 or errno != posix.EINTR:
             return fd
 
 
-cdef int open_for_flock(const char *path, int flags, bint *writable) noexcept nogil:
+cdef inline const char *name_of(const Step *step, const char *path) noexcept nogil:
+    """`path` as seen from `step.at`."""
+    return path + step.prefix_bytes
+
+
+cdef inline int find(
+    const Step *step, const char *path, posix.stat_result *status
+) noexcept nogil:
+    return posix.fstatat(step.at, name_of(step, path), status, posix.AT_SYMLINK_NOFOLLOW)
+
+
+cdef int open_for_flock(
+    const Step *step, const char *path, int flags, bint *writable
+) noexcept nogil:
     """flock needs no more than reading."""
-    cdef int fd = open_retried(path, flags | posix.O_RDWR)
+    cdef int fd = open_retried(step.at, name_of(step, path), flags | posix.O_RDWR)
     writable[0] = fd >= 0
     if fd < 0 and (errno == posix.EACCES or errno == posix.EPERM
                    or errno == posix.EROFS or errno == posix.ETXTBSY):
-        fd = open_retried(path, flags | posix.O_RDONLY)
+        fd = open_retried(step.at, name_of(step, path), flags | posix.O_RDONLY)
     return fd
 
 
@@ -146,9 +173,11 @@ cdef inline bint same_inode(
     return one.st_ino == other.st_ino and one.st_dev == other.st_dev
 
 
-cdef bint names(const char *path, const posix.stat_result *status) noexcept nogil:
+cdef bint names(
+    const Step *step, const char *path, const posix.stat_result *status
+) noexcept nogil:
     cdef posix.stat_result found
-    return posix.lstat(path, &found) == 0 and same_inode(&found, status)
+    return find(step, path, &found) == 0 and same_inode(&found, status)
 
 
 cdef Py_ssize_t read_all(int fd, char *content, Py_ssize_t size_bytes) noexcept nogil:
@@ -179,23 +208,35 @@ cdef int write_all(int fd, const char *content, Py_ssize_t size_bytes) noexcept 
     return 0
 
 
-cdef int rename_new(const char *source, const char *target) noexcept nogil:
+cdef int rename_over(const Step *step, const char *source, const char *target) noexcept nogil:
+    return posix.renameat(step.at, name_of(step, source), step.at, name_of(step, target))
+
+
+cdef int exchange_names(const Step *step, const char *one, const char *other) noexcept nogil:
+    return posix.rename_with(
+        step.at, name_of(step, one), name_of(step, other), posix.RENAME_EXCHANGE)
+
+
+cdef int rename_new(const Step *step, const char *source, const char *target) noexcept nogil:
     """Rename, but EEXIST if `target` is there."""
     cdef posix.stat_result found
-    if posix.rename_with(source, target, posix.RENAME_NOREPLACE) == 0:
+    if posix.rename_with(step.at, name_of(step, source), name_of(step, target),
+                         posix.RENAME_NOREPLACE) == 0:
         return 0
     if not unsupported():
         return -1
     # Without the flag, a look first: only two tasks whose claims share a name and are made in the
     # same microsecond could still meet here.
-    if posix.lstat(target, &found) == 0:
+    if find(step, target, &found) == 0:
         posix.set_errno(posix.EEXIST)
         return -1
-    return posix.rename(source, target) if errno == posix.ENOENT else -1
+    return rename_over(step, source, target) if errno == posix.ENOENT else -1
 
 
 cdef int rename_to(Step *step, const char *source, const char *target, bint replace) noexcept nogil:
-    if (posix.rename(source, target) if replace else rename_new(source, target)) == 0:
+    cdef int failed = (rename_over(step, source, target) if replace
+                       else rename_new(step, source, target))
+    if failed == 0:
         return DONE
     if errno == posix.ENOENT:
         return LOST
@@ -207,13 +248,13 @@ cdef int rename_to(Step *step, const char *source, const char *target, bint repl
 cdef int check_vacant(Step *step, const char *target) noexcept nogil:
     """DONE, COLLISION or FAILED."""
     cdef posix.stat_result found
-    if posix.lstat(target, &found) == 0:
+    if find(step, target, &found) == 0:
         return COLLISION
     return DONE if errno == posix.ENOENT else fail(step, target)
 
 
 cdef int sync_directory(Step *step, const char *directory) noexcept nogil:
-    cdef int fd = open_retried(directory, posix.O_RDONLY | posix.O_DIRECTORY)
+    cdef int fd = open_retried(posix.AT_FDCWD, directory, posix.O_RDONLY | posix.O_DIRECTORY)
     if fd < 0:
         return fail(step, directory)
     if posix.fsync(fd) != 0:
@@ -244,7 +285,7 @@ cdef int take_lock(Step *step) noexcept nogil:
     cdef bint writable
     for attempt in range(VERIFY_TRIES):
         # No O_TRUNC: a loser must not touch the holder's file.
-        fd = open_for_flock(step.lock_path, posix.O_CREAT, &writable)
+        fd = open_for_flock(step, step.lock_path, posix.O_CREAT, &writable)
         if fd < 0:
             return LOST if errno == posix.ENOENT else fail(step, step.lock_path)
         step.lock, step.lock_is_held = fd, False
@@ -258,7 +299,7 @@ cdef int take_lock(Step *step) noexcept nogil:
             return fail(step, step.lock_path)
         # Who had it may have unlinked it between our open and our flock.
         if taken == DONE:
-            if posix.lstat(step.lock_path, &named) == 0:
+            if find(step, step.lock_path, &named) == 0:
                 step.lock_is_held = same_inode(&named, &step.lock_status)
             elif errno != posix.ENOENT:
                 return fail(step, step.lock_path)
@@ -280,8 +321,8 @@ cdef void release_lock(Step *step) noexcept nogil:
             or (posix.fstat(step.lock, &step.lock_status) == 0
                 and posix.S_ISREG(step.lock_status.st_mode)
                 and flock_now(step.lock) == DONE))
-            and names(step.lock_path, &step.lock_status)):
-        posix.unlink(step.lock_path)
+            and names(step, step.lock_path, &step.lock_status)):
+        posix.unlinkat(step.at, name_of(step, step.lock_path), 0)
     let_go(step.lock)
     step.lock = -1
 
@@ -289,7 +330,7 @@ cdef void release_lock(Step *step) noexcept nogil:
 cdef void close_all(Step *step) noexcept nogil:
     """Give up a temporary file that is left, the lock file, and the hold; never fails."""
     if step.temporary != NULL:
-        posix.unlink(step.temporary)
+        posix.unlinkat(step.at, name_of(step, step.temporary), 0)
         step.temporary = NULL
     if step.replacement >= 0:
         let_go(step.replacement)
@@ -302,35 +343,44 @@ cdef void close_all(Step *step) noexcept nogil:
 
 cdef int hold_once(Step *step) noexcept nogil:
     """CHANGED means that the name was another inode when we had flocked the one we opened."""
-    cdef posix.stat_result opened
     cdef int taken
-    step.task = open_for_flock(step.path, 0, &step.writable)
+    step.task = open_for_flock(step, step.path, 0, &step.writable)
     if step.task < 0:
-        if errno == posix.ENOENT:
-            return ABSENT
+        if errno == posix.ENOENT or errno == posix.ENOTDIR:
+            return confirm_absence(step)
+        if errno == posix.EBADF and step.at != posix.AT_FDCWD:
+            return STALE
         # What open(2) says of a symlink, a directory, and a socket.
         if errno == posix.ELOOP or errno == posix.EISDIR or errno == posix.ENXIO:
             return NOT_REGULAR
         return fail(step, step.path)
-    if posix.fstat(step.task, &opened) != 0:
-        return fail(step, step.path)
-    if not posix.S_ISREG(opened.st_mode):
-        return NOT_REGULAR
-    if step.lock_path != NULL and step.lock < 0:
-        # Only now: a claim of a task that is not there creates nothing.
-        taken = take_lock(step)
-        if taken != DONE:
-            return taken
     taken = flock_now(step.task)
     if taken != DONE:
         return taken if taken == BUSY else fail(step, step.path)
-    if posix.lstat(step.path, &step.task_status) != 0:
-        return ABSENT if errno == posix.ENOENT else fail(step, step.path)
-    return DONE if same_inode(&step.task_status, &opened) else CHANGED
+    if posix.fstat(step.task, &step.task_status) != 0:
+        return fail(step, step.path)
+    if not posix.S_ISREG(step.task_status.st_mode):
+        return NOT_REGULAR
+    if step.task_status.st_nlink == 0:
+        return CHANGED
+    if step.lock_path != NULL and step.lock < 0:
+        # Only now: a claim of a task that is not there creates nothing.
+        return take_lock(step)
+    return DONE
 
 
-cdef int hold_task(Step *step) noexcept nogil:
-    """DONE, ABSENT, LOST, BUSY, NOT_REGULAR or FAILED; all but DONE hold nothing."""
+cdef int confirm_absence(Step *step) noexcept nogil:
+    """ABSENT, STALE or FAILED: a name that is not there from here may be there from the root."""
+    cdef posix.stat_result named
+    if posix.lstat(step.path, &named) == 0:
+        return STALE
+    if errno == posix.ENOENT or errno == posix.ENOTDIR:
+        return ABSENT
+    return fail(step, step.path)
+
+
+cdef int hold_unverified(Step *step) noexcept nogil:
+    """DONE, ABSENT, LOST, BUSY, NOT_REGULAR, STALE or FAILED; all but DONE hold nothing."""
     cdef int outcome = CHANGED, attempt
     for attempt in range(VERIFY_TRIES):
         outcome = hold_once(step)
@@ -343,28 +393,52 @@ cdef int hold_task(Step *step) noexcept nogil:
     return BUSY if outcome == CHANGED else outcome
 
 
+cdef int verify(Step *step) noexcept nogil:
+    """DONE if the whole path still names what we hold; all but DONE hold nothing."""
+    cdef posix.stat_result named
+    cdef int outcome
+    if posix.lstat(step.path, &named) == 0:
+        outcome = DONE if same_inode(&named, &step.task_status) else BUSY
+    else:
+        outcome = ABSENT if errno == posix.ENOENT else fail(step, step.path)
+    if outcome != DONE:
+        close_all(step)
+    return outcome
+
+
+cdef int hold_task(Step *step) noexcept nogil:
+    cdef int outcome = hold_unverified(step)
+    return verify(step) if outcome == DONE else outcome
+
+
 # Move ---------------------------------------------------------------------------------------------
 
 
 cdef int move(Step *step, const char *target, bint replace) noexcept nogil:
     """The arbiter: one claimer gets DONE, the others LOST."""
     cdef posix.stat_result moved
+    cdef bint found
     cdef int outcome = rename_to(step, step.path, target, replace)
     if outcome != DONE:
         return outcome
-    if posix.lstat(target, &moved) != 0:
-        return BUSY if errno == posix.ENOENT else fail(step, target)
-    if (same_inode(&moved, &step.task_status)
-            and moved.st_size == step.task_status.st_size
-            and posix.mtime_ns_of(&moved) == posix.mtime_ns_of(&step.task_status)):
-        return DONE
-    return CHANGED
+    found = posix.lstat(target, &moved) == 0
+    if not found and errno != posix.ENOENT:
+        return fail(step, target)
+    if found and same_inode(&moved, &step.task_status):
+        if (moved.st_size == step.task_status.st_size
+                and posix.mtime_ns_of(&moved) == posix.mtime_ns_of(&step.task_status)):
+            return DONE
+        return CHANGED
+    if names(step, target, &step.task_status):
+        move_back(step, target)
+        return STALE
+    return CHANGED if found else BUSY
 
 
 cdef void move_back(Step *step, const char *claimed) noexcept nogil:
     """Undo the move without writing a byte; what stands in our place by now, stays."""
-    if names(claimed, &step.task_status):
-        rename_new(claimed, step.path)
+    if names(step, claimed, &step.task_status):
+        rename_new(step, claimed, step.path)
 
 
 # Stamp --------------------------------------------------------------------------------------------
@@ -377,8 +451,9 @@ cdef bint proven_sector(
     if count < SECTOR_BYTES or memcmp(raw + TEXT_BYTES, b",\n", 2) != 0:
         return False
     if not posix.read_mark(raw, &sector.size_bytes, &sector.mtime_ns, &sector.head_end,
-                           &sector.enforced, &sector.mark_end):
+                           &sector.flags, &sector.mark_end):
         return False
+    sector.enforced, sector.guarded = sector.flags & 1, sector.flags & 2
     if not sector.mark_end <= sector.head_end <= TEXT_BYTES:
         return False
     sector.state_end = TEXT_BYTES
@@ -416,9 +491,9 @@ cdef int append_mark(
     cdef char mark[96]
     cdef int head_bytes = sector.head_end - sector.mark_end
     cdef int mark_bytes = posix.write_mark(
-        mark, sizeof(mark), size_bytes, sector.mtime_ns, 0, sector.enforced)
+        mark, sizeof(mark), size_bytes, sector.mtime_ns, 0, sector.flags)
     posix.write_mark(mark, sizeof(mark), size_bytes, sector.mtime_ns,
-                     mark_bytes + head_bytes, sector.enforced)
+                     mark_bytes + head_bytes, sector.flags)
     return append(stamp, append(stamp, 0, mark, mark_bytes), raw + sector.mark_end, head_bytes)
 
 
@@ -451,7 +526,8 @@ cdef int write_temporary(
     Step *step, const char *temporary, Text content, int64_t mtime_ns, int sync
 ) noexcept nogil:
     """DONE or FAILED."""
-    cdef int fd = open_retried(temporary, posix.O_CREAT | posix.O_EXCL | posix.O_RDWR)
+    cdef int fd = open_retried(step.at, name_of(step, temporary),
+                               posix.O_CREAT | posix.O_EXCL | posix.O_RDWR)
     if fd < 0:
         return fail(step, temporary)
     step.replacement, step.temporary = fd, temporary
@@ -465,23 +541,23 @@ cdef int write_temporary(
 
 cdef int exchange(Step *step, const char *path) noexcept nogil:
     """The prepared document and the one at `path` change places; BUSY if it has gone."""
-    if posix.rename_with(step.temporary, path, posix.RENAME_EXCHANGE) == 0:
+    if exchange_names(step, step.temporary, path) == 0:
         return DONE
     # Only a directory that cannot be synced could still make us want the old one back.
-    if unsupported() and posix.rename(step.temporary, path) == 0:
+    if unsupported() and rename_over(step, step.temporary, path) == 0:
         return DONE
     return BUSY if errno == posix.ENOENT else fail(step, path)
 
 
 cdef void undo_exchange(Step *step, const char *path) noexcept nogil:
-    if names(step.temporary, &step.task_status):
-        posix.rename_with(step.temporary, path, posix.RENAME_EXCHANGE)
+    if names(step, step.temporary, &step.task_status):
+        exchange_names(step, step.temporary, path)
 
 
 cdef void undo_finish(Step *step, const char *target, int finished) noexcept nogil:
     cdef posix.stat_result status
-    if posix.fstat(finished, &status) == 0 and names(target, &status):
-        rename_new(target, step.path)
+    if posix.fstat(finished, &status) == 0 and names(step, target, &status):
+        rename_new(step, target, step.path)
 
 
 # The transitions ----------------------------------------------------------------------------------
@@ -495,17 +571,21 @@ cdef int claim_proven(
     cdef char stamp[SECTOR_BYTES]
     cdef char now_text[40]
     cdef Sector sector
-    cdef Text now
+    cdef Text now, kept
     cdef int at, outcome
-    if not proven_sector(step, raw, count, &sector):
+    if not proven_sector(step, raw, count, &sector) or sector.guarded:
         return UNPROVEN
     at = sector.head_end
     if sector.enforced:
         if raw[at] != c'}':
             return UNPROVEN
         at += 1
-    if (sector.state_end - at != STATE_AVAILABLE_BYTES
+    if (sector.state_end - at < STATE_AVAILABLE_BYTES
             or memcmp(raw + at, STATE_AVAILABLE, STATE_AVAILABLE_BYTES) != 0):
+        return UNPROVEN
+    kept.at = raw + at + STATE_AVAILABLE_BYTES
+    kept.size_bytes = sector.state_end - at - STATE_AVAILABLE_BYTES
+    if posix.memmem(kept.at, kept.size_bytes, NOT_BEFORE_MEMBER, NOT_BEFORE_MEMBER_BYTES) != NULL:
         return UNPROVEN
     now.at, now.size_bytes = now_text, posix.timestamp(now_text, sizeof(now_text))
     at = append_mark(stamp, raw, &sector, sector.size_bytes)
@@ -513,6 +593,7 @@ cdef int claim_proven(
         at = append_timed(stamp, at, enforcement, now)
         at = append(stamp, at, b"}", 1)
     at = append(stamp, at, STATE_CLAIMED, STATE_CLAIMED_BYTES)
+    at = append(stamp, at, kept.at, kept.size_bytes)
     if not pad(stamp, append_timed(stamp, at, fields, now)):
         return UNPROVEN
     outcome = move(step, claimed, False)
@@ -630,6 +711,7 @@ cdef int finish_proven(
     cdef const char *claimed
     cdef const char *claim_fields
     cdef const char *state_end
+    cdef const char *kept_end
     cdef int at, whole
     if not proven_sector(step, raw, count, &sector):
         return UNPROVEN
@@ -643,6 +725,10 @@ cdef int finish_proven(
     if posix.memmem(claim_fields, state_end - claim_fields,
                     expected.at, expected.size_bytes) == NULL:
         return UNPROVEN
+    kept_end = <const char *>posix.memmem(
+        claim_fields, state_end - claim_fields, CLAIM_FIELDS_START, CLAIM_FIELDS_START_BYTES)
+    if kept_end == NULL:
+        return UNPROVEN
     now.at, now.size_bytes = now_text, posix.timestamp(now_text, sizeof(now_text))
     for whole in range(2):  # first with the result in the sector, then with it at the end
         at = append_mark(stamp, raw, &sector, sector.size_bytes + whole * result.size_bytes)
@@ -654,6 +740,8 @@ cdef int finish_proven(
         if keep:
             at = append(stamp, at, claim_fields, state_end - claim_fields)
             at = append_timed(stamp, at, fields, now)
+        else:
+            at = append(stamp, at, claim_fields, kept_end - claim_fields)
         if not whole:
             at = append(stamp, at, result.at, result.size_bytes)
         if pad(stamp, at):
@@ -692,11 +780,11 @@ cdef int publish_new(
 cdef void undo_publish(Step *step, const char *target, bint exchanged) noexcept nogil:
     cdef posix.stat_result status
     # Nobody of ours can have claimed it: we hold it.
-    if posix.fstat(step.replacement, &status) == 0 and names(target, &status):
+    if posix.fstat(step.replacement, &status) == 0 and names(step, target, &status):
         if exchanged:
-            posix.rename_with(step.temporary, target, posix.RENAME_EXCHANGE)
+            exchange_names(step, step.temporary, target)
         else:
-            posix.unlink(target)
+            posix.unlinkat(step.at, name_of(step, target), 0)
 
 
 # What Python sees ---------------------------------------------------------------------------------
@@ -713,6 +801,12 @@ cdef inline const char *path_of(bytes path):
     return PyBytes_AS_STRING(path) if path is not None else NULL
 
 
+cdef int start_in(Step *step, object tasks, bytes path, bytes lock) except -1:
+    """Begin a transition of a file in `tasks`, a TasksDirectory."""
+    start(step, tasks.descriptor, tasks.prefix_bytes, path_of(path), path_of(lock))
+    return 0
+
+
 cdef int raise_failure(const Step *step) except -1:
     raise OSError(step.error, os.strerror(step.error), os.fsdecode(step.where))
 
@@ -724,9 +818,10 @@ cdef class Held:
     cdef readonly bytes path
     cdef bytes lock
     cdef bytes temporary
+    cdef object tasks  # keeps the descriptor that names are looked up from open
 
     def __cinit__(self):
-        start(&self.step, NULL, NULL)
+        start(&self.step, posix.AT_FDCWD, 0, NULL, NULL)
 
     def __dealloc__(self):
         close_all(&self.step)
@@ -804,64 +899,89 @@ cdef class Held:
         return outcome
 
 
-cdef Held keep_held(const Step *step, bytes path, bytes lock):
+cdef Held keep_held(const Step *step, object tasks, bytes path, bytes lock):
     """What a transition holds, handed over to Python with the paths that it points into."""
     cdef Held held = Held.__new__(Held)
     held.step = step[0]
-    held.path, held.lock = path, lock
+    held.tasks, held.path, held.lock = tasks, path, lock
     return held
 
 
-def hold(bytes path not None, bytes lock):
-    """Hold the task at `path`; with `lock`, take that lock file first."""
+def hold(object tasks not None, bytes path not None, bytes lock):
+    """Hold the file at `path`, verified; with `lock`, take that lock file too."""
     cdef Step step
     cdef int outcome
-    start(&step, path_of(path), path_of(lock))
+    start_in(&step, tasks, path, lock)
     with nogil:
         outcome = hold_task(&step)
     if outcome == FAILED:
         raise_failure(&step)
-    return outcome, keep_held(&step, path, lock) if outcome == DONE else None
+    return outcome, keep_held(&step, tasks, path, lock) if outcome == DONE else None
 
 
-def claim(bytes path not None, bytes lock, bytes claimed not None, tuple directories not None,
+cdef int look(Step *step, bint heed_pause, int owner) noexcept nogil:
+    """DONE or STALE: whether nothing has to be seen to before the claim."""
+    cdef posix.stat_result status
+    if heed_pause and (posix.faccessat(step.at, b"paused", posix.F_OK, 0) == 0
+                       or errno != posix.ENOENT):
+        return STALE
+    if owner >= 0 and (posix.fstat(owner, &status) != 0 or status.st_nlink == 0):
+        return STALE
+    return DONE
+
+
+cdef int read_held(
+    Step *step, bint whole, char *small, char **raw, Py_ssize_t *count
+) noexcept nogil:
+    """DONE or FAILED; `raw` is `small`, or to be freed."""
+    cdef Py_ssize_t wanted = SECTOR_BYTES
+    if whole and step.task_status.st_size > SECTOR_BYTES:
+        wanted = step.task_status.st_size
+    if wanted > SMALL_BYTES:
+        raw[0] = <char *>malloc(wanted)
+        if raw[0] == NULL:
+            raw[0] = small
+            posix.set_errno(posix.ENOMEM)
+            return fail(step, step.path)
+    count[0] = read_all(step.task, raw[0], wanted)
+    return DONE if count[0] >= 0 else fail(step, step.path)
+
+
+def claim(object tasks not None, bint heed_pause, int owner,
+          bytes path not None, bytes lock, bytes claimed not None, tuple directories not None,
           bytes enforcement not None, bytes fields not None, int sync, bint want_document):
     """One try to claim the task at `path`: see `_transition_py.claim`."""
     cdef Step step
     cdef char small[SMALL_BYTES]
     cdef char *raw = small
-    cdef Py_ssize_t count = 0, wanted = SECTOR_BYTES
+    cdef Py_ssize_t count = 0
     cdef Text enforcement_text = text_of(enforcement), fields_text = text_of(fields)
     cdef const char *claimed_path = path_of(claimed)
     cdef const char *first = path_of(directories[0])
     cdef const char *second = path_of(directories[1])
     cdef int outcome
     cdef object found = None
-    start(&step, path_of(path), path_of(lock))
+    start_in(&step, tasks, path, lock)
     with nogil:
-        outcome = hold_task(&step)
+        outcome = hold_unverified(&step)
         if outcome == DONE:
-            if want_document and step.task_status.st_size > SECTOR_BYTES:
-                wanted = step.task_status.st_size
-            if wanted > SMALL_BYTES:
-                raw = <char *>malloc(wanted)
-            if raw == NULL:
-                posix.set_errno(posix.ENOMEM)
-                count = -1
-            else:
-                count = read_all(step.task, raw, wanted)
-            if count < 0:
-                outcome = fail(&step, step.path)
-            else:
+            outcome = look(&step, heed_pause, owner)
+            if outcome == DONE:
+                outcome = read_held(&step, want_document, small, &raw, &count)
+            if outcome == DONE:
                 outcome = claim_proven(&step, raw, count, claimed_path, first, second,
                                        enforcement_text, fields_text, sync)
-            if outcome != UNPROVEN:
+            if outcome == UNPROVEN:
+                outcome = verify(&step)
+                if outcome == DONE:
+                    outcome = UNPROVEN
+            else:
                 close_all(&step)
     try:
         if outcome == FAILED:
             raise_failure(&step)
         if outcome == UNPROVEN:
-            found = keep_held(&step, path, lock)
+            found = keep_held(&step, tasks, path, lock)
         elif outcome == DONE and want_document:
             found = PyBytes_FromStringAndSize(raw, count)
     finally:
@@ -870,9 +990,9 @@ def claim(bytes path not None, bytes lock, bytes claimed not None, tuple directo
     return outcome, found
 
 
-def finish(bytes path not None, bytes lock, bytes target not None, tuple directories not None,
-           bytes expected not None, bytes status not None, bytes fields, bytes result not None,
-           bytes temporary not None, int sync, bint replace):
+def finish(object tasks not None, bytes path not None, bytes lock, bytes target not None,
+           tuple directories not None, bytes expected not None, bytes status not None,
+           bytes fields, bytes result not None, bytes temporary not None, int sync, bint replace):
     """One try to complete or release the claim at `path`: see `_transition_py.finish`."""
     cdef Step step
     cdef char raw[SECTOR_BYTES]
@@ -885,7 +1005,7 @@ def finish(bytes path not None, bytes lock, bytes target not None, tuple directo
     cdef const char *first = path_of(directories[0])
     cdef const char *second = path_of(directories[1])
     cdef int outcome
-    start(&step, path_of(path), path_of(lock))
+    start_in(&step, tasks, path, lock)
     with nogil:
         outcome = hold_task(&step)
         if outcome == DONE:
@@ -900,7 +1020,7 @@ def finish(bytes path not None, bytes lock, bytes target not None, tuple directo
                 close_all(&step)
     if outcome == FAILED:
         raise_failure(&step)
-    return outcome, keep_held(&step, path, lock) if outcome == UNPROVEN else None
+    return outcome, keep_held(&step, tasks, path, lock) if outcome == UNPROVEN else None
 
 
 def publish(bytes temporary not None, bytes target not None, tuple directories not None,
@@ -912,7 +1032,8 @@ def publish(bytes temporary not None, bytes target not None, tuple directories n
     cdef const char *target_path = path_of(target)
     cdef const char *directory = path_of(directories[0])
     cdef int outcome
-    start(&step, target_path, NULL)
+    # By whole paths: a descriptor could be that of a directory that is no longer the pool's.
+    start(&step, posix.AT_FDCWD, 0, target_path, NULL)
     with nogil:
         outcome = publish_new(
             &step, temporary_path, target_path, directory, text, mtime_ns, sync, replace)

@@ -7,7 +7,7 @@ hold    Open the task (O_NOFOLLOW, O_NONBLOCK, a regular file only), flock its i
         the middle of a transition; the kernel drops the lock when it dies.
 move    renameat2(from, to, RENAME_NOREPLACE), the arbiter: one claimer gets 0, the others ENOENT.
         Then compare inode, size and mtime with what was read: a publication that slipped in
-        between is given back, not stamped.
+        between is given back, not stamped. A claim of a document of ours needs no other verify.
 stamp   Overwrite the 512-byte sector of a document that is proven to be ours, sync it, and put the
         file's mtime back to what the sector says. Any other document is replaced: a temporary
         file, flocked and synced, changes places with it (RENAME_EXCHANGE) and is unlinked.
@@ -24,6 +24,11 @@ on disk if the process dies:
 Claims from and releases to available/ also take x.lock, which is all that the original looks at:
 flocked, verified to be the inode that the path names, unlinked by who had it while it holds it,
 left alone by who did not get it.
+
+Names are looked up from a descriptor of tasks/, which is cheaper than from the root; but what
+verifies goes by the whole path, so that a descriptor of a directory that was moved away or made
+anew is found out: STALE. A claim is STALE also if there is a file `paused`, or if the file that
+says that its process lives has gone.
 
 A try that meets somebody else's lock comes back with BUSY; waiting is the caller's. System errors
 are OSError with the file's name, and leave the task where and as it was, and so does
@@ -44,6 +49,8 @@ from types import TracebackType
 from typing import Final
 
 from .document import (
+    CLAIM_FIELDS_START,
+    NOT_BEFORE_MEMBER,
     SECTOR_BYTES,
     STATE_AVAILABLE,
     STATE_CLAIMED,
@@ -62,10 +69,12 @@ from .outcome import (
     DONE,
     LOST,
     NOT_REGULAR,
+    STALE,
     SYNC_DATA,
     SYNC_FULL,
     UNPROVEN,
 )
+from .tasks_directory import AT_FDCWD, TasksDirectory
 
 NAME: Final = "python"
 
@@ -79,7 +88,6 @@ _READ_ONLY: Final = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ETXTBSY)
 _NOT_REGULAR: Final = (errno.ELOOP, errno.EISDIR, errno.ENXIO)
 _RENAME_NOREPLACE: Final = 1
 _RENAME_EXCHANGE: Final = 2
-_AT_FDCWD: Final = -100
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _sync_content = getattr(os, "fdatasync", os.fsync)
@@ -89,10 +97,10 @@ _sync_content = getattr(os, "fdatasync", os.fsync)
 
 
 class _NamedErrors:
-    """System errors of calls on a descriptor get the name of the file."""
+    """System errors of calls on a descriptor, or on a name in tasks/, get the whole path."""
 
-    def __init__(self, path: bytes) -> None:
-        self._path = path
+    def __init__(self, path: bytes, tasks: bytes = b"") -> None:
+        self._path, self._tasks = path, tasks
 
     def __enter__(self) -> None:
         pass
@@ -101,41 +109,42 @@ class _NamedErrors:
         self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
     ) -> None:
         if isinstance(error, OSError):
-            # None, or since 3.13 the descriptor's number.
-            named = isinstance(error.filename, str | bytes)
-            error.filename = os.fsdecode(error.filename if named else self._path)
+            name = self._path
+            if isinstance(error.filename, str | bytes):  # since 3.13 also a descriptor's number
+                name = os.path.join(self._tasks, os.fsencode(error.filename))
+            error.filename = os.fsdecode(name)
 
 
-def _rename_with(source: bytes, target: bytes, flags: int) -> None:
+def _rename_with(at: int, source: bytes, target: bytes, flags: int) -> None:
     """renameat2(2), which `os` does not offer."""
     renameat2 = getattr(_libc, "renameat2", None)
     if renameat2 is None:
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS), source)
-    if renameat2(_AT_FDCWD, source, _AT_FDCWD, target, flags) != 0:
+    if renameat2(at, source, at, target, flags) != 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number), source)
 
 
-def _rename_new(source: bytes, target: bytes) -> None:
+def _rename_new(at: int, source: bytes, target: bytes) -> None:
     """Rename, but FileExistsError if `target` is there."""
     try:
-        _rename_with(source, target, _RENAME_NOREPLACE)
+        _rename_with(at, source, target, _RENAME_NOREPLACE)
     except OSError as error:
         if error.errno not in _UNSUPPORTED:
             raise
         # Without the flag, a look first: only two tasks whose claims share a name and are made in
         # the same microsecond could still meet here.
-        if _lstat(target) is not None:
+        if _lstat(target, at) is not None:
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), target) from None
-        os.rename(source, target)
+        os.rename(source, target, src_dir_fd=at, dst_dir_fd=at)
 
 
-def _rename(source: bytes, target: bytes, replace: bool) -> int:
+def _rename(at: int, source: bytes, target: bytes, replace: bool) -> int:
     try:
         if replace:
-            os.rename(source, target)
+            os.rename(source, target, src_dir_fd=at, dst_dir_fd=at)
         else:
-            _rename_new(source, target)
+            _rename_new(at, source, target)
     except FileNotFoundError:
         return LOST
     except FileExistsError:
@@ -143,14 +152,14 @@ def _rename(source: bytes, target: bytes, replace: bool) -> int:
     return DONE
 
 
-def _open_for_flock(path: bytes, flags: int) -> tuple[int, bool]:
+def _open_for_flock(at: int, path: bytes, flags: int) -> tuple[int, bool]:
     """A descriptor, and whether it can write: flock needs no more than reading."""
     try:
-        return os.open(path, flags | os.O_RDWR | _OPEN_FLAGS, 0o666), True
+        return os.open(path, flags | os.O_RDWR | _OPEN_FLAGS, 0o666, dir_fd=at), True
     except OSError as error:
         if error.errno not in _READ_ONLY:
             raise
-        return os.open(path, flags | os.O_RDONLY | _OPEN_FLAGS, 0o666), False
+        return os.open(path, flags | os.O_RDONLY | _OPEN_FLAGS, 0o666, dir_fd=at), False
 
 
 def _flock(descriptor: int) -> bool:
@@ -161,16 +170,11 @@ def _flock(descriptor: int) -> bool:
     return True
 
 
-def _lstat(path: bytes) -> os.stat_result | None:
+def _lstat(path: bytes, at: int | None = None) -> os.stat_result | None:
     try:
-        return os.lstat(path)
-    except FileNotFoundError:
+        return os.stat(path, dir_fd=at, follow_symlinks=False)
+    except (FileNotFoundError, NotADirectoryError):
         return None
-
-
-def _unlink_quietly(path: bytes) -> None:
-    with contextlib.suppress(OSError):
-        os.unlink(path)
 
 
 def _same_inode(one: os.stat_result | None, other: os.stat_result) -> bool:
@@ -199,7 +203,8 @@ def _sync_directories(directories: Sequence[bytes], sync: int) -> None:
             try:
                 os.fsync(descriptor)
             finally:
-                os.close(descriptor)
+                with contextlib.suppress(OSError):  # it is synced, and closed all the same
+                    os.close(descriptor)
 
 
 # Hold ---------------------------------------------------------------------------------------------
@@ -212,8 +217,11 @@ class Held:
     an interrupt between two lines loses none.
     """
 
-    def __init__(self, path: bytes, lock: bytes | None) -> None:
+    def __init__(self, tasks: TasksDirectory | None, path: bytes, lock: bytes | None) -> None:
         self.path = path
+        self._tasks = tasks
+        self._at = AT_FDCWD if tasks is None else tasks.descriptor
+        self._prefix_bytes = 0 if tasks is None else tasks.prefix_bytes
         self._lock_path = lock
         self._temporary: bytes | None = None
         self._open: dict[str, int] = {}
@@ -224,7 +232,8 @@ class Held:
         """Give up a temporary file that is left, the lock file, and the hold; never fails."""
         try:
             if self._temporary is not None:
-                _unlink_quietly(self._temporary)
+                with contextlib.suppress(OSError):
+                    os.unlink(self._name(self._temporary), dir_fd=self._at)
             self._temporary = None
         finally:
             try:
@@ -242,6 +251,16 @@ class Held:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _name(self, path: bytes) -> bytes:
+        """`path` as seen from `_at`."""
+        return path[self._prefix_bytes :]
+
+    def _found(self, path: bytes) -> os.stat_result | None:
+        return _lstat(self._name(path), self._at)
+
+    def _errors_of(self, path: bytes) -> _NamedErrors:
+        return _NamedErrors(path, b"" if self._tasks is None else self._tasks.path)
 
     def _let_go(self, which: str) -> None:
         """Unlock, then close: a child forked meanwhile has a copy, and the lock with it."""
@@ -264,19 +283,20 @@ class Held:
                     if (
                         stat.S_ISREG(opened.st_mode)
                         and _flock(self._open["lock"])
-                        and _same_inode(_lstat(self._lock_path), opened)
+                        and _same_inode(self._found(self._lock_path), opened)
                     ):
-                        os.unlink(self._lock_path)
+                        os.unlink(self._name(self._lock_path), dir_fd=self._at)
         finally:
             self._let_go("lock")
 
     def _take_lock(self) -> int:
         """DONE, LOST (no directory for it) or BUSY."""
         assert self._lock_path is not None
+        name = self._name(self._lock_path)
         for _ in range(_VERIFY_TRIES):
             try:
                 # No O_TRUNC: a loser must not touch the holder's file.
-                self._open["lock"], _ = _open_for_flock(self._lock_path, os.O_CREAT)
+                self._open["lock"], _ = _open_for_flock(self._at, name, os.O_CREAT)
             except FileNotFoundError:
                 return LOST
             opened = os.fstat(self._open["lock"])
@@ -286,13 +306,13 @@ class Held:
                 self._let_go("lock")
                 return BUSY
             # Who had it may have unlinked it between our open and our flock.
-            if _same_inode(_lstat(self._lock_path), opened):
+            if _same_inode(self._found(self._lock_path), opened):
                 return DONE
             self._let_go("lock")
         return BUSY
 
     def _hold(self) -> int:
-        """DONE, ABSENT, LOST, BUSY or NOT_REGULAR."""
+        """DONE, ABSENT, LOST, BUSY, NOT_REGULAR or STALE."""
         for _ in range(_VERIFY_TRIES):
             outcome = self._hold_once()
             if outcome != CHANGED:
@@ -303,34 +323,42 @@ class Held:
     def _hold_once(self) -> int:
         """CHANGED means that the name was another inode when we had flocked the one we opened."""
         try:
-            self._open["task"], self._writable = _open_for_flock(self.path, 0)
-        except FileNotFoundError:
-            return ABSENT
+            name = self._name(self.path)
+            self._open["task"], self._writable = _open_for_flock(self._at, name, 0)
+        except (FileNotFoundError, NotADirectoryError):
+            # A name that is not there from here may be there from the root.
+            return ABSENT if _lstat(self.path) is None else STALE
         except OSError as error:
+            if error.errno == errno.EBADF:
+                return STALE
             if error.errno not in _NOT_REGULAR:
                 raise
             return NOT_REGULAR
-        opened = os.fstat(self._open["task"])
-        if not stat.S_ISREG(opened.st_mode):
-            return NOT_REGULAR
-        if self._lock_path is not None and "lock" not in self._open:
-            # Only now: a claim of a task that is not there creates nothing.
-            with _NamedErrors(self._lock_path):
-                outcome = self._take_lock()
-            if outcome != DONE:
-                return outcome
         if not _flock(self._open["task"]):
             return BUSY
-        named = _lstat(self.path)
+        self._status = os.fstat(self._open["task"])
+        if not stat.S_ISREG(self._status.st_mode):
+            return NOT_REGULAR
+        if self._status.st_nlink == 0:
+            return CHANGED
+        if self._lock_path is not None and "lock" not in self._open:
+            # Only now: a claim of a task that is not there creates nothing.
+            with self._errors_of(self._lock_path):
+                return self._take_lock()
+        return DONE
+
+    def _verify(self) -> int:
+        """DONE if the whole path still names what we hold; else ABSENT or BUSY."""
+        with self._errors_of(self.path):
+            named = _lstat(self.path)
         if named is None:
             return ABSENT
-        self._status = named
-        return DONE if _same_inode(named, opened) else CHANGED
+        return DONE if _same_inode(named, self._status) else BUSY
 
     def read(self, at_most_bytes: int | None = None) -> bytes:
         """The document, or its start, as long as it was when we got hold of it."""
         size_bytes = self._status.st_size
-        with _NamedErrors(self.path):
+        with self._errors_of(self.path):
             return _pread(self._open["task"], min(size_bytes, at_most_bytes or size_bytes))
 
     def move(self, target: bytes, replace: bool = False) -> int:
@@ -340,28 +368,33 @@ class Held:
         -------
         int
             DONE, LOST or COLLISION; BUSY if it was given back meanwhile; CHANGED if what has been
-            moved is not what was read.
+            moved is not what was read; STALE, and nothing moved, if `target` is somewhere else.
         """
-        with _NamedErrors(self.path):
-            outcome = _rename(self.path, target, replace)
+        with self._errors_of(self.path):
+            outcome = _rename(self._at, self._name(self.path), self._name(target), replace)
             if outcome != DONE:
                 return outcome
             moved = _lstat(target)
-        if moved is None:
-            return BUSY
-        unchanged = (
-            _same_inode(moved, self._status)
-            and moved.st_size == self._status.st_size
-            and moved.st_mtime_ns == self._status.st_mtime_ns
-        )
-        return DONE if unchanged else CHANGED
+            if moved is not None and _same_inode(moved, self._status):
+                unchanged = (
+                    moved.st_size == self._status.st_size
+                    and moved.st_mtime_ns == self._status.st_mtime_ns
+                )
+                return DONE if unchanged else CHANGED
+            if _same_inode(self._found(target), self._status):
+                self._move_back(target)
+                return STALE
+            return BUSY if moved is None else CHANGED
 
     def prepare(self, temporary: bytes, content: bytes, mtime_ns: int, sync: int) -> None:
         """Write what is to replace this document into a temporary file, flocked and synced."""
-        with _NamedErrors(temporary):
+        with self._errors_of(temporary):
             self._temporary = temporary
             self._open["replacement"] = os.open(
-                temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR | _OPEN_FLAGS, 0o666
+                self._name(temporary),
+                os.O_CREAT | os.O_EXCL | os.O_RDWR | _OPEN_FLAGS,
+                0o666,
+                dir_fd=self._at,
             )
             descriptor = self._open["replacement"]
             _flock(descriptor)
@@ -380,7 +413,7 @@ class Held:
         int
             What `move` returns; BUSY also if the temporary file was taken for a dead process's.
         """
-        with _NamedErrors(claimed):
+        with self._errors_of(claimed):
             try:
                 outcome = self.move(claimed, replace)
                 if outcome == DONE and not self._exchange(claimed):
@@ -403,13 +436,14 @@ class Held:
             DONE; COLLISION if `target` is there and is not to be replaced; LOST if a directory has
             gone; BUSY if the temporary file was taken for a dead process's.
         """
-        with _NamedErrors(self.path):
-            if not replace and _lstat(target) is not None:
+        with self._errors_of(self.path):
+            if not replace and self._found(target) is not None:
                 return COLLISION
             outcome = BUSY
             try:
                 if self._exchange(self.path):
-                    outcome = _rename(self.path, target, replace)
+                    names = self._name(self.path), self._name(target)
+                    outcome = _rename(self._at, *names, replace)
                     if outcome == DONE:
                         _sync_directories(directories, sync)
             except BaseException:
@@ -423,47 +457,52 @@ class Held:
     def _exchange(self, path: bytes) -> bool:
         """The prepared document and the one at `path` change places; False if it has gone."""
         assert self._temporary is not None
+        names = self._name(self._temporary), self._name(path)
         try:
-            _rename_with(self._temporary, path, _RENAME_EXCHANGE)
+            _rename_with(self._at, *names, _RENAME_EXCHANGE)
         except FileNotFoundError:
             return False
         except OSError as error:
             if error.errno not in _UNSUPPORTED:
                 raise
             # Only a directory that cannot be synced could still make us want the old one back.
-            os.rename(self._temporary, path)
+            os.rename(*names, src_dir_fd=self._at, dst_dir_fd=self._at)
         return True
 
     def _undo_exchange(self, path: bytes) -> None:
         with contextlib.suppress(OSError):
-            if self._temporary is not None and _same_inode(_lstat(self._temporary), self._status):
-                _rename_with(self._temporary, path, _RENAME_EXCHANGE)
+            if self._temporary is not None and _same_inode(
+                self._found(self._temporary), self._status
+            ):
+                names = self._name(self._temporary), self._name(path)
+                _rename_with(self._at, *names, _RENAME_EXCHANGE)
 
     def _undo_finish(self, target: bytes, finished: int) -> None:
         """Undo the move of the inode that the descriptor `finished` has open."""
         with contextlib.suppress(OSError):
-            if _same_inode(_lstat(target), os.fstat(finished)):
-                _rename_new(target, self.path)
+            if _same_inode(self._found(target), os.fstat(finished)):
+                _rename_new(self._at, self._name(target), self._name(self.path))
 
     def _undo_publish(self, target: bytes, exchanged: bool) -> None:
         with contextlib.suppress(OSError):
             # Nobody of ours can have claimed it: we hold it.
-            if _same_inode(_lstat(target), os.fstat(self._open["replacement"])):
+            if _same_inode(self._found(target), os.fstat(self._open["replacement"])):
                 if exchanged:
                     assert self._temporary is not None
-                    _rename_with(self._temporary, target, _RENAME_EXCHANGE)
+                    names = self._name(self._temporary), self._name(target)
+                    _rename_with(self._at, *names, _RENAME_EXCHANGE)
                 else:
-                    os.unlink(target)
+                    os.unlink(self._name(target), dir_fd=self._at)
 
     def _move_back(self, claimed: bytes) -> None:
         """Undo the move without writing a byte; what stands in our place by now, stays."""
         with contextlib.suppress(OSError):
-            if _same_inode(_lstat(claimed), self._status):
-                _rename_new(claimed, self.path)
+            if _same_inode(self._found(claimed), self._status):
+                _rename_new(self._at, self._name(claimed), self._name(self.path))
 
 
-def hold(path: bytes, lock: bytes | None) -> tuple[int, Held | None]:
-    """Hold the task at `path`; with `lock`, take that lock file first.
+def hold(tasks: TasksDirectory, path: bytes, lock: bytes | None) -> tuple[int, Held | None]:
+    """Hold the file at `path`, verified; with `lock`, take that lock file too.
 
     Returns
     -------
@@ -471,11 +510,13 @@ def hold(path: bytes, lock: bytes | None) -> tuple[int, Held | None]:
         DONE and the `Held`; else ABSENT, LOST (no directory for the lock file), BUSY or
         NOT_REGULAR, and None.
     """
-    held = Held(path, lock)
+    held = Held(tasks, path, lock)
     outcome = None
     try:
-        with _NamedErrors(path):
+        with held._errors_of(path):
             outcome = held._hold()
+            if outcome == DONE:
+                outcome = held._verify()
     finally:
         if outcome != DONE:
             held.close()
@@ -522,6 +563,9 @@ def _undo_stamp(held: Held, sector: bytes, mtime_ns: int) -> None:
 
 
 def claim(
+    tasks: TasksDirectory,
+    heed_pause: bool,
+    owner: int,
     path: bytes,
     lock: bytes | None,
     claimed: bytes,
@@ -535,6 +579,12 @@ def claim(
 
     Parameters
     ----------
+    tasks : TasksDirectory
+        Where names are looked up from.
+    heed_pause : bool
+        Whether to claim nothing if the file `paused` is there.
+    owner : int
+        Descriptor of the owner file that the claim is bound to; -1: to none.
     path, lock, claimed : bytes
         The waiting task, the original's lock file (None: do without), and the claim's file.
     directories : sequence of bytes
@@ -551,18 +601,26 @@ def claim(
     -------
     tuple
         DONE and the document (or None); UNPROVEN and the `Held` task, not moved; else ABSENT,
-        LOST, BUSY, COLLISION, CHANGED (moved, and to be given back) or NOT_REGULAR, and None.
+        LOST, BUSY, COLLISION, CHANGED (moved, and to be given back), NOT_REGULAR or STALE, and
+        None.
     """
-    outcome, held = hold(path, lock)
-    if held is None:
-        return outcome, None
-    with _NamedErrors(path):
+    held: Held | None = Held(tasks, path, lock)
+    assert held is not None
+    with held._errors_of(path):
         try:
+            outcome = held._hold()
+            if outcome != DONE:
+                return outcome, None
+            if _has_to_be_seen_to(tasks, heed_pause, owner):
+                return STALE, None
             size_bytes = max(held._status.st_size, SECTOR_BYTES) if want_document else SECTOR_BYTES
             raw = _pread(held._open["task"], size_bytes)
             sector = _proven_sector(held, raw)
             stamp = _claim_stamp(sector, enforcement, fields)
             if sector is None or stamp is None:
+                outcome = held._verify()
+                if outcome != DONE:
+                    return outcome, None
                 unproven, held = held, None
                 return UNPROVEN, unproven
             try:
@@ -581,14 +639,30 @@ def claim(
                 held.close()
 
 
+def _has_to_be_seen_to(tasks: TasksDirectory, heed_pause: bool, owner: int) -> bool:
+    """Whether the pool is paused, or our owner file has gone, or it cannot be told."""
+    try:
+        if heed_pause and _lstat(b"paused", tasks.descriptor) is not None:
+            return True
+        return owner >= 0 and os.fstat(owner).st_nlink == 0
+    except OSError:
+        return True
+
+
 def _claim_stamp(sector: Sector | None, enforcement: bytes, fields: bytes) -> bytes | None:
-    if sector is None or sector.state != b"}" * sector.enforced + STATE_AVAILABLE:
+    """None if the claim needs more of a judgement than this."""
+    if sector is None or sector.guarded:
         return None
-    state = (enforcement + b"}") * sector.enforced + STATE_CLAIMED + fields
+    waiting = b"}" * sector.enforced + STATE_AVAILABLE
+    if not sector.state.startswith(waiting) or NOT_BEFORE_MEMBER in sector.state:
+        return None
+    kept = sector.state[len(waiting) :]
+    state = (enforcement + b"}") * sector.enforced + STATE_CLAIMED + kept + fields
     return write_sector(sector, sector.size_bytes, state.replace(TIME, timestamp(time.time_ns())))
 
 
 def finish(
+    tasks: TasksDirectory,
     path: bytes,
     lock: bytes | None,
     target: bytes,
@@ -605,6 +679,8 @@ def finish(
 
     Parameters
     ----------
+    tasks : TasksDirectory
+        Where names are looked up from.
     path, lock, target : bytes
         The claim's file, the original's lock file or None, and where the task is to go.
     directories : sequence of bytes
@@ -630,10 +706,10 @@ def finish(
         DONE and None; UNPROVEN and the `Held` claim; else ABSENT, LOST, BUSY, COLLISION or
         NOT_REGULAR, and None. All but DONE leave the claim as it was.
     """
-    outcome, held = hold(path, lock)
+    outcome, held = hold(tasks, path, lock)
     if held is None:
         return outcome, None
-    with _NamedErrors(path):
+    with held._errors_of(path):
         try:
             raw = _pread(held._open["task"], SECTOR_BYTES)
             sector = _proven_sector(held, raw)
@@ -661,10 +737,11 @@ def _finished_state(
     if sector is None:
         return None
     enforcement, claimed, claim_fields = sector.state.partition(STATE_CLAIMED)
-    if not claimed or expected not in claim_fields:
+    kept, claim_start, _ = claim_fields.partition(CLAIM_FIELDS_START)
+    if not claimed or expected not in claim_fields or not claim_start:
         return None
     if fields is None:
-        return b"}" * sector.enforced + status
+        return b"}" * sector.enforced + status + kept
     return enforcement + status + claim_fields + fields.replace(TIME, timestamp(time.time_ns()))
 
 
@@ -677,12 +754,12 @@ def _finish_in_place(
     sync: int,
     replace: bool,
 ) -> int:
-    if not replace and _lstat(target) is not None:
+    if not replace and held._found(target) is not None:
         return COLLISION
     mtime_ns = held._status.st_mtime_ns
     try:
         _stamp(held, stamp, mtime_ns, sync)
-        outcome = _rename(held.path, target, replace)
+        outcome = _rename(held._at, held._name(held.path), held._name(target), replace)
         if outcome == DONE:
             _sync_directories(directories, sync)
     except BaseException:
@@ -711,7 +788,8 @@ def publish(
         DONE; COLLISION if `target` is there and is not to be replaced; LOST if the directory has
         gone, or the temporary file was taken for a dead process's.
     """
-    with _NamedErrors(target), Held(target, None) as new:
+    # By whole paths: a descriptor could be that of a directory that is no longer the pool's.
+    with _NamedErrors(target), Held(None, target, None) as new:
         try:
             new.prepare(temporary, content, mtime_ns, sync)
         except FileNotFoundError:
@@ -722,7 +800,7 @@ def publish(
             if exchange:
                 outcome = DONE if new._exchange(target) else LOST
             else:
-                outcome = _rename(temporary, target, replace)
+                outcome = _rename(AT_FDCWD, temporary, target, replace)
             if outcome == DONE:
                 _sync_directories(directories, sync)
         except OSError:

@@ -15,7 +15,8 @@ class Claim:
     """An agent's exclusive hold on a task, as `TaskPool.claim` returns it.
 
     As a context manager it completes the task at the end of the block with what `result` is by
-    then, or gives the task back and re-raises if the block raises.
+    then. If the block raises, the claim fails with that error, which is raised again; what is no
+    `Exception` (Ctrl-C, the cancelling of a coroutine, exit) gives the task back instead.
 
     Attributes
     ----------
@@ -66,8 +67,8 @@ class Claim:
         self._pool.complete(self.task_id, self.agent_id, result, token=self.token)
         self._open = False
 
-    def release(self) -> None:
-        """Give the task back, for anybody to claim.
+    def release(self, not_before: float | None = None) -> None:
+        """Give the task back, for anybody to claim; see `TaskPool.release`.
 
         Raises
         ------
@@ -78,8 +79,44 @@ class Claim:
         OSError
             The system refused; the claim stands.
         """
-        self._pool.release(self.task_id, self.agent_id, token=self.token)
+        self._pool.release(self.task_id, self.agent_id, token=self.token, not_before=not_before)
         self._open = False
+
+    def fail(self, error: object, retry_after_s: float | None = None) -> str:
+        """Say that this try came to nothing; see `TaskPool.fail`.
+
+        Returns
+        -------
+        str
+            What the task is now: "available", for another try, or "failed".
+
+        Raises
+        ------
+        ClaimLost, TaskExists, OSError
+            As for `release`.
+        """
+        state = self._pool.fail(
+            self.task_id, self.agent_id, error, token=self.token, retry_after_s=retry_after_s
+        )
+        self._open = False
+        return state
+
+    def renew(self, lease_s: float) -> float:
+        """Let the claim last `lease_s` seconds from now; see `TaskPool.renew`.
+
+        Returns
+        -------
+        float
+            When it ends, seconds since the epoch.
+
+        Raises
+        ------
+        ClaimLost
+            It has ended; nothing was changed.
+        OSError
+            The system refused; the claim lasts as long as before.
+        """
+        return self._pool.renew(self.task_id, self.agent_id, lease_s, token=self.token)
 
     def __enter__(self) -> Self:
         return self
@@ -96,7 +133,10 @@ class Claim:
             self.complete(self.result)
             return
         try:
-            self.release()
+            if isinstance(error, Exception):
+                self.fail(f"{type(error).__name__}: {error}")
+            else:
+                self.release()
         except (TaskPoolError, OSError) as problem:
             error.add_note(f"task {self.task_id!r} could not be given back: {problem}")
 

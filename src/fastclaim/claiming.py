@@ -2,26 +2,36 @@
 
 from __future__ import annotations
 
+import errno
+import math
 import time
-from typing import Any
+from typing import Any, Final
 
 from . import outcome
 from .directories import Directories
-from .document import lay_out, parse, parse_held, timestamp
+from .document import NOT_BEFORE, lay_out, parse, parse_held, timestamp
 from .errors import (
     AlreadyClaimed,
     InvalidTask,
     LockTimeout,
     NameCollision,
+    PoolPaused,
+    TaskNotAvailable,
 )
-from .stamps import claim_stamp, claimed_fields
+from .pausing import read_pause
+from .stamps import Hold, claim_stamp, claimed_fields, is_guarded
+from .tasks_directory import TasksDirectory
 from .waiting import turns
+
+# How often something may have to be seen to before we take the pool for busy.
+_LOOKS: Final = 8
 
 
 def claim(
     pool: Directories,
     task_id: object,
     agent_id: object,
+    hold: Hold,
     token: str,
     timeout_s: float | None,
     want_document: bool,
@@ -34,6 +44,8 @@ def claim(
         Where.
     task_id, agent_id : object
         Which task, for whom; formatted as in an f-string where they become file names.
+    hold : Hold
+        How long the claim lasts.
     token : str
         What tells this claim from every other.
     timeout_s : float or None
@@ -48,14 +60,25 @@ def claim(
 
     Raises
     ------
-    AlreadyClaimed, LockTimeout, InvalidTask, InvalidName, NameCollision
+    AlreadyClaimed, PoolPaused, TaskNotAvailable, LockTimeout, InvalidTask, InvalidName
         See `fastclaim.errors`; the task is where and as it was.
+    NameCollision
+        Another task's claim has the file name that this one needs; the same.
     OSError
         The system refused; the same.
     """
     path, claimed = pool.claim_files(task_id, agent_id)
-    stamp = claim_stamp(agent_id, token)
+    tasks = pool.opened()
+    owner = -1
+    if hold.owner is not None:
+        owner = tasks.owner.descriptor
+        if owner < 0:
+            hold, owner = _bound(tasks, hold)
+    stamp = claim_stamp(agent_id, hold, token)
     came_to, found = pool.core.claim(
+        tasks,
+        True,
+        owner,
         path,
         pool.lock_file(path),
         claimed,
@@ -67,8 +90,24 @@ def claim(
     )
     if came_to in (outcome.DONE, outcome.ABSENT):
         return came_to, found
-    attempt = _Attempt(pool, task_id, agent_id, token, path, claimed, want_document)
-    return attempt.go_on(came_to, found, timeout_s)
+    attempt = _Attempt(pool, task_id, agent_id, hold, token, path, claimed, want_document)
+    return attempt.go_on(tasks, came_to, found, timeout_s)
+
+
+def _bound(tasks: TasksDirectory, hold: Hold) -> tuple[Hold, int]:
+    """`hold` and the owner file's descriptor; not bound, where we may not make that file.
+
+    Like the original, a pool needs no more than permission on the directories that tasks are in.
+    """
+    if hold.owner is None:
+        return hold, -1
+    try:
+        tasks.owner.ensure(tasks.path)
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise
+        return hold._replace(owner=None), -1
+    return hold, tasks.owner.descriptor
 
 
 class _Attempt:
@@ -79,20 +118,25 @@ class _Attempt:
         pool: Directories,
         task_id: object,
         agent_id: object,
+        hold: Hold,
         token: str,
         path: bytes,
         claimed: bytes,
         want_document: bool,
     ) -> None:
         self.pool = pool
-        self.task_id, self.agent_id, self.token = task_id, agent_id, token
+        self.task_id, self.agent_id, self.hold, self.token = task_id, agent_id, hold, token
         self.path, self.claimed, self.lock = path, claimed, pool.lock_file(path)
-        self.stamp = claim_stamp(agent_id, token)
+        self.stamp = claim_stamp(agent_id, hold, token)
         self.want_document = want_document
+        self.tasks: TasksDirectory
         self.document: bytes | None = None
 
-    def go_on(self, came_to: int, found: Any, timeout_s: float | None) -> tuple[int, bytes | None]:
+    def go_on(
+        self, tasks: TasksDirectory, came_to: int, found: Any, timeout_s: float | None
+    ) -> tuple[int, bytes | None]:
         """From what the first try came to, to the end."""
+        self.tasks = tasks
         for turn in turns(timeout_s):
             if turn > 0:
                 came_to, found = self._try()
@@ -111,7 +155,20 @@ class _Attempt:
         )
 
     def _try(self) -> tuple[int, Any]:
+        """A try after a look: is the pool the same, is it paused, does our owner file stand?"""
+        tasks = self.tasks = self.pool.current()
+        self.hold, owner = _bound(tasks, self.hold)
+        self.stamp = claim_stamp(self.agent_id, self.hold, self.token)
+        pause = read_pause(tasks.path)
+        if pause is not None:
+            until = "somebody resumes it" if math.isinf(pause.until) else f"{pause.until:.0f}"
+            raise PoolPaused(
+                f"the pool is paused until {until}: {pause.reason}", self.task_id, None, pause.until
+            )
         came_to, found = self.pool.core.claim(
+            tasks,
+            False,  # one that is over may still lie there
+            owner,
             self.path,
             self.lock,
             self.claimed,
@@ -127,6 +184,10 @@ class _Attempt:
 
     def _resolve(self, came_to: int, found: Any) -> int:
         """DONE, ABSENT, LOST or BUSY, whatever else the core came to."""
+        for _ in range(_LOOKS):
+            if came_to != outcome.STALE:
+                break
+            came_to, found = self._try()
         if came_to == outcome.UNPROVEN:
             with found:
                 came_to = self._replace(found, over_old_claim=False)
@@ -137,7 +198,7 @@ class _Attempt:
             return outcome.BUSY
         if came_to == outcome.NOT_REGULAR:
             raise InvalidTask(f"task {self.task_id!r} is not a regular file", self.task_id)
-        return came_to
+        return outcome.BUSY if came_to == outcome.STALE else came_to
 
     def _replace(self, held: Any, over_old_claim: bool) -> int:
         """Claim a document that is not proven to be ours, as Python's json reads it."""
@@ -149,10 +210,10 @@ class _Attempt:
                     f"task {self.task_id!r} is already claimed by {holder!r}", self.task_id, holder
                 )
             now_ns = time.time_ns()
-            fields = claimed_fields(
-                document.fields, self.agent_id, self.token, float(timestamp(now_ns))
-            )
-            content = lay_out(fields, document.payload, now_ns)
+            now_s = float(timestamp(now_ns))
+            self._check_not_before(document.fields.get(NOT_BEFORE), now_s)
+            fields = claimed_fields(document.fields, self.agent_id, self.hold, self.token, now_s)
+            content = lay_out(fields, document.payload, now_ns, is_guarded(document.fields))
             parse(content)
         except (ValueError, RecursionError) as error:
             raise InvalidTask(f"task {self.task_id!r} is {error}", self.task_id) from error
@@ -168,16 +229,23 @@ class _Attempt:
             self.document = content
         return result
 
+    def _check_not_before(self, not_before: object, now_s: float) -> None:
+        if isinstance(not_before, int | float) and not_before > now_s:
+            raise TaskNotAvailable(
+                f"task {self.task_id!r} is not to be claimed before {not_before}", self.task_id
+            )
+
     def _claim_over_old_claim(self) -> int:
         """The claim's name is taken: by this agent's claim of an earlier publication, or not."""
-        result, old = self.pool.core.hold(self.claimed, None)
+        result, old = self.pool.core.hold(self.tasks, self.claimed, None)
         if old is None:
             # ABSENT: it has gone meanwhile.
-            return outcome.BUSY if result in (outcome.ABSENT, outcome.BUSY) else self._refuse()
+            gone = (outcome.ABSENT, outcome.BUSY, outcome.STALE)
+            return outcome.BUSY if result in gone else self._refuse()
         with old:
             if not self._is_own(old):
                 self._refuse()
-            result, held = self.pool.core.hold(self.path, self.lock)
+            result, held = self.pool.core.hold(self.tasks, self.path, self.lock)
             if held is None:
                 return int(result)
             with held:
@@ -202,7 +270,7 @@ class _Attempt:
 
     def _give_back(self) -> None:
         """Back with what was published while we moved: nobody has read it yet."""
-        _, moved = self.pool.core.hold(self.claimed, self.lock)
+        _, moved = self.pool.core.hold(self.tasks, self.claimed, self.lock)
         if moved is None:
             return  # recovery is about to do the same, or has done it
         with moved:

@@ -10,6 +10,7 @@ from typing import Final
 
 from . import layout, outcome, transition
 from .errors import InvalidName
+from .tasks_directory import TasksDirectory
 from .tokens import new_token
 
 DURABILITIES: Final = {
@@ -53,14 +54,15 @@ class Directories:
         self.lock_files = lock_files
         self.core = transition.core if core is None else core
         self.tasks_dir = self.base_dir / "tasks"
-        tasks = os.fsencode(self.tasks_dir)
-        self.available, self.claimed, self.completed = (
-            os.path.join(tasks, state.encode()) for state in layout.STATES
+        self.tasks = os.fsencode(self.tasks_dir)
+        self.available, self.claimed, self.completed, self.failed = (
+            os.path.join(self.tasks, state.encode()) for state in layout.STATES
         )
         self.claim_directories = (self.available, self.claimed)
+        self._opened: TasksDirectory | None = None
 
     def __getstate__(self) -> dict[str, object]:
-        return self.__dict__ | {"core": self.core.NAME}
+        return self.__dict__ | {"core": self.core.NAME, "_opened": None}
 
     def __setstate__(self, state: dict[str, object]) -> None:
         self.__dict__.update(state)
@@ -69,11 +71,24 @@ class Directories:
     def make(self) -> None:
         """Make the directories that are not there (again: somebody may clean up /tmp)."""
         missing = [path for path in (self.tasks_dir, *self.tasks_dir.parents) if not path.exists()]
-        for directory in (self.available, self.claimed, self.completed):
-            os.makedirs(os.fsdecode(directory), exist_ok=True)
+        for name in (*layout.STATES, layout.OWNERS):
+            os.makedirs(self.tasks_dir / name, exist_ok=True)
         if self.sync == outcome.SYNC_FULL:
             for changed in (self.tasks_dir, *(path.parent for path in missing)):
                 _sync_directory(changed)
+
+    def opened(self) -> TasksDirectory:
+        """`tasks/`, open; it may have been moved away or made anew since."""
+        return self._opened or self.current()
+
+    def current(self) -> TasksDirectory:
+        """`tasks/` as it stands now, open; made, if it is not there."""
+        opened = self._opened
+        if opened is None or not opened.is_current():
+            if not self.tasks_dir.is_dir():
+                self.make()
+            self._opened = opened = TasksDirectory(self.tasks)
+        return opened
 
     def available_file(self, task_id: object) -> bytes:
         """Path of a waiting task; raises InvalidName."""
@@ -99,6 +114,10 @@ class Directories:
     def completed_file(self, task_id: object) -> bytes:
         """Path of a completed task; raises InvalidName."""
         return self.completed + b"/" + _file_name(f"{task_id}{layout.COMPLETED_SUFFIX}", task_id)
+
+    def failed_file(self, task_id: object) -> bytes:
+        """Path of a task that was given up; raises InvalidName."""
+        return self.failed + b"/" + _file_name(f"{task_id}{layout.FAILED_SUFFIX}", task_id)
 
     def temporary_file(self, directory: bytes) -> bytes:
         """A path in `directory` that nobody else uses."""

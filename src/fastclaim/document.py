@@ -4,7 +4,8 @@ A document that we write is one JSON object whose first 512 bytes, the *sector*,
 that a transition changes, padded with spaces. The caller's fields follow and are never rewritten:
 
     {"fastclaim": "1 1432 1763939221123456789 152 1", "constraint_enforcement": {"enabled": ...
-                   | |    |                   |   1: the head ends inside constraint_enforcement
+                   | |    |                   |   1: the head ends inside constraint_enforcement;
+                   | |    |                   |   2: a claim has to ask for more (exclusive keys)
                    | |    |                   length of the head, which transitions keep
                    | |    mtime of the file as we left it, ns
                    | size of the file, bytes
@@ -32,14 +33,31 @@ DOCUMENT_END: Final = b"}\n"
 
 STATUS: Final = "status"
 ENFORCEMENT: Final = "constraint_enforcement"
+EXCLUSIVE: Final = "exclusive"
 MARK: Final = "fastclaim"
-CLAIM_FIELDS: Final = ("claimed_by", "claimed_at", "claim_lock_acquired_at", "claim_token")
+# How often the task was tried in vain, and what became of it; `not_before` is the caller's to set.
+ATTEMPTS: Final = "attempts"
+FAILURES: Final = "failures"
+NOT_BEFORE: Final = "not_before"
+RETRY_FIELDS: Final = (ATTEMPTS, NOT_BEFORE, FAILURES)
+# In this order in a stamp; the first of them is where a release cuts.
+CLAIM_FIELDS: Final = (
+    "claimed_by",
+    "claimed_at",
+    "claim_lock_acquired_at",
+    "owner",
+    "lease_expires_at",
+    "claim_token",
+)
+FINISH_FIELDS: Final = ("failed_at", "completed_at", "result")
+ENFORCEMENT_CLAIM_FIELDS: Final = ("claimed_at", "claimed_by")
+STATE_FIELDS: Final = (STATUS, *RETRY_FIELDS, *CLAIM_FIELDS, *FINISH_FIELDS)
+# Every top-level field that transitions own; all others are the caller's.
+MANAGED_FIELDS: Final = frozenset((MARK, ENFORCEMENT, *STATE_FIELDS))
+# What may be of any length, and then stands at the end of the document.
+_TAIL_FIELDS: Final = ("result", FAILURES)
 # As much as is looked at before all of a document is read.
 START_BYTES: Final = 4096
-COMPLETION_FIELDS: Final = ("completed_at", "result")
-ENFORCEMENT_CLAIM_FIELDS: Final = ("claimed_at", "claimed_by")
-# Every top-level field that transitions own; all others are the caller's.
-MANAGED_FIELDS: Final = frozenset((MARK, STATUS, ENFORCEMENT, *CLAIM_FIELDS, *COMPLETION_FIELDS))
 
 # Stands in a stamp for the time of the transition, which only the core knows. JSON text never
 # contains it raw.
@@ -47,8 +65,11 @@ TIME: Final = b"\x01"
 
 STATE_AVAILABLE: Final = b', "status": "available"'
 STATE_CLAIMED: Final = b', "status": "claimed"'
+# JSON strings have their quotes escaped: in a state these are members and nothing else.
+CLAIM_FIELDS_START: Final = b', "claimed_by": '
+NOT_BEFORE_MEMBER: Final = b', "not_before": '
 
-_SECTOR_MARK = re.compile(rb'\{"fastclaim": "1 ([0-9]{1,18}) ([0-9]{1,19}) ([0-9]{3}) ([01])"')
+_SECTOR_MARK = re.compile(rb'\{"fastclaim": "1 ([0-9]{1,18}) ([0-9]{1,19}) ([0-9]{3}) ([0-3])"')
 _WHITE_SPACE = re.compile(r"[ \t\n\r]*")
 _scan_value: Any = make_scanner(json.JSONDecoder())  # type: ignore[arg-type]
 
@@ -59,6 +80,7 @@ class Sector(NamedTuple):
     size_bytes: int
     mtime_ns: int
     enforced: bool
+    guarded: bool
     head: bytes  # without the mark
     state: bytes  # without the padding
 
@@ -73,18 +95,20 @@ def read_sector(raw: bytes) -> Sector | None:
         return None
     state = raw[head_bytes : SECTOR_BYTES - 2].rstrip(b" ")
     head = raw[mark.end() : head_bytes]
-    return Sector(int(mark[1]), int(mark[2]), mark[4] == b"1", head, state)
+    flags = int(mark[4])
+    return Sector(int(mark[1]), int(mark[2]), bool(flags & 1), bool(flags & 2), head, state)
 
 
-def _mark(size_bytes: int, mtime_ns: int, head_bytes: int, enforced: bool) -> bytes:
-    return b'{"fastclaim": "1 %d %d %03d %d"' % (size_bytes, mtime_ns, head_bytes, enforced)
+def _mark(size_bytes: int, mtime_ns: int, head_bytes: int, flags: int) -> bytes:
+    return b'{"fastclaim": "1 %d %d %03d %d"' % (size_bytes, mtime_ns, head_bytes, flags)
 
 
 def write_sector(sector: Sector, size_bytes: int, state: bytes) -> bytes | None:
     """`sector` with another size and state, or None if it does not fit."""
     numbers = (size_bytes, sector.mtime_ns)
-    head_bytes = len(_mark(*numbers, 0, sector.enforced)) + len(sector.head)
-    text = _mark(*numbers, head_bytes, sector.enforced) + sector.head + state
+    flags = sector.enforced | sector.guarded << 1
+    head_bytes = len(_mark(*numbers, 0, flags)) + len(sector.head)
+    text = _mark(*numbers, head_bytes, flags) + sector.head + state
     if len(text) > SECTOR_BYTES - len(SECTOR_END):
         return None
     return text.ljust(SECTOR_BYTES - len(SECTOR_END)) + SECTOR_END
@@ -123,7 +147,7 @@ def _members(fields: dict[str, Any]) -> bytes:
     return "".join(f", {dumps(name)}: {dumps(value)}" for name, value in fields.items()).encode()
 
 
-def lay_out(fields: dict[str, Any], payload: bytes, mtime_ns: int) -> bytes:
+def lay_out(fields: dict[str, Any], payload: bytes, mtime_ns: int, guarded: bool = False) -> bytes:
     """One document: the managed `fields` and the caller's, whose text is `payload`.
 
     Parameters
@@ -134,39 +158,44 @@ def lay_out(fields: dict[str, Any], payload: bytes, mtime_ns: int) -> bytes:
         The caller's fields as JSON text without the braces around them; may be empty.
     mtime_ns : int
         What the writer of the file sets its mtime to, ns.
+    guarded : bool
+        Whether a claim has to ask for more than whether the task waits.
     """
+    sector_document = _lay_out_in_sector(fields, payload, mtime_ns, guarded)
+    if sector_document is not None:
+        return sector_document
+    plain = {name: value for name, value in fields.items() if name != MARK}
+    text = _members(plain)[2:]
+    return b"{" + text + (SECTOR_END + payload if payload else b"") + DOCUMENT_END
+
+
+def _lay_out_in_sector(
+    fields: dict[str, Any], payload: bytes, mtime_ns: int, guarded: bool
+) -> bytes | None:
     enforcement = fields.get(ENFORCEMENT)
-    state_names = (STATUS, *CLAIM_FIELDS, *COMPLETION_FIELDS)
-    head_fields = {
-        name: value
-        for name, value in fields.items()
-        if name not in state_names and name not in (ENFORCEMENT, MARK)
-    }
-    state_fields = {name: fields[name] for name in state_names if name in fields}
     # An enforcement without a field of its own has no place to put ", claimed_at" after.
     kernel = {
         name: value
         for name, value in (enforcement or {}).items()
         if name not in ENFORCEMENT_CLAIM_FIELDS
     }
-    if payload and (kernel or enforcement is None):
-        head, state = _members(head_fields), _members(state_fields)
-        if enforcement is not None:
-            head += f', "{ENFORCEMENT}": {dumps(kernel)[:-1]}'.encode()
-            claim = {n: enforcement[n] for n in ENFORCEMENT_CLAIM_FIELDS if n in enforcement}
-            state = _members(claim) + b"}" + state
-        size_bytes = SECTOR_BYTES + len(payload) + len(DOCUMENT_END)
-        sector = Sector(size_bytes, mtime_ns, enforcement is not None, head, state)
-        stamp = write_sector(sector, size_bytes, state)
+    if not payload or (enforcement is not None and not kernel):
+        return None
+    state_fields: dict[str, Any] = {name: fields[name] for name in STATE_FIELDS if name in fields}
+    head, claim = b"", b""
+    if enforcement is not None:
+        head = f', "{ENFORCEMENT}": {dumps(kernel)[:-1]}'.encode()
+        claimed = {n: enforcement[n] for n in ENFORCEMENT_CLAIM_FIELDS if n in enforcement}
+        claim = _members(claimed) + b"}"
+    for tail_fields in ((), _TAIL_FIELDS[:1], _TAIL_FIELDS):
+        state = {n: value for n, value in state_fields.items() if n not in tail_fields}
+        tail = _members({n: state_fields[n] for n in tail_fields if n in state_fields})
+        size_bytes = SECTOR_BYTES + len(payload) + len(tail) + len(DOCUMENT_END)
+        sector = Sector(size_bytes, mtime_ns, enforcement is not None, guarded, head, b"")
+        stamp = write_sector(sector, size_bytes, claim + _members(state))
         if stamp is not None:
-            return stamp + payload + DOCUMENT_END
-        if "result" in state_fields:
-            rest = {name: value for name, value in fields.items() if name != "result"}
-            result = _members({"result": fields["result"]})
-            return lay_out(rest, payload + result, mtime_ns)
-    plain = {name: value for name, value in fields.items() if name != MARK}
-    text = _members(plain)[2:]
-    return b"{" + text + (SECTOR_END + payload if payload else b"") + DOCUMENT_END
+            return stamp + payload + tail + DOCUMENT_END
+    return None
 
 
 class Document(NamedTuple):

@@ -6,7 +6,7 @@ A system error stays an ``OSError`` with its file name; everything else that a v
 
 from __future__ import annotations
 
-from math import inf
+import math
 
 
 class TaskPoolError(Exception):
@@ -39,6 +39,25 @@ class AlreadyClaimed(TaskNotAvailable):
     """Another agent has the task."""
 
 
+class PoolPaused(TaskNotAvailable):
+    """Nothing may be claimed for now; the message says why, `until` when that ends.
+
+    Parameters
+    ----------
+    until : float
+        Seconds since the epoch; infinity: when somebody resumes the pool.
+    """
+
+    def __init__(
+        self, message: str, task_id: object = None, holder: object = None, until: float = math.inf
+    ) -> None:
+        super().__init__(message, task_id, holder)
+        self.until = until
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self.args[0], self.task_id, self.holder, self.until)
+
+
 class LockTimeout(TaskPoolError, TimeoutError):
     """Others were in the middle of a transition of this task until the timeout was over."""
 
@@ -61,25 +80,6 @@ class NameCollision(TaskPoolError):
 
 class ClaimLost(TaskPoolError):
     """The claim is not (or no longer) the caller's; nothing was changed."""
-
-
-class PoolPaused(TaskNotAvailable):
-    """Nobody may claim just now.
-
-    Parameters
-    ----------
-    until : float
-        When the pause ends, seconds since the epoch; infinity: when somebody says so.
-    """
-
-    def __init__(
-        self, message: str, task_id: object = None, holder: object = None, until: float = inf
-    ) -> None:
-        super().__init__(message, task_id, holder)
-        self.until = until
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return type(self), (self.args[0], self.task_id, self.holder, self.until)
 
 
 class PoolUnavailable(TaskPoolError, OSError):

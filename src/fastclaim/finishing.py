@@ -1,13 +1,21 @@
-"""From claimed to completed, or back to available."""
+"""How a claim ends or goes on: completed, released, failed, renewed."""
 
 from __future__ import annotations
 
 import time
 from typing import Any, Final, NamedTuple
 
-from . import outcome
+from . import layout, outcome
 from .directories import Directories
-from .document import STATE_AVAILABLE, Document, lay_out, parse_held, timestamp
+from .document import (
+    NOT_BEFORE,
+    STATE_AVAILABLE,
+    STATUS,
+    Document,
+    lay_out,
+    parse_held,
+    timestamp,
+)
 from .errors import ClaimLost, InvalidTask, LockTimeout, TaskExists
 from .stamps import (
     COMPLETED_AT,
@@ -15,8 +23,11 @@ from .stamps import (
     available_fields,
     claimed_by_member,
     completed_fields,
+    is_guarded,
+    managed,
     result_member,
     token_member,
+    tried_in_vain,
 )
 from .waiting import turns
 
@@ -24,73 +35,64 @@ from .waiting import turns
 HOLD_TIMEOUT_S: Final = 10.0
 
 
-def complete(
-    pool: Directories, task_id: object, agent_id: object, token: str | None, result: object
-) -> None:
-    """Move a claim to completed/, with its result.
+class Ending(NamedTuple):
+    """What a claim's document becomes, and where it goes."""
+
+    fields: dict[str, Any]  # the managed ones
+    target: bytes
+    directory: bytes  # of the target
+    replace: bool  # what stands at the target
+    stamped: bool = False  # it says so already, and has only to be moved
+
+
+def rewrite(pool: Directories, held: Any, document: Document, ending: Ending) -> int:
+    """Give a held document other managed fields, and move it.
+
+    Returns
+    -------
+    int
+        What `Held.finish` returns; all but DONE leave it as it was.
+    """
+    if ending.stamped:
+        return int(held.move(ending.target, ending.replace))
+    now_ns = time.time_ns()
+    content = lay_out(ending.fields, document.payload, now_ns, is_guarded(document.fields))
+    held.prepare(pool.temporary_file(pool.claimed), content, now_ns, pool.sync)
+    directories = (pool.claimed, ending.directory)
+    return int(held.finish(ending.target, directories, pool.sync, ending.replace))
+
+
+def waiting_or_failed(pool: Directories, task_id: object, fields: dict[str, Any]) -> Ending:
+    """Where a claim that came to nothing goes, by its `status`."""
+    if fields[STATUS] == layout.FAILED:
+        return Ending(fields, pool.failed_file(task_id), pool.failed, True)
+    return Ending(fields, pool.available_file(task_id), pool.available, False)
+
+
+class _Transition:
+    """One transition of an agent's claim, for as many tries as it takes.
 
     Parameters
     ----------
     token : str or None
         The claim's; None means whatever claim the agent has of that task.
-
-    Raises
-    ------
-    ClaimLost, InvalidTask, InvalidName, LockTimeout, OSError
-        The claim is as it was, and completing again works.
     """
-    completion = _Completion(result, result_member(result, task_id))
-    _Finish(pool, task_id, agent_id, token, completion).run()
 
-
-def release(pool: Directories, task_id: object, agent_id: object, token: str | None) -> None:
-    """Move a claim back to available/.
-
-    Raises
-    ------
-    TaskExists
-        The task was published again meanwhile; the claim stays.
-    ClaimLost, InvalidTask, InvalidName, LockTimeout, OSError
-        The claim is as it was.
-    """
-    _Finish(pool, task_id, agent_id, token, None).run()
-
-
-class _Completion(NamedTuple):
-    result: object
-    member: bytes  # the result as JSON text
-
-
-class _Finish:
-    """What stays the same from one try to the next; without a completion it is a release."""
+    lock: bytes | None = None
 
     def __init__(
-        self,
-        pool: Directories,
-        task_id: object,
-        agent_id: object,
-        token: str | None,
-        completion: _Completion | None,
+        self, pool: Directories, task_id: object, agent_id: object, token: str | None
     ) -> None:
         self.pool = pool
         self.task_id, self.agent_id, self.token = task_id, agent_id, token
-        self.completion = completion
         self.path = pool.claimed_file(task_id, agent_id)
-        self.expected = claimed_by_member(agent_id) if token is None else token_member(token)
-        if completion is None:
-            self.target = pool.available_file(task_id)
-            self.lock = pool.lock_file(self.target)
-            self.changed_directories = (pool.claimed, pool.available)
-        else:
-            self.target = pool.completed_file(task_id)
-            self.lock = None
-            self.changed_directories = (pool.claimed, pool.completed)
 
     def run(self) -> None:
         for _ in turns(HOLD_TIMEOUT_S):
             came_to = self._once()
-            if came_to == outcome.LOST:
+            if came_to in (outcome.LOST, outcome.STALE):
                 self.pool.make()  # a directory has gone
+                self.pool.current()
                 came_to = self._once()
             if came_to == outcome.DONE:
                 return
@@ -102,7 +104,7 @@ class _Finish:
                 raise InvalidTask(
                     f"the claim of task {self.task_id!r} is not a regular file", self.task_id
                 )
-            if came_to != outcome.BUSY:
+            if came_to not in (outcome.BUSY, outcome.STALE):
                 raise self._lost(None)
         raise LockTimeout(
             f"the claim of task {self.task_id!r} was held by others for {HOLD_TIMEOUT_S} s",
@@ -110,28 +112,14 @@ class _Finish:
         )
 
     def _once(self) -> int:
-        completion = self.completion
-        came_to, found = self.pool.core.finish(
-            self.path,
-            self.lock,
-            self.target,
-            self.changed_directories,
-            self.expected,
-            STATE_AVAILABLE if completion is None else STATE_COMPLETED,
-            None if completion is None else COMPLETED_AT,
-            b"" if completion is None else completion.member,
-            self.pool.temporary_file(self.pool.claimed),
-            self.pool.sync,
-            completion is not None,
-        )
-        if came_to == outcome.UNPROVEN:
-            with found:
-                return self._replace(found)
-        return int(came_to)
+        came_to, held = self.pool.core.hold(self.pool.opened(), self.path, self.lock)
+        if held is None:
+            return int(came_to)
+        with held:
+            return self._rewrite(held)
 
-    def _replace(self, held: Any) -> int:
-        """Finish a claim that is not proven to be ours, as Python's json reads it."""
-        now_ns = time.time_ns()
+    def _rewrite(self, held: Any) -> int:
+        """The transition of a document as Python's json reads it."""
         try:
             document = parse_held(held)
         except ValueError as error:
@@ -139,19 +127,11 @@ class _Finish:
                 f"the claim of task {self.task_id!r} is {error}", self.task_id
             ) from error
         self._check_claim(document)
-        content = lay_out(self._fields(document, now_ns), document.payload, now_ns)
-        held.prepare(self.pool.temporary_file(self.pool.claimed), content, now_ns, self.pool.sync)
-        return int(
-            held.finish(
-                self.target, self.changed_directories, self.pool.sync, self.completion is not None
-            )
-        )
+        ending = self._ending(document.fields, float(timestamp(time.time_ns())))
+        return rewrite(self.pool, held, document, ending)
 
-    def _fields(self, document: Document, now_ns: int) -> dict[str, Any]:
-        if self.completion is None:
-            return available_fields(document.fields)
-        now_s = float(timestamp(now_ns))
-        return completed_fields(document.fields, self.completion.result, now_s)
+    def _ending(self, fields: dict[str, Any], now_s: float) -> Ending:
+        raise NotImplementedError
 
     def _check_claim(self, document: Document) -> None:
         if self.token is not None:
@@ -168,3 +148,143 @@ class _Finish:
         return ClaimLost(
             f"task {self.task_id!r} is not claimed by {self.agent_id!r}{by}", self.task_id, holder
         )
+
+    def _expected(self) -> bytes:
+        if self.token is None:
+            return claimed_by_member(self.agent_id)
+        return token_member(self.token)
+
+    def _in_place(self, ending: Ending, status: bytes, fields: bytes | None, result: bytes) -> int:
+        """The same in the core, as far as it can tell from the sector."""
+        came_to, found = self.pool.core.finish(
+            self.pool.opened(),
+            self.path,
+            self.lock,
+            ending.target,
+            (self.pool.claimed, ending.directory),
+            self._expected(),
+            status,
+            fields,
+            result,
+            self.pool.temporary_file(self.pool.claimed),
+            self.pool.sync,
+            ending.replace,
+        )
+        if came_to == outcome.UNPROVEN:
+            with found:
+                return self._rewrite(found)
+        return int(came_to)
+
+
+class Complete(_Transition):
+    """Move a claim to completed/, with its result; see `TaskPool.complete`."""
+
+    def __init__(
+        self,
+        pool: Directories,
+        task_id: object,
+        agent_id: object,
+        token: str | None,
+        result: object,
+    ) -> None:
+        super().__init__(pool, task_id, agent_id, token)
+        self.result, self.member = result, result_member(result, task_id)
+        self.target = pool.completed_file(task_id)
+
+    def _once(self) -> int:
+        ending = Ending({}, self.target, self.pool.completed, True)
+        return self._in_place(ending, STATE_COMPLETED, COMPLETED_AT, self.member)
+
+    def _ending(self, fields: dict[str, Any], now_s: float) -> Ending:
+        completed = completed_fields(fields, self.result, now_s)
+        return Ending(completed, self.target, self.pool.completed, True)
+
+
+class Release(_Transition):
+    """Move a claim back to available/; see `TaskPool.release`."""
+
+    def __init__(
+        self,
+        pool: Directories,
+        task_id: object,
+        agent_id: object,
+        token: str | None,
+        not_before: float | None,
+    ) -> None:
+        super().__init__(pool, task_id, agent_id, token)
+        self.not_before = not_before
+        self.target = pool.available_file(task_id)
+        self.lock = pool.lock_file(self.target)
+
+    def _once(self) -> int:
+        if self.not_before is not None:
+            return super()._once()
+        ending = Ending({}, self.target, self.pool.available, False)
+        return self._in_place(ending, STATE_AVAILABLE, None, b"")
+
+    def _ending(self, fields: dict[str, Any], now_s: float) -> Ending:
+        waiting = available_fields(fields)
+        if self.not_before is not None:
+            waiting[NOT_BEFORE] = self.not_before
+        return Ending(waiting, self.target, self.pool.available, False)
+
+
+class Fail(_Transition):
+    """Give a claim up, for another try or for good; see `TaskPool.fail`.
+
+    Attributes
+    ----------
+    state : str
+        What the task then is: "available" or "failed".
+    """
+
+    state: str
+
+    def __init__(
+        self,
+        pool: Directories,
+        task_id: object,
+        agent_id: object,
+        token: str | None,
+        error: str,
+        retry_after_s: float | None,
+        max_attempts: int | None,
+    ) -> None:
+        super().__init__(pool, task_id, agent_id, token)
+        self.error, self.retry_after_s, self.max_attempts = error, retry_after_s, max_attempts
+        self.lock = pool.lock_file(pool.available_file(task_id))
+
+    def _ending(self, fields: dict[str, Any], now_s: float) -> Ending:
+        tried = tried_in_vain(fields, self.error, self.max_attempts, now_s)
+        self.state = tried[STATUS]
+        if self.retry_after_s is not None and self.state == layout.AVAILABLE:
+            tried[NOT_BEFORE] = now_s + self.retry_after_s
+        return waiting_or_failed(self.pool, self.task_id, tried)
+
+
+class Renew(_Transition):
+    """Let a claim last longer; see `TaskPool.renew`.
+
+    Attributes
+    ----------
+    lease_expires_at : float
+        When it ends, seconds since the epoch.
+    """
+
+    lease_expires_at: float
+
+    def __init__(
+        self,
+        pool: Directories,
+        task_id: object,
+        agent_id: object,
+        token: str | None,
+        lease_s: float,
+    ) -> None:
+        super().__init__(pool, task_id, agent_id, token)
+        self.lease_s = lease_s
+
+    def _ending(self, fields: dict[str, Any], now_s: float) -> Ending:
+        self.lease_expires_at = now_s + self.lease_s
+        renewed = managed(fields) | {"lease_expires_at": self.lease_expires_at}
+        return Ending(renewed, self.path, self.pool.claimed, True)

@@ -4,8 +4,11 @@
     {base}/tasks/available/{task_id}.lock            there while somebody claims that task
     {base}/tasks/claimed/{task_id}_{agent_id}.json   held by an agent
     {base}/tasks/completed/{task_id}_complete.json   done
+    {base}/tasks/failed/{task_id}_failed.json        given up after `max_attempts`: dead letters
+    {base}/tasks/owners/{owner}.owner                flocked for as long as that process lives
+    {base}/tasks/paused                              there while nothing may be claimed
 
-Which directory a task's file is in decides its state. The names are those of
+Which directory a task's file is in decides its state. The names of the first four are those of
 `orchestration.a2a_integration`, so that its processes can share a pool.
 """
 
@@ -18,7 +21,10 @@ from typing import Final
 AVAILABLE: Final = "available"
 CLAIMED: Final = "claimed"
 COMPLETED: Final = "completed"
-STATES: Final = (AVAILABLE, CLAIMED, COMPLETED)
+FAILED: Final = "failed"
+STATES: Final = (AVAILABLE, CLAIMED, COMPLETED, FAILED)
+OWNERS: Final = "owners"
+PAUSED: Final = "paused"
 
 DEFAULT_BASE_DIR: Final = "/tmp/orchestration/a2a"
 BASE_DIR_VARIABLE: Final = "A2A_BASE_DIR"
@@ -27,6 +33,8 @@ URL_PREFIXES: Final = ("postgresql://", "postgres://")
 TASK_SUFFIX: Final = ".json"
 LOCK_SUFFIX: Final = ".lock"
 COMPLETED_SUFFIX: Final = "_complete.json"
+FAILED_SUFFIX: Final = "_failed.json"
+OWNER_SUFFIX: Final = ".owner"
 # Not ".json": glob("*.json") sees dot files too. Not built from ids: those may fill a name.
 TEMPORARY_PREFIX: Final = ".fastclaim-"
 TEMPORARY_SUFFIX: Final = ".tmp"

@@ -102,6 +102,7 @@ def is_known(pool: Directories, task_id: object) -> bool:
         _is_there(pool.available_file(task_id))
         or any(True for _ in claims_of(pool, task_id))
         or _is_there(pool.completed_file(task_id))
+        or _is_there(pool.failed_file(task_id))
     )
 
 
@@ -123,7 +124,8 @@ def known_ids(pool: Directories) -> set[str]:
         except (FileNotFoundError, InvalidTask):
             continue
         known.add(f"{task.get('task_id')}")
-    return known | _stems(pool.completed, layout.COMPLETED_SUFFIX)
+    done = _stems(pool.completed, layout.COMPLETED_SUFFIX)
+    return known | done | _stems(pool.failed, layout.FAILED_SUFFIX)
 
 
 def _stems(directory: bytes, suffix: str) -> set[str]:

@@ -9,7 +9,17 @@ from collections.abc import Iterable, Iterator, Mapping
 from types import ModuleType
 from typing import Any
 
-from . import claiming, finishing, layout, listing, outcome, publishing
+from . import (
+    claiming,
+    finishing,
+    layout,
+    listing,
+    outcome,
+    pausing,
+    publishing,
+    recovery,
+    retrying,
+)
 from .claim import Claim
 from .directories import Directories
 from .document import loads
@@ -21,7 +31,8 @@ from .errors import (
     TaskNotAvailable,
     TaskPoolError,
 )
-from .tokens import new_token
+from .stamps import Hold
+from .tokens import new_token, owner_id
 
 logger = logging.getLogger(__name__)
 
@@ -45,11 +56,17 @@ class TaskPool:
         what has returned.
     lock_files : bool
         Whether to take the original's lock files too; needed where originals share the pool.
+    bind_claims : bool
+        Whether claims end with the process that made them, unless they say otherwise. False for
+        code that claims in one process and completes in another.
+    max_attempts : int, optional
+        How many claims of a task may come to nothing, by failing or by their process's death,
+        before it is given up; a task's own ``max_attempts`` goes first. Default: any number.
 
     Raises
     ------
     ValueError
-        `durability` is none of the three.
+        `durability` is none of the three, or `max_attempts` is not positive.
     OSError
         The directories cannot be made.
     """
@@ -60,18 +77,31 @@ class TaskPool:
         *,
         durability: str = "data",
         lock_files: bool = True,
+        bind_claims: bool = True,
+        max_attempts: int | None = None,
         _core: ModuleType | None = None,
     ) -> None:
         base = layout.default_base_dir() if base_dir is None else base_dir
+        if max_attempts is not None and max_attempts < 1:
+            raise ValueError(f"max_attempts {max_attempts!r} is not positive")
         if layout.is_url(base):
             from .postgres.pool import become
 
-            return become(self, base, durability=durability)
+            return become(
+                self,
+                base,
+                durability=durability,
+                bind_claims=bind_claims,
+                max_attempts=max_attempts,
+            )
         self._directories = Directories(base, durability, lock_files, _core)
+        self._bind_claims = bind_claims
+        self._max_attempts = max_attempts
         self.tasks_dir = self._directories.tasks_dir
         self.available_dir = self.tasks_dir / layout.AVAILABLE
         self.claimed_dir = self.tasks_dir / layout.CLAIMED
         self.completed_dir = self.tasks_dir / layout.COMPLETED
+        self.failed_dir = self.tasks_dir / layout.FAILED
         self._directories.make()
 
     def __repr__(self) -> str:
@@ -147,8 +177,18 @@ class TaskPool:
         """
         return publishing.publish_many(self._directories, tasks, if_exists)
 
-    def claim(self, task_id: object, agent_id: object, *, timeout: float | None = 10.0) -> Claim:
+    def claim(
+        self,
+        task_id: object,
+        agent_id: object,
+        *,
+        timeout: float | None = 10.0,
+        lease_s: float | None = None,
+        bind: bool | None = None,
+    ) -> Claim:
         """Claim a task that is waiting.
+
+        An agent that has the task already, by a claim that this process made, gets that claim.
 
         Parameters
         ----------
@@ -157,18 +197,25 @@ class TaskPool:
         timeout : float or None
             Seconds to wait while others are in the middle of claiming or releasing this very task;
             0 tries once, None waits as long as it takes. A task that is gone is never waited for.
+        lease_s : float, optional
+            The claim ends so many seconds from now, unless it is renewed. For claims on behalf of
+            somebody who is not this process; it is not bound to this process then.
+        bind : bool, optional
+            Whether the claim ends with this process. Default: the pool's ``bind_claims``.
 
         Returns
         -------
         Claim
-            The hold on the task; it ends with ``complete()`` or ``release()``.
+            The hold on the task; it ends with ``complete()``, ``release()`` or ``fail()``.
 
         Raises
         ------
         AlreadyClaimed
             Somebody has it; ``holder`` says who.
+        PoolPaused
+            Nothing may be claimed for now.
         TaskNotAvailable
-            It is not waiting, and nobody has it.
+            It is not waiting, or not yet to be claimed, and nobody has it.
         LockTimeout
             The timeout was over.
         InvalidTask, InvalidName, NameCollision
@@ -177,13 +224,16 @@ class TaskPool:
             The system refused; the task is where it was.
         """
         token = new_token()
-        came_to, _ = self._claim(task_id, agent_id, token, timeout, want_document=False)
-        if came_to == outcome.DONE:
-            return Claim(self, task_id, agent_id, token)
-        for task in listing.claims_of(self._directories, task_id):
-            holder = task.get("claimed_by")
-            raise AlreadyClaimed(f"task {task_id!r} is claimed by {holder!r}", task_id, holder)
-        raise TaskNotAvailable(f"task {task_id!r} is not available", task_id)
+        hold = self._hold(lease_s, bind)
+        try:
+            if self._claim(task_id, agent_id, hold, token, timeout, False)[0] == outcome.DONE:
+                return Claim(self, task_id, agent_id, token)
+        except (TaskPoolError, OSError):
+            raise
+        except BaseException:
+            self._release_quietly(task_id, agent_id, token)
+            raise
+        return self._claim_of_before(task_id, agent_id)
 
     def complete(
         self,
@@ -211,15 +261,24 @@ class TaskPool:
         InvalidTask, InvalidName, LockTimeout, OSError
             The claim is as it was, and completing again works.
         """
-        finishing.complete(self._directories, task_id, agent_id, token, result)
+        finishing.Complete(self._directories, task_id, agent_id, token, result).run()
 
-    def release(self, task_id: object, agent_id: object, *, token: str | None = None) -> None:
+    def release(
+        self,
+        task_id: object,
+        agent_id: object,
+        *,
+        token: str | None = None,
+        not_before: float | None = None,
+    ) -> None:
         """Give a claimed task back, for anybody to claim.
 
         Parameters
         ----------
         task_id, agent_id, token
             As for `complete`.
+        not_before : float, optional
+            Nobody may claim it before; seconds since the epoch.
 
         Raises
         ------
@@ -228,14 +287,183 @@ class TaskPool:
         ClaimLost, InvalidTask, InvalidName, LockTimeout, OSError
             The claim is as it was.
         """
-        finishing.release(self._directories, task_id, agent_id, token)
+        _check_seconds("not_before", not_before)
+        finishing.Release(self._directories, task_id, agent_id, token, not_before).run()
+
+    def fail(
+        self,
+        task_id: object,
+        agent_id: object,
+        error: object,
+        *,
+        token: str | None = None,
+        retry_after_s: float | None = None,
+    ) -> str:
+        """Say that a claim came to nothing: the task waits for another try, or is given up.
+
+        Parameters
+        ----------
+        task_id, agent_id, token
+            As for `complete`.
+        error : object
+            What happened, as text; it is added to the task's ``failures``.
+        retry_after_s : float, optional
+            Nobody may claim the task for so many seconds.
+
+        Returns
+        -------
+        str
+            What the task is now: "available", or "failed" after ``max_attempts``.
+
+        Raises
+        ------
+        TaskExists, ClaimLost, InvalidTask, InvalidName, LockTimeout, OSError
+            As for `release`.
+        """
+        _check_seconds("retry_after_s", retry_after_s)
+        failing = finishing.Fail(
+            self._directories,
+            task_id,
+            agent_id,
+            token,
+            f"{error}",
+            retry_after_s,
+            self._max_attempts,
+        )
+        failing.run()
+        return failing.state
+
+    def renew(
+        self, task_id: object, agent_id: object, lease_s: float, *, token: str | None = None
+    ) -> float:
+        """Let a claim last `lease_s` seconds from now, and then end.
+
+        Parameters
+        ----------
+        task_id, agent_id, token
+            As for `complete`.
+        lease_s : float
+            Seconds.
+
+        Returns
+        -------
+        float
+            When the claim ends, seconds since the epoch.
+
+        Raises
+        ------
+        ClaimLost, InvalidTask, InvalidName, LockTimeout, OSError
+            The claim lasts as long as before.
+        """
+        _check_seconds("lease_s", lease_s)
+        renewal = finishing.Renew(self._directories, task_id, agent_id, token, lease_s)
+        renewal.run()
+        return renewal.lease_expires_at
+
+    def recover(
+        self, older_than: float | None = None, dry_run: bool = False
+    ) -> recovery.RecoveryReport:
+        """Put right what the dead have left; safe at any moment, by any number of processes.
+
+        The claims of processes that have ended, and those whose lease is over, come to nothing as
+        if they had failed: the task waits again, or is given up. Half-made transitions are made
+        whole or undone, and temporary files, lock files and owner files of the dead removed. Claims
+        of live processes are never touched, however old. A claim call that finds nothing to claim
+        does the first part by itself.
+
+        Parameters
+        ----------
+        older_than : float, optional
+            Also claims that are bound to no process and have no lease (those of originals, and
+            with ``bind=False``) end if they are older than this, in seconds.
+        dry_run : bool
+            Say what would become of which task, and change nothing.
+
+        Returns
+        -------
+        RecoveryReport
+            What went where; true if a task went anywhere.
+
+        Raises
+        ------
+        OSError
+            The system refused; what was not put right can be by another call.
+        """
+        _check_seconds("older_than", older_than)
+        return recovery.recover(self._directories, older_than, dry_run, self._max_attempts)
+
+    def retry_failed(self, task_id: object = None) -> int:
+        """Let tasks that were given up wait again, with their ``attempts`` at 0.
+
+        Parameters
+        ----------
+        task_id : str, optional
+            Which; default: all.
+
+        Returns
+        -------
+        int
+            How many.
+
+        Raises
+        ------
+        TaskNotAvailable
+            That task is not among those that were given up.
+        TaskExists
+            It was published again meanwhile, and both stay.
+        InvalidTask, InvalidName, LockTimeout, OSError
+            It is where it was; of all, those before it wait again.
+        """
+        if task_id is None:
+            return retrying.retry_all(self._directories)
+        retrying.retry(self._directories, task_id)
+        return 1
+
+    def pause(self, until: float | None = None, reason: str = "") -> None:
+        """Let nothing be claimed: a limit that all agents share, say. Claims that stand go on.
+
+        Parameters
+        ----------
+        until : float, optional
+            Seconds since the epoch; default: until `resume`.
+        reason : str
+            What agents are told.
+
+        Raises
+        ------
+        OSError
+            The system refused; nothing has changed.
+        """
+        _check_seconds("until", until)
+        self._directories.make()
+        pausing.pause(self._directories.tasks, until, reason)
+
+    def resume(self) -> None:
+        """End a pause; without one, do nothing.
+
+        Raises
+        ------
+        OSError
+            The system refused; the pause goes on.
+        """
+        pausing.resume(self._directories.tasks)
+
+    def paused(self) -> pausing.Pause | None:
+        """The pause that is in effect, with ``until`` and ``reason``; None without one.
+
+        Raises
+        ------
+        OSError
+            The system does not tell.
+        """
+        return pausing.read_pause(self._directories.tasks)
 
     def tasks(self, state: str = layout.AVAILABLE) -> Iterator[dict[str, Any]]:
         """The tasks in one state, as they are read, in no particular order.
 
         Parameters
         ----------
-        state : {"available", "claimed", "completed"}
+        state : {"available", "claimed", "completed", "failed"}
             Which.
 
         Yields
@@ -254,7 +482,7 @@ class TaskPool:
         return (task for path in listing.task_files(directory) if (task := _read_or_log(path)))
 
     def counts(self) -> dict[str, int]:
-        """How many tasks are in each state: ``{"available": 3, "claimed": 1, "completed": 7}``.
+        """How many tasks are in each state: "available", "claimed", "completed" and "failed".
 
         Raises
         ------
@@ -351,17 +579,25 @@ class TaskPool:
         started_s = time.monotonic()
         token = new_token()
         try:
-            _, document = self._claim(task_id, agent_id, token, timeout, want_document=True)
+            hold = self._hold(None, None)
+            document = self._claim(task_id, agent_id, hold, token, timeout, True)[1]
             if document is None:
                 return {}
-            task = self._loads_or_release(document, task_id, agent_id, token)
+            task = loads(document)
         except Exception as error:
+            if not isinstance(error, TaskPoolError | OSError):
+                # sys.set_int_max_str_digits() may have changed since the task was published.
+                self._release_quietly(task_id, agent_id, token)
             level = logging.ERROR
             if isinstance(error, AlreadyClaimed | LockTimeout):
                 level = logging.WARNING
             extra = _extra(task_id, agent_id, started_s)
             logger.log(level, "Failed to claim task %s: %s", task_id, error, extra=extra)
             return {}
+        except BaseException:
+            # Interrupted; the claim may stand, and nobody will ever be told about it.
+            self._release_quietly(task_id, agent_id, token)
+            raise
         if logger.isEnabledFor(logging.INFO):
             extra = _extra(task_id, agent_id, started_s)
             logger.info("Task %s claimed by %s", task_id, agent_id, extra=extra)
@@ -384,7 +620,7 @@ class TaskPool:
         """
         started_s = time.monotonic()
         try:
-            finishing.complete(self._directories, task_id, agent_id, None, result)
+            finishing.Complete(self._directories, task_id, agent_id, None, result).run()
         except Exception as error:
             if not isinstance(error, ClaimLost) or error.holder is not None:
                 extra = _extra(task_id, agent_id, started_s)
@@ -455,38 +691,48 @@ class TaskPool:
 
     # ----------------------------------------------------------------------------------------------
 
+    def _hold(self, lease_s: float | None, bind: bool | None) -> Hold:
+        if lease_s is not None:
+            _check_seconds("lease_s", lease_s)
+            return Hold(owner_id() if bind else None, time.time() + lease_s)
+        bound = self._bind_claims if bind is None else bind
+        return Hold(owner_id() if bound else None, None)
+
     def _claim(
         self,
         task_id: object,
         agent_id: object,
+        hold: Hold,
         token: str,
         timeout: float | None,
         want_document: bool,
     ) -> tuple[int, bytes | None]:
-        try:
-            return claiming.claim(
-                self._directories, task_id, agent_id, token, timeout, want_document
-            )
-        except (TaskPoolError, OSError):
-            raise
-        except BaseException:
-            # Interrupted; the claim may stand, and nobody will ever be told about it.
-            self._release_quietly(task_id, agent_id, token)
-            raise
+        """Claim it, if need be from an owner that has died."""
+        arguments = (self._directories, task_id, agent_id, hold, token, timeout, want_document)
+        came_to, document = claiming.claim(*arguments)
+        if came_to == outcome.ABSENT and self._look_after_dead_owners():
+            return claiming.claim(*arguments)
+        return came_to, document
 
-    def _loads_or_release(
-        self, document: bytes, task_id: object, agent_id: object, token: str
-    ) -> dict[str, Any]:
-        try:
-            return loads(document)
-        except BaseException:
-            # sys.set_int_max_str_digits() may have changed since the task was published.
-            self._release_quietly(task_id, agent_id, token)
-            raise
+    def _look_after_dead_owners(self) -> bool:
+        """Give back the claims of the dead; whether anything may be waiting now that did not."""
+        from .deaths import deaths_in  # not before something was missed: it takes ctypes
+
+        if not deaths_in(self._directories.tasks).may_have_come():
+            return False
+        return recovery.give_back_of_dead_owners(self._directories, self._max_attempts)
+
+    def _claim_of_before(self, task_id: object, agent_id: object) -> Claim:
+        for task in listing.claims_of(self._directories, task_id):
+            holder, token = task.get("claimed_by"), task.get("claim_token")
+            if task.get("owner") == owner_id() and f"{holder}" == f"{agent_id}":
+                return Claim(self, task_id, agent_id, f"{token}")
+            raise AlreadyClaimed(f"task {task_id!r} is claimed by {holder!r}", task_id, holder)
+        raise TaskNotAvailable(f"task {task_id!r} is not available", task_id)
 
     def _release_quietly(self, task_id: object, agent_id: object, token: str) -> None:
         try:
-            finishing.release(self._directories, task_id, agent_id, token)
+            finishing.Release(self._directories, task_id, agent_id, token, None).run()
         except (TaskPoolError, OSError) as error:
             if not isinstance(error, ClaimLost):
                 logger.error("Failed to give back task %s: %s", task_id, error)
@@ -510,6 +756,14 @@ class TaskPool:
             raise ValueError(f"state {state!r} is none of {', '.join(layout.STATES)}")
         directory: bytes = getattr(self._directories, state)
         return directory
+
+
+def _check_seconds(name: str, seconds: object) -> None:
+    """Raise ValueError unless it is a number, or None: NaN would be neither past nor future."""
+    if seconds is None:
+        return
+    if not isinstance(seconds, int | float) or isinstance(seconds, bool) or seconds != seconds:
+        raise ValueError(f"{name} {seconds!r} is not a number of seconds")
 
 
 def _as_task(

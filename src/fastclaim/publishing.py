@@ -14,7 +14,7 @@ from .directories import Directories
 from .document import ENFORCEMENT, MANAGED_FIELDS, lay_out
 from .errors import InvalidTask, TaskExists
 from .listing import is_known, known_ids
-from .stamps import available_fields
+from .stamps import is_guarded, published_fields
 
 IF_EXISTS: Final = ("error", "replace", "ignore")
 # How often the directory may vanish between being made and being written to.
@@ -61,7 +61,10 @@ class Publication:
         try:
             payload = {name: task[name] for name in task if name not in MANAGED_FIELDS}
             self.content = lay_out(
-                available_fields(dict(task)), json.dumps(payload)[1:-1].encode(), self.mtime_ns
+                published_fields(dict(task)),
+                json.dumps(payload)[1:-1].encode(),
+                self.mtime_ns,
+                is_guarded(task),
             )
         except (TypeError, ValueError, RecursionError) as error:
             raise InvalidTask(

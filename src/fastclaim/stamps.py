@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
 from .document import (
+    ATTEMPTS,
     CLAIM_FIELDS,
-    COMPLETION_FIELDS,
     ENFORCEMENT,
     ENFORCEMENT_CLAIM_FIELDS,
+    EXCLUSIVE,
+    FAILURES,
+    FINISH_FIELDS,
     MANAGED_FIELDS,
     MARK,
+    NOT_BEFORE,
     STATUS,
     TIME,
     dumps,
@@ -29,21 +34,45 @@ class ClaimStamp(NamedTuple):
     fields: bytes
 
 
-def claim_stamp(agent_id: object, token: str) -> ClaimStamp:
+class Hold(NamedTuple):
+    """How long a claim lasts: with its process, until a time, or until somebody ends it.
+
+    Attributes
+    ----------
+    owner : str or None
+        The process that it dies with.
+    lease_expires_at : float or None
+        When it ends, seconds since the epoch.
+    """
+
+    owner: str | None
+    lease_expires_at: float | None
+
+    def fields(self) -> dict[str, Any]:
+        """What a claim says of it."""
+        said = {"owner": self.owner, "lease_expires_at": self.lease_expires_at}
+        return {name: value for name, value in said.items() if value is not None}
+
+
+def claim_stamp(agent_id: object, hold: Hold, token: str) -> ClaimStamp:
     """What a claim for `agent_id` writes; raises InvalidTask if that is not JSON-serialisable."""
     if type(agent_id) is str:
-        enforcement, fields = _agents_stamp(agent_id)
+        enforcement, fields = _agents_stamp(agent_id, hold.owner)
     else:  # 7 and "7" and True are different agents' JSON, but not different cache keys
-        enforcement, fields = _agents_stamp.__wrapped__(agent_id)
+        enforcement, fields = _agents_stamp.__wrapped__(agent_id, hold.owner)
+    if hold.lease_expires_at is not None:
+        fields += b', "lease_expires_at": %b' % dumps(hold.lease_expires_at).encode()
     return ClaimStamp(enforcement, b'%b, "claim_token": "%b"' % (fields, token.encode()))
 
 
 @functools.lru_cache(maxsize=256)
-def _agents_stamp(agent_id: object) -> tuple[bytes, bytes]:
+def _agents_stamp(agent_id: object, owner: str | None) -> tuple[bytes, bytes]:
     agent = _agent_json(agent_id)
+    bound = b"" if owner is None else b', "owner": "%b"' % owner.encode()
     return (
         b', "claimed_at": %b, "claimed_by": %b' % (TIME, agent),
-        b', "claimed_by": %b, "claimed_at": %b, "claim_lock_acquired_at": %b' % (agent, TIME, TIME),
+        b', "claimed_by": %b, "claimed_at": %b, "claim_lock_acquired_at": %b%b'
+        % (agent, TIME, TIME, bound),
     )
 
 
@@ -74,13 +103,16 @@ def result_member(result: object, task_id: object) -> bytes:
         ) from error
 
 
+def published_fields(fields: dict[str, Any]) -> dict[str, Any]:
+    """The managed fields of a task that a caller publishes: it has no past."""
+    kept = available_fields(fields)
+    return {name: value for name, value in kept.items() if name not in (ATTEMPTS, FAILURES)}
+
+
 def available_fields(fields: dict[str, Any]) -> dict[str, Any]:
     """The managed fields of a document as they are while the task waits."""
-    kept = {
-        name: value
-        for name, value in fields.items()
-        if name in MANAGED_FIELDS and name not in (MARK, *CLAIM_FIELDS, *COMPLETION_FIELDS)
-    }
+    gone = (MARK, *CLAIM_FIELDS, *FINISH_FIELDS)
+    kept = {n: value for n, value in fields.items() if n in MANAGED_FIELDS and n not in gone}
     if ENFORCEMENT in kept:
         kept[ENFORCEMENT] = {
             name: value
@@ -91,22 +123,64 @@ def available_fields(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def claimed_fields(
-    fields: dict[str, Any], agent_id: object, token: str, now_s: float
+    fields: dict[str, Any], agent_id: object, hold: Hold, token: str, now_s: float
 ) -> dict[str, Any]:
     """The managed fields of a document once it is claimed."""
     kept = available_fields(fields)
+    kept.pop(NOT_BEFORE, None)
     if ENFORCEMENT in kept:
         kept[ENFORCEMENT] |= {"claimed_at": now_s, "claimed_by": agent_id}
-    return kept | {
+    claim = {
         STATUS: "claimed",
         "claimed_by": agent_id,
         "claimed_at": now_s,
         "claim_lock_acquired_at": now_s,
-        "claim_token": token,
     }
+    return kept | claim | hold.fields() | {"claim_token": token}
 
 
 def completed_fields(fields: dict[str, Any], result: object, now_s: float) -> dict[str, Any]:
     """The managed fields of a document once it is completed."""
-    kept = {name: value for name, value in fields.items() if name in MANAGED_FIELDS - {MARK}}
-    return kept | {STATUS: "completed", "completed_at": now_s, "result": result}
+    return managed(fields) | {STATUS: "completed", "completed_at": now_s, "result": result}
+
+
+def tried_in_vain(
+    fields: dict[str, Any], error: str, max_attempts: int | None, now_s: float
+) -> dict[str, Any]:
+    """The managed fields of a claim that came to nothing: waiting again, or given up.
+
+    Parameters
+    ----------
+    fields : dict
+        The claim's.
+    error : str
+        What happened; it is added to ``failures``.
+    max_attempts : int or None
+        How many claims may come to nothing where the task does not say; None: any number.
+    now_s : float
+        When, seconds since the epoch.
+    """
+    attempts = _whole_number(fields.get(ATTEMPTS)) + 1
+    past = fields.get(FAILURES)
+    failure = {"error": error, "at": now_s, "agent": fields.get("claimed_by")}
+    failures = [*(past if isinstance(past, list) else []), failure]
+    kept = available_fields(fields) | {ATTEMPTS: attempts, FAILURES: failures}
+    most = _whole_number(fields.get("max_attempts")) or max_attempts
+    if most is not None and attempts >= most:
+        return kept | {STATUS: "failed", "failed_at": now_s}
+    return kept
+
+
+def managed(fields: dict[str, Any]) -> dict[str, Any]:
+    """Those of a document's fields that transitions own, but for the layout's mark."""
+    return {n: value for n, value in fields.items() if n in MANAGED_FIELDS and n != MARK}
+
+
+def is_guarded(fields: Mapping[str, Any]) -> bool:
+    """Whether a claim has to look at more than the sector: see `document`."""
+    return bool(fields.get(EXCLUSIVE))
+
+
+def _whole_number(value: object) -> int:
+    """What a document says, which anybody may have written; 0 if that is no positive number."""
+    return value if type(value) is int and value > 0 else 0

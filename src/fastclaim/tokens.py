@@ -1,4 +1,4 @@
-"""Names that nobody else uses: claim tokens, and what temporary files are called."""
+"""Names that nobody else uses: of processes, of claims, and of temporary files."""
 
 from __future__ import annotations
 
@@ -17,6 +17,11 @@ def _seed() -> None:
 
 _seed()
 os.register_at_fork(after_in_child=_seed)
+
+
+def owner_id() -> str:
+    """This process's, unlike that of any other, its parent included; 12 hexadecimal digits."""
+    return _prefix
 
 
 def new_token() -> str:

@@ -73,27 +73,33 @@ def _rename(temporary: Path, path: Path) -> bool:
     return True
 
 
-def sweep(directory: Path) -> None:
-    """Remove the temporary files that dead processes have left in a directory."""
+def sweep(directory: Path) -> list[str]:
+    """Remove the temporary files that dead processes have left in a directory; their paths."""
     try:
         names = os.listdir(directory)
     except OSError:
-        return
-    for name in names:
-        if name.startswith(layout.TEMPORARY_PREFIX) and name.endswith(layout.TEMPORARY_SUFFIX):
-            _sweep_one(directory / name)
+        return []
+    return [
+        os.fspath(directory / name)
+        for name in names
+        if name.startswith(layout.TEMPORARY_PREFIX)
+        and name.endswith(layout.TEMPORARY_SUFFIX)
+        and _sweep_one(directory / name)
+    ]
 
 
-def _sweep_one(temporary: Path) -> None:
+def _sweep_one(temporary: Path) -> bool:
     try:
         with open_regular(temporary) as file:
             try:
-                if _flock(file):
-                    temporary.unlink()
+                if not _flock(file):
+                    return False
+                temporary.unlink()
             finally:
                 unlock(file)
     except OSError:
-        pass  # another sweeper's, or renamed by now: its name is not used twice
+        return False  # another sweeper's, or renamed by now: its name is not used twice
+    return True
 
 
 def read_whole(path: Path, *, follow_links: bool = False) -> str:

@@ -343,6 +343,7 @@ def test_a_claim_past_its_lease_is_anybodys(pool: TaskPool) -> None:
     assert short.task["lease_expires_at"] < time.time() + 5
     while time.time() < short.task["lease_expires_at"] + 0.05:
         time.sleep(0.02)  # not for a race: leases end by the clock
+    assert pool.recover().returned == ["x"]
     taken = pool.claim("x", "b")
     assert taken.task["attempts"] == 1
     with pytest.raises(ClaimLost):

@@ -34,7 +34,7 @@ ALL: Final = ""
 # What comes after the deed, or after an error.
 CLEANING: Final = ("unlock", "close", "closedir", "unlink")
 
-STATES: Final = ("available", "claimed", "completed")
+STATES: Final = ("available", "claimed", "completed", "failed")
 # Nobody else is there: who waits, waits for a lock that was left. Two tries must fit in.
 SHORT_S: Final = 0.05
 BYSTANDER: Final = "bystander.json"
@@ -517,7 +517,9 @@ def listings() -> Iterator[Verb]:
     )
     yield reads("tasks completed", lambda pool, _: ids(pool.tasks("completed")), ["bystander", "d"])
     yield reads(
-        "counts", lambda pool, _: pool.counts(), {"available": 3, "claimed": 3, "completed": 2}
+        "counts",
+        lambda pool, _: pool.counts(),
+        {"available": 3, "claimed": 3, "completed": 2, "failed": 1},
     )
     yield reads("mine", lambda pool, _: [c.task_id for c in pool.mine("agent-q")], ["cq"])
     yield reads(
@@ -701,6 +703,10 @@ class Driver:
     def _fresh_pool(self, verb: Verb) -> TaskPool:
         """With nothing in it but somebody else's task in each state."""
         pool = TaskPool(self.base, durability=self.durability, _core=self.core, **verb.settings)
+        # What a process opens once: see `first_claims` for what can go wrong with that.
+        tasks = pool._directories.opened()
+        tasks.owner.ensure(tasks.path)
+        pool._look_after_dead_owners()
         for state in STATES:
             directory = f"{self.base}/tasks/{state}"
             names = os.listdir(directory)

@@ -42,7 +42,7 @@ _TAKE: Final = f"""
 UPDATE {{schema}}.tasks t SET
     state = 'claimed', agent = %(agent)s, claimed_by = %(claimed_by)s, claimed_at = clock.now,
     token = (%(tokens)s::text[])[picked.number], owner = %(owner)s::bigint,
-    lease_expires_at = clock.now + %(lease_s)s::float8
+    lease_expires_at = clock.now + %(lease_s)s::float8, not_before = NULL, delayed = false
 FROM picked, clock WHERE t.task_id = picked.task_id
 RETURNING picked.number, picked.was_delayed, {COLUMNS}
 """

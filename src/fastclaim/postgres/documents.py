@@ -6,10 +6,7 @@ import json
 from typing import Any, Final, NamedTuple
 
 from ..document import ENFORCEMENT
-from ..layout import AVAILABLE, CLAIMED, COMPLETED
-
-FAILED: Final = "failed"
-STATES: Final = (AVAILABLE, CLAIMED, COMPLETED, FAILED)
+from ..layout import CLAIMED, COMPLETED, FAILED
 
 
 class Row(NamedTuple):

@@ -40,7 +40,7 @@ FROM done
 _RELEASE: Final = f"""
 WITH {_CLOCK}, given_back AS (
     UPDATE {{schema}}.tasks t SET state = 'available', owner = NULL, lease_expires_at = NULL,
-        not_before = coalesce(%(not_before)s::float8, t.not_before),
+        not_before = %(not_before)s::float8,
         delayed = coalesce(%(not_before)s::float8 > clock.now, false)
     FROM clock WHERE {_OF_CLAIM}
     RETURNING t.task_id
@@ -56,7 +56,7 @@ WITH {_CLOCK}, ended AS (
             coalesce(left(t.failures, -1) || ', ', '['),
             '{{{{"error": ', %(error)s::text, ', "at": ', clock.now::text,
             ', "agent": ', t.claimed_by, '}}}}]'),
-        not_before = coalesce(clock.now + %(retry_after_s)s::float8, t.not_before),
+        not_before = clock.now + %(retry_after_s)s::float8,
         delayed = coalesce(%(retry_after_s)s::float8 > 0, false),
         state = CASE WHEN t.attempts + 1 >= coalesce(t.max_attempts, %(max_attempts)s)
             THEN 'failed' ELSE 'available' END,

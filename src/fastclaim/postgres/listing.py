@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
-from ..layout import AVAILABLE, CLAIMED, COMPLETED
-from .documents import COLUMNS, FAILED, STATES, Row
+from ..layout import AVAILABLE, CLAIMED, COMPLETED, FAILED, STATES
+from .documents import COLUMNS, Row
 
 if TYPE_CHECKING:
     from .database import Database

@@ -4,12 +4,12 @@ A task that waits is claimed by the mover, put into the other pool, and removed;
 is put there and removed. At no moment can two agents get it, and an interruption between any two
 steps leaves something that the next run recognises: a claim of the mover's, or the same task in
 both pools. A claim of somebody else's stays until it ends: its holder completes it where it is, and
-the next run moves it. Messages and the agents' registry are not moved: agents bring their own.
+the next run moves it. So it is with tasks of a directory that nobody can claim yet: their time is
+to come, or the directory is paused. Messages and the agents' registry are not moved.
 """
 
 from __future__ import annotations
 
-import inspect
 import json
 import os
 from collections.abc import Iterator
@@ -20,9 +20,10 @@ from .. import layout
 from ..directories import _sync_directory
 from ..document import (
     CLAIM_FIELDS,
-    COMPLETION_FIELDS,
     ENFORCEMENT,
     ENFORCEMENT_CLAIM_FIELDS,
+    FINISH_FIELDS,
+    MANAGED_FIELDS,
     MARK,
 )
 from ..errors import InvalidTask, TaskNotAvailable, TaskPoolError
@@ -31,18 +32,15 @@ from ..pool import TaskPool
 from ..tokens import new_token
 from . import listing, recovery
 from .documents import COLUMNS as ROW_COLUMNS
-from .documents import FAILED, Row
+from .documents import Row
 from .pool import PostgresPool
-from .publication import COLUMNS, POOLS_FIELDS, row
+from .publication import COLUMNS, row
 
 # Whose claims say that a task is on its way.
 MOVER: Final = "fastclaim-migrate"
-_ENDED: Final = (layout.COMPLETED, FAILED)
-_FAILED_SUFFIX: Final = "_failed.json"
+_ENDED: Final = (layout.COMPLETED, layout.FAILED)
 # What a claim or an end has written into a task, and a waiting one does not have.
-_STAMPS: Final = frozenset(
-    (MARK, *CLAIM_FIELDS, *COMPLETION_FIELDS, "owner", "lease_expires_at", "failed_at")
-)
+_STAMPS: Final = frozenset((MARK, *CLAIM_FIELDS, *FINISH_FIELDS))
 
 Task = dict[str, Any]
 
@@ -170,7 +168,7 @@ class _Move:
 
 def _callers(task: Task) -> str:
     """The caller's fields, in a form in which NaN is equal to itself."""
-    names = task.keys() - POOLS_FIELDS - {"not_before"}
+    names = task.keys() - MANAGED_FIELDS
     return json.dumps({name: task[name] for name in names}, sort_keys=True)
 
 
@@ -267,9 +265,7 @@ class _Directory:
 
     def __init__(self, place: str | os.PathLike[str]) -> None:
         # A claim that dies with the mover would be given back, while its task is on its way.
-        has_bound_claims = "bind_claims" in inspect.signature(TaskPool).parameters
-        settings: dict[str, Any] = {"bind_claims": False} if has_bound_claims else {}
-        self._pool = TaskPool(place, **settings)
+        self._pool = TaskPool(place, bind_claims=False)
         self._tasks_dir = self._pool.tasks_dir
 
     def tasks(self, state: str) -> Iterator[Task | InvalidTask]:
@@ -333,6 +329,6 @@ class _Directory:
             layout.AVAILABLE: layout.TASK_SUFFIX,
             layout.CLAIMED: f"_{MOVER}{layout.TASK_SUFFIX}",
             layout.COMPLETED: layout.COMPLETED_SUFFIX,
-            FAILED: _FAILED_SUFFIX,
+            layout.FAILED: layout.FAILED_SUFFIX,
         }[state]
         return self._tasks_dir / state / os.fsdecode(layout.encode_name(f"{task_id}{suffix}"))

@@ -18,7 +18,9 @@ from ..errors import (
     TaskNotAvailable,
     TaskPoolError,
 )
-from ..pool import TaskPool, _as_task, _extra, _meets_any
+from ..pausing import Pause
+from ..pool import TaskPool, _as_task, _check_seconds, _extra, _meets_any
+from ..recovery import RecoveryReport
 from ..tokens import new_token
 from . import claiming, finishing, health, listing, publishing, recovery, selecting, upkeep
 from .claiming import Taken, Terms, Wanted
@@ -26,7 +28,7 @@ from .database import Database
 from .documents import Row
 from .finishing import ClaimOf
 from .publication import agent_key, original_task, row
-from .reports import Finding, Pause, RecoveryReport
+from .reports import Finding
 
 logger = logging.getLogger("fastclaim.pool")
 
@@ -73,6 +75,8 @@ class PostgresPool(TaskPool):
     ) -> None:
         if durability not in DURABILITIES:
             raise ValueError(f"durability {durability!r} is none of {', '.join(DURABILITIES)}")
+        if max_attempts is not None and max_attempts < 1:
+            raise ValueError(f"max_attempts {max_attempts!r} is not positive")
         url = layout.default_base_dir() if base_dir is None else base_dir
         self._database = Database(url, synchronous=durability != "none")
         self._bind_claims = bind_claims
@@ -133,6 +137,7 @@ class PostgresPool(TaskPool):
         bind: bool | None = None,
         max_claims: int | None = None,
     ) -> Claim | None:
+        _check_seconds("wait", wait)
         wanted = _wanted(agent_id, capabilities, order, max_claims)
         claims = self._claim_next(wanted, 1, self._terms(lease_s, bind), wait)
         return claims[0] if claims else None
@@ -170,6 +175,7 @@ class PostgresPool(TaskPool):
         token: str | None = None,
         not_before: float | None = None,
     ) -> None:
+        _check_seconds("not_before", not_before)
         ClaimOf(self._database, task_id, agent_id, token).release(not_before)
 
     def fail(
@@ -181,18 +187,21 @@ class PostgresPool(TaskPool):
         token: str | None = None,
         retry_after_s: float | None = None,
     ) -> str:
+        _check_seconds("retry_after_s", retry_after_s)
         claim = ClaimOf(self._database, task_id, agent_id, token)
         return claim.fail(error, retry_after_s, self._max_attempts)
 
     def renew(
         self, task_id: object, agent_id: object, lease_s: float, *, token: str | None = None
     ) -> float:
+        _check_seconds("lease_s", lease_s)
         return ClaimOf(self._database, task_id, agent_id, token).renew(lease_s)
 
     def retry_failed(self, task_id: object = None) -> int:
         return upkeep.retry_failed(self._database, task_id)
 
     def pause(self, until: float | None = None, reason: str = "") -> None:
+        _check_seconds("until", until)
         upkeep.pause(self._database, math.inf if until is None else until, reason)
 
     def resume(self) -> None:
@@ -202,14 +211,18 @@ class PostgresPool(TaskPool):
         return upkeep.paused(self._database)
 
     def recover(self, older_than: float | None = None, dry_run: bool = False) -> RecoveryReport:
+        _check_seconds("older_than", older_than)
         found = recovery.recover(
             self._database, self._max_attempts, older_than_s=older_than, dry_run=dry_run
         )
         if not dry_run:
             recovery.unblock(self._database)
         return RecoveryReport(
-            [task_id for task_id, state in found if state == layout.AVAILABLE],
-            [task_id for task_id, state in found if state != layout.AVAILABLE],
+            returned=[task_id for task_id, state in found if state == layout.AVAILABLE],
+            failed=[task_id for task_id, state in found if state == layout.FAILED],
+            completed=[],
+            removed=[],
+            problems=[],
         )
 
     def doctor(self) -> list[Finding]:
@@ -233,6 +246,7 @@ class PostgresPool(TaskPool):
         return health.why(self._database, task_id, capabilities)
 
     def prune(self, state: str, older_than: float, *, dry_run: bool = True) -> list[object]:
+        _check_seconds("older_than", older_than)
         return upkeep.prune(self._database, state, older_than, dry_run)
 
     # The original's five; `validate_task_constraints` needs no pool ------------------------------
@@ -310,6 +324,7 @@ class PostgresPool(TaskPool):
     # ----------------------------------------------------------------------------------------------
 
     def _terms(self, lease_s: float | None, bind: bool | None) -> Terms:
+        _check_seconds("lease_s", lease_s)
         if bind is None:
             bind = self._bind_claims and lease_s is None
         return Terms(self._database.owner() if bind else None, lease_s, self._max_attempts)

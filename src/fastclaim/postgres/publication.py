@@ -15,15 +15,6 @@ from ..errors import InvalidName, InvalidTask
 from ..tokens import new_token
 from .address import lock_number
 
-# Fields that the pool manages, besides those that the transitions of a directory know.
-POOLS_FIELDS: Final = MANAGED_FIELDS | {
-    "owner",
-    "lease_expires_at",
-    "attempts",
-    "failures",
-    "failed_at",
-}
-
 # What is written when a task is published, and its types; triggers write the rest.
 COLUMNS: Final = {
     "task_id": "text",
@@ -72,7 +63,7 @@ def row(task: Mapping[str, Any], suffix: str = layout.COMPLETED_SUFFIX) -> tuple
     if not isinstance(task.get(ENFORCEMENT, {}), dict):
         raise InvalidTask(f"task {task_id!r}: {ENFORCEMENT} is not a dict", task_id)
     try:
-        payload = json.dumps({name: task[name] for name in task if name not in POOLS_FIELDS})
+        payload = json.dumps({name: task[name] for name in task if name not in MANAGED_FIELDS})
         if enforcement is not None:
             enforcement = json.dumps(
                 {n: v for n, v in enforcement.items() if n not in ENFORCEMENT_CLAIM_FIELDS}

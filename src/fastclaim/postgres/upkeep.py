@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Final
 
 from ..errors import TaskNotAvailable
-from .documents import STATES
-from .reports import Pause
+from ..layout import STATES
+from ..pausing import Pause
 
 if TYPE_CHECKING:
     from .database import Database
@@ -41,8 +40,6 @@ _PRUNE: Final = f"DELETE FROM {{schema}}.tasks WHERE {_OLD} RETURNING task_id"
 
 def pause(database: Database, until: float, reason: str) -> None:
     """Let nobody claim until then, seconds since the epoch by the server's clock."""
-    if math.isnan(until):
-        raise ValueError("a pause until NaN has no end and no beginning")
     database.query(_PAUSE, [until, reason])
 
 

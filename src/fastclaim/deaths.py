@@ -1,0 +1,61 @@
+"""Whether a process may have died since somebody last looked, for one system call.
+
+When a process ends, the kernel closes its owner file, which inotify tells. Where there is no
+inotify (it allows 128 instances a user), every question is answered with "maybe".
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from typing import Final
+
+from . import layout
+from .inotify import (
+    IN_CLOSE_WRITE,
+    IN_DELETE_SELF,
+    IN_MOVE_SELF,
+    Inotify,
+)
+
+_MASK: Final = IN_CLOSE_WRITE | IN_DELETE_SELF | IN_MOVE_SELF
+
+
+@functools.cache
+def deaths_in(tasks: bytes) -> Deaths:
+    """The one of this process for the pool with this `tasks/`."""
+    return Deaths(tasks)
+
+
+class Deaths:
+    """What the kernel tells of the owner files in one pool."""
+
+    def __init__(self, tasks: bytes) -> None:
+        self._owners = os.path.join(tasks, layout.OWNERS.encode())
+        self._inotify: Inotify | None = None
+        self._process_id = 0
+
+    def may_have_come(self) -> bool:
+        """Whether an owner may have died since this was last asked; always so at first."""
+        # A forked child reads from its parent's queue until it has one of its own.
+        if self._inotify is not None and self._process_id == os.getpid():
+            events = self._inotify.read()
+            if not any(event.mask & ~IN_CLOSE_WRITE for event in events):
+                return bool(events)
+        self._watch()
+        return True
+
+    def _watch(self) -> None:
+        if self._inotify is not None:
+            self._inotify.close()
+        self._inotify = None
+        try:
+            watch = Inotify()
+        except OSError:
+            return
+        try:
+            watch.add(self._owners, _MASK)
+        except OSError:  # not there: nobody has claimed anything
+            watch.close()
+            return
+        self._inotify, self._process_id = watch, os.getpid()

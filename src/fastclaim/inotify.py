@@ -1,0 +1,161 @@
+"""What changes in a directory, told by the kernel: inotify(7), Linux only."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import fcntl
+import os
+import select
+import struct
+import termios
+from types import TracebackType
+from typing import Any, Final, NamedTuple, Self
+
+IN_MODIFY: Final = 0x002
+IN_ATTRIB: Final = 0x004
+IN_CLOSE_WRITE: Final = 0x008
+IN_CLOSE_NOWRITE: Final = 0x010
+IN_OPEN: Final = 0x020
+IN_MOVED_FROM: Final = 0x040
+IN_MOVED_TO: Final = 0x080
+IN_CREATE: Final = 0x100
+IN_DELETE: Final = 0x200
+IN_DELETE_SELF: Final = 0x400
+IN_MOVE_SELF: Final = 0x800
+IN_UNMOUNT: Final = 0x2000
+IN_Q_OVERFLOW: Final = 0x4000  # comes with wd -1: events were lost
+IN_IGNORED: Final = 0x8000  # the last event of a watch: its directory has gone, or `remove`
+IN_ONLYDIR: Final = 0x1000000
+IN_EXCL_UNLINK: Final = 0x4000000
+IN_ISDIR: Final = 0x40000000
+
+_FLAGS: Final = os.O_NONBLOCK | os.O_CLOEXEC  # IN_NONBLOCK and IN_CLOEXEC are these
+_HEADER: Final = struct.Struct("iIII")  # wd, mask, cookie, length of the name
+_READ_BYTES: Final = 16 * 1024  # some 300 events; the next read brings the rest
+_LONGEST_POLL_MS: Final = 2**31 - 1
+
+
+class Event(NamedTuple):
+    """What happened to a watched directory, or to a name in it."""
+
+    wd: int  # as `Inotify.add` returned it
+    mask: int
+    name: bytes  # b"": the directory itself
+
+
+class Inotify:
+    """One inotify instance. A user may have 128 of them, so share one.
+
+    Raises
+    ------
+    OSError
+        The system has no inotify (ENOSYS), or no instance is left (EMFILE).
+    """
+
+    def __init__(self) -> None:
+        self._fd = -1  # first: `__del__` also comes after a failure here
+        self._libc = _libc()
+        self._fd = self._check(self._libc.inotify_init1(_FLAGS))
+
+    def fileno(self) -> int:
+        """The descriptor, for a selector or an event loop: readable if there are events."""
+        return self._fd
+
+    def add(self, path: str | bytes, mask: int) -> int:
+        """Watch a directory, or change the mask of a watch; returns its `wd`.
+
+        Raises
+        ------
+        OSError
+            It is not there, must not be read, or the user has no watch left (ENOSPC).
+        """
+        name = os.fsencode(path)
+        return self._check(self._libc.inotify_add_watch(self._fd, name, mask), path)
+
+    def remove(self, wd: int) -> None:
+        """End a watch; its last event is IN_IGNORED.
+
+        Raises
+        ------
+        OSError
+            There is no such watch (EINVAL).
+        """
+        self._check(self._libc.inotify_rm_watch(self._fd, wd))
+
+    def read(self) -> list[Event]:
+        """The oldest events that wait, as many as one read brings; none: []. Never blocks."""
+        # Asked first: the exception of a read() in vain takes longer than the call.
+        fcntl.ioctl(self._fd, termios.FIONREAD, waiting := bytearray(4))
+        if not any(waiting):
+            return []
+        raw = os.read(self._fd, _READ_BYTES)
+        events = []
+        position = 0
+        while position < len(raw):
+            wd, mask, _, name_bytes = _HEADER.unpack_from(raw, position)
+            position += _HEADER.size
+            name = raw[position : position + name_bytes].rstrip(b"\0")  # padded for alignment
+            events.append(Event(wd, mask, name))
+            position += name_bytes
+        return events
+
+    def wait(self, timeout_s: float | None = None) -> bool:
+        """Block until there are events to read, with the GIL released; Ctrl-C ends it at once.
+
+        Parameters
+        ----------
+        timeout_s : float or None
+            Seconds; None waits as long as it takes.
+
+        Returns
+        -------
+        bool
+            False if the time is over.
+        """
+        # Not kept: two threads must not poll one poll object at a time.
+        poll = select.poll()
+        poll.register(self._fd, select.POLLIN)
+        if timeout_s is None:
+            return bool(poll.poll())
+        return bool(poll.poll(min(max(timeout_s, 0.0) * 1000, _LONGEST_POLL_MS)))
+
+    def close(self) -> None:
+        """Give the instance back; again does nothing."""
+        descriptor, self._fd = self._fd, -1
+        if descriptor >= 0:
+            with contextlib.suppress(OSError):  # it is closed all the same
+                os.close(descriptor)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        self.close()
+
+    @staticmethod
+    def _check(result: int, path: str | bytes | None = None) -> int:
+        if result < 0:
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number), path)
+        return result
+
+
+def _libc() -> Any:
+    libc = ctypes.CDLL(None, use_errno=True)
+    try:
+        libc.inotify_init1.argtypes = (ctypes.c_int,)
+        libc.inotify_add_watch.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_uint32)
+        libc.inotify_rm_watch.argtypes = (ctypes.c_int, ctypes.c_int)
+    except AttributeError:
+        raise OSError(errno.ENOSYS, "this system has no inotify") from None
+    return libc

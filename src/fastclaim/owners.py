@@ -1,0 +1,188 @@
+"""Who is alive: the kernel's word. Each process that claims holds a flock for its whole life.
+
+A process that claims makes `owners/{owner}.owner` and flocks it; the kernel drops the lock when the
+process ends, however it ends. Whoever can take the lock knows that the owner is dead; who cannot,
+knows that it lives: stopped, swapped out, in another container, or busy for a week. No clock, no
+heartbeat, no process ids.
+
+There is one such file and one descriptor for each pool that a process claims from. A forked child
+shares the lock with its parent for as long as it has the descriptor: it closes it, and makes a file
+of its own when it claims. Nobody forks while a descriptor is being opened.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import stat
+import threading
+import time
+from typing import Final
+
+from . import layout
+from .tokens import owner_id
+
+_FLAGS: Final = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+# Who asks whether we live holds the lock for a moment; who cleans up may have unlinked the file.
+_TRIES: Final = 1000
+_PAUSE_S: Final = 100e-6
+
+
+class OwnerFile:
+    """This process's file in one pool.
+
+    Attributes
+    ----------
+    descriptor : int
+        Flocked; -1 where there is none (yet, or in a forked child).
+    """
+
+    __slots__ = ("_opened", "descriptor")
+
+    def __init__(self) -> None:
+        self.descriptor = -1
+        self._opened: os.stat_result | None = None
+
+    def stands(self) -> bool:
+        """Whether it is there: a clean-up may have removed it."""
+        if self._opened is None:
+            return False
+        try:
+            status = os.fstat(self.descriptor)
+        except OSError:
+            return False  # a daemon closes whatever is open
+        return os.path.samestat(status, self._opened) and status.st_nlink > 0
+
+    def ensure(self, tasks: bytes) -> None:
+        """Make it, or make it anew; earlier claims of this process are then safe again."""
+        with _forking:
+            if not self.stands():
+                self.forget()
+                self.descriptor = _make(owner_path(tasks, owner_id()))
+                self._opened = os.fstat(self.descriptor)
+
+    def forget(self) -> None:
+        """Close it. In a forked child the parent keeps the lock."""
+        descriptor, opened = self.descriptor, self._opened
+        self.descriptor, self._opened = -1, None
+        if opened is not None:
+            with contextlib.suppress(OSError):
+                if os.path.samestat(os.fstat(descriptor), opened):
+                    os.close(descriptor)
+
+
+def owner_path(tasks: bytes, owner: str) -> bytes:
+    """Where an owner's file stands; raises ValueError if `owner` is no file name."""
+    name = layout.encode_name(f"{owner}{layout.OWNER_SUFFIX}")
+    return os.path.join(tasks, layout.OWNERS.encode(), name)
+
+
+def is_alive(path: bytes) -> bool:
+    """Whether the process whose owner file this is lives.
+
+    Raises
+    ------
+    OSError
+        The system does not tell; nobody may take it for dead then.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | _FLAGS)
+    except FileNotFoundError:
+        return False
+    try:
+        # Shared: two that ask at once must not take each other for the owner.
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        _unlock_and_close(descriptor)
+    return False
+
+
+def remove_if_dead(path: bytes) -> bool:
+    """Unlink the owner file of a process that has died; whether it was."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | _FLAGS)
+    except FileNotFoundError:
+        return False
+    try:
+        # Exclusive, and held while it is unlinked: a process may just be making it.
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not _is_named(path, descriptor):
+            return False
+        os.unlink(path)
+    except (BlockingIOError, FileNotFoundError):
+        return False
+    finally:
+        _unlock_and_close(descriptor)
+    return True
+
+
+def _unlock_and_close(descriptor: int) -> None:
+    with contextlib.suppress(OSError):
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
+    with contextlib.suppress(OSError):
+        os.close(descriptor)
+
+
+def _make(path: bytes) -> int:
+    for _ in range(_TRIES):
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(os.path.dirname(path))
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | _FLAGS, 0o666)
+        except FileNotFoundError:
+            continue
+        try:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise OSError(errno.EINVAL, "not a regular file", os.fsdecode(path))
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Whoever cleans up may have taken it for a dead process's before we had it locked.
+            if _is_named(path, descriptor):
+                return descriptor
+        except BlockingIOError:
+            time.sleep(_PAUSE_S)
+        except BaseException:
+            _unlock_and_close(descriptor)
+            raise
+        _unlock_and_close(descriptor)
+    raise OSError(errno.EBUSY, "others hold its lock", os.fsdecode(path))
+
+
+def _is_named(path: bytes, descriptor: int) -> bool:
+    try:
+        named = os.lstat(path)
+    except FileNotFoundError:
+        return False
+    return os.path.samestat(named, os.fstat(descriptor))
+
+
+_files: dict[tuple[int, int], OwnerFile] = {}
+# Held across fork: a child must know of every descriptor that it inherits.
+_forking = threading.RLock()
+
+
+def owner_file(identity: tuple[int, int]) -> OwnerFile:
+    """This process's file in the pool whose tasks/ has this device and inode number.
+
+    It stays open until the process ends, whatever becomes of the pool object.
+    """
+    with _forking:
+        for file in _files.values():
+            if not file.stands():
+                file.forget()
+        return _files.setdefault(identity, OwnerFile())
+
+
+def _in_child() -> None:
+    for file in _files.values():
+        file.forget()
+    _files.clear()
+    _forking.release()
+
+
+os.register_at_fork(
+    before=_forking.acquire, after_in_parent=_forking.release, after_in_child=_in_child
+)

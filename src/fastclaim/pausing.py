@@ -1,0 +1,61 @@
+"""A pool that nothing may be claimed from for a while: the file `paused`."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+from . import layout
+from .whole_file import read_whole, write_whole
+
+
+class Pause(NamedTuple):
+    """Why, and until when, nothing may be claimed.
+
+    Attributes
+    ----------
+    until : float
+        Seconds since the epoch; infinity: until somebody resumes.
+    reason : str
+        What for.
+    """
+
+    until: float
+    reason: str
+
+
+def read_pause(tasks: bytes) -> Pause | None:
+    """The pause that is in effect now.
+
+    A file that cannot be understood pauses the pool until it is removed: somebody wanted something.
+    """
+    path = _path(tasks)
+    try:
+        said = json.loads(read_whole(path))
+        until = math.inf if said["until"] is None else float(said["until"])
+        pause = Pause(until, str(said.get("reason", "")))
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError, KeyError, RecursionError, AttributeError, OverflowError):
+        return Pause(math.inf, f"{path} is there, and not understood")
+    return pause if pause.until > time.time() else None
+
+
+def pause(tasks: bytes, until: float | None, reason: str) -> None:
+    """Write the file."""
+    write_whole(_path(tasks), json.dumps({"until": until, "reason": reason}) + "\n")
+
+
+def resume(tasks: bytes) -> None:
+    """Remove the file."""
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(_path(tasks))
+
+
+def _path(tasks: bytes) -> Path:
+    return Path(os.fsdecode(tasks), layout.PAUSED)

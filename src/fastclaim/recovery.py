@@ -1,0 +1,322 @@
+"""What the dead have left: half-made transitions, claims, litter. Nothing here goes by age alone.
+
+Every file is judged twice: by a look, which costs a live process nothing, and again under its
+flock, which says that nobody is in the middle of a transition of it. What stands where a task
+should go stays, and the task waits for a later pass: nobody ever unlinks a task file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from . import layout, listing, outcome, owners
+from .directories import Directories
+from .document import FAILURES, STATUS, parse_held
+from .errors import InvalidTask
+from .finishing import Ending, rewrite, waiting_or_failed
+from .stamps import available_fields, tried_in_vain
+from .waiting import turns
+from .whole_file import sweep
+
+# An original holds a lock file's inode from its open to its flock, which takes microseconds. Taken
+# away in between, it would let a second original in.
+_LOCK_AGE_S: Final = 60.0
+# How long another pass may take with one claim; it needs a millisecond.
+_OTHERS_PASS_S: Final = 1.0
+
+
+class RecoveryReport(NamedTuple):
+    """What `TaskPool.recover` did, or would do.
+
+    Attributes
+    ----------
+    returned : list of str
+        Ids of tasks that wait again.
+    failed : list of str
+        Ids of tasks that were given up: their claims came to nothing `max_attempts` times.
+    completed : list of str
+        Ids of tasks whose completion a death had cut in two.
+    removed : list of str
+        Paths of temporary files, lock files and owner files of the dead.
+    problems : list of str
+        What needs a person, each a sentence: files that are no tasks, tasks in two places.
+    """
+
+    returned: list[str]
+    failed: list[str]
+    completed: list[str]
+    removed: list[str]
+    problems: list[str]
+
+    def __bool__(self) -> bool:
+        """Whether a task went anywhere."""
+        return bool(self.returned or self.failed or self.completed)
+
+
+class _Verdict(enum.Enum):
+    STANDS = "stands"
+    HALF_CLAIM = "half a claim"
+    HALF_COMPLETION = "half a completion"
+    HALF_FAILURE = "half a failure"
+    LOST = "lost"
+
+
+def recover(
+    pool: Directories,
+    older_than_s: float | None,
+    dry_run: bool,
+    max_attempts: int | None,
+) -> RecoveryReport:
+    """See `TaskPool.recover`."""
+    recovery = _Recovery(pool, older_than_s, dry_run, max_attempts)
+    recovery.claims()
+    recovery.waiting_tasks()
+    if not dry_run:
+        recovery.litter()
+    return recovery.report
+
+
+def give_back_of_dead_owners(pool: Directories, max_attempts: int | None) -> bool:
+    """Return the claims of processes that have died; whether a task went anywhere."""
+    dead = [path for path in _owner_files(pool) if not owners.is_alive(path)]
+    if not dead:
+        return False
+    recovery = _Recovery(pool, None, False, max_attempts)
+    recovery.claims()
+    for path in dead:
+        owners.remove_if_dead(path)
+    return bool(recovery.report)
+
+
+class _Recovery:
+    """One pass."""
+
+    def __init__(
+        self,
+        pool: Directories,
+        older_than_s: float | None,
+        dry_run: bool,
+        max_attempts: int | None,
+    ) -> None:
+        self.pool = pool
+        self.older_than_s, self.dry_run, self.max_attempts = older_than_s, dry_run, max_attempts
+        self.now_s = time.time()
+        self.report = RecoveryReport([], [], [], [], [])
+        self._alive: dict[str, bool] = {}
+
+    # claimed/ -----------------------------------------------------------------------------------
+
+    def claims(self) -> None:
+        """Look at every claim."""
+        for path in listing.task_files(self.pool.claimed):
+            fields = self._look(path)
+            if fields is not None and self._judge(fields)[0] is not _Verdict.STANDS:
+                self._settle(os.fsencode(path), fields)
+
+    def _look(self, path: str) -> dict[str, Any] | None:
+        try:
+            return listing.read_task(path)
+        except FileNotFoundError:
+            return None
+        except InvalidTask as problem:
+            self.report.problems.append(f"{problem}")
+            return None
+
+    def _judge(self, fields: dict[str, Any]) -> tuple[_Verdict, str]:
+        """What is to become of a claim, and why."""
+        if "claimed_by" not in fields:
+            is_failure = fields.get(STATUS) == layout.FAILED and FAILURES in fields
+            return (_Verdict.HALF_FAILURE if is_failure else _Verdict.HALF_CLAIM), ""
+        if fields.get(STATUS) == layout.COMPLETED and "result" in fields:
+            return _Verdict.HALF_COMPLETION, ""
+        owner = fields.get("owner")
+        if isinstance(owner, str) and not self._is_alive(owner):
+            return _Verdict.LOST, "its process ended"
+        if self._is_past(fields.get("lease_expires_at"), 0.0):
+            return _Verdict.LOST, "its lease expired"
+        is_old = self.older_than_s is not None and self._is_past(
+            fields.get("claimed_at"), self.older_than_s
+        )
+        if owner is None and "lease_expires_at" not in fields and is_old:
+            return _Verdict.LOST, f"it was older than {self.older_than_s} s"
+        return _Verdict.STANDS, ""
+
+    def _is_past(self, moment: object, grace_s: float) -> bool:
+        is_number = isinstance(moment, int | float) and not isinstance(moment, bool)
+        return is_number and moment + grace_s < self.now_s  # type: ignore[operator]
+
+    def _is_alive(self, owner: str) -> bool:
+        if owner not in self._alive:
+            try:
+                path = owners.owner_path(self.pool.tasks, owner)
+            except ValueError:
+                return True  # no name that a process of ours has
+            self._alive[owner] = owners.is_alive(path)
+        return self._alive[owner]
+
+    def _settle(self, path: bytes, seen: dict[str, Any]) -> None:
+        task_id = self._task_id(path, seen)
+        if task_id is None:
+            self.report.problems.append(f"{os.fsdecode(path)} does not tell which task it is")
+        elif self.dry_run:
+            ending = self._ending(task_id, seen)
+            if ending is not None:
+                self._tell(task_id, ending)
+        else:
+            # Another pass may be at it; whoever else holds half a claim is a live claimer.
+            is_lost = self._judge(seen)[0] is _Verdict.LOST
+            for _ in turns(_OTHERS_PASS_S if is_lost else 0):
+                if self._settle_held(path, task_id) != outcome.BUSY:
+                    break
+
+    def _settle_held(self, path: bytes, task_id: str) -> int:
+        lock = self.pool.lock_file(self.pool.available_file(task_id))
+        came_to, held = self.pool.core.hold(self.pool.current(), path, lock)
+        if held is None:
+            return int(came_to)
+        with held:
+            try:
+                document = parse_held(held)
+            except ValueError:
+                return outcome.ABSENT
+            ending = self._ending(task_id, document.fields)
+            if ending is None or self._task_id(path, document.fields) != task_id:
+                return outcome.ABSENT
+            came_to = rewrite(self.pool, held, document, ending)
+            if came_to == outcome.DONE:
+                self._tell(task_id, ending)
+            elif came_to == outcome.COLLISION:
+                self.report.problems.append(
+                    f"task {task_id!r} has to wait: {os.fsdecode(ending.target)} is there"
+                )
+            return int(came_to)
+
+    def _ending(self, task_id: str, fields: dict[str, Any]) -> Ending | None:
+        """How a claim ends, if it does."""
+        pool = self.pool
+        verdict, why = self._judge(fields)
+        if verdict is _Verdict.STANDS:
+            return None
+        if verdict is _Verdict.LOST:
+            tried = tried_in_vain(fields, why, self.max_attempts, self.now_s)
+            return waiting_or_failed(pool, task_id, tried)
+        if verdict is _Verdict.HALF_COMPLETION:
+            return Ending({}, pool.completed_file(task_id), pool.completed, True, stamped=True)
+        if verdict is _Verdict.HALF_FAILURE:
+            return Ending({}, pool.failed_file(task_id), pool.failed, True, stamped=True)
+        return Ending({}, pool.available_file(task_id), pool.available, False, stamped=True)
+
+    def _tell(self, task_id: str, ending: Ending) -> None:
+        told = {
+            self.pool.available: self.report.returned,
+            self.pool.failed: self.report.failed,
+            self.pool.completed: self.report.completed,
+        }
+        told[ending.directory].append(task_id)
+
+    def _task_id(self, path: bytes, fields: dict[str, Any]) -> str | None:
+        """Which task a claim's file is of: the name alone does not tell where the agent begins."""
+        name = os.fsdecode(os.path.basename(path)).removesuffix(layout.TASK_SUFFIX)
+        agents = [fields["claimed_by"]] if "claimed_by" in fields else self._agents_cut_short()
+        for agent in agents:
+            if name.endswith(f"_{agent}"):
+                return name.removesuffix(f"_{agent}")
+        task_id = f"{fields.get('task_id')}"
+        if name.startswith(f"{task_id}_"):
+            return task_id
+        before, underscore, _ = name.rpartition("_")
+        return before if underscore else None
+
+    def _agents_cut_short(self) -> Iterator[object]:
+        """Who was about to claim a task that is not in our layout: its new text lies about."""
+        for entry in _entries(self.pool.claimed):
+            if entry.endswith(layout.TEMPORARY_SUFFIX.encode()):
+                with contextlib.suppress(InvalidTask, FileNotFoundError):
+                    fields = listing.read_task(entry)
+                    if "claimed_by" in fields:
+                        yield fields["claimed_by"]
+
+    # available/ ---------------------------------------------------------------------------------
+
+    def waiting_tasks(self) -> None:
+        """Look at every waiting task: one that says that it is claimed would wait for ever."""
+        for path in listing.task_files(self.pool.available):
+            fields = self._look(path)
+            if fields is None or fields.get(STATUS) != layout.CLAIMED:
+                continue
+            task_id = os.path.basename(path).removesuffix(layout.TASK_SUFFIX)
+            if any(True for _ in listing.claims_of(self.pool, task_id)):
+                self.report.problems.append(f"task {task_id!r} both waits and is claimed")
+            elif self.dry_run or self._put_right(os.fsencode(path)):
+                self.report.returned.append(task_id)
+
+    def _put_right(self, path: bytes) -> bool:
+        _, held = self.pool.core.hold(self.pool.current(), path, self.pool.lock_file(path))
+        if held is None:
+            return False
+        with held:
+            try:
+                document = parse_held(held)
+            except ValueError:
+                return False
+            if document.fields.get(STATUS) != layout.CLAIMED:
+                return False
+            ending = Ending(available_fields(document.fields), path, self.pool.available, True)
+            return rewrite(self.pool, held, document, ending) == outcome.DONE
+
+    # Litter -------------------------------------------------------------------------------------
+
+    def litter(self) -> None:
+        """Remove what nobody holds: temporary files, lock files, owner files."""
+        for directory in (self.pool.available, self.pool.claimed, self.pool.tasks):
+            self.report.removed.extend(sweep(Path(os.fsdecode(directory))))
+        for path in _entries(self.pool.available):
+            if path.endswith(layout.LOCK_SUFFIX.encode()) and self._remove_lock(path):
+                self.report.removed.append(os.fsdecode(path))
+        for path in _owner_files(self.pool):
+            if owners.remove_if_dead(path):
+                self.report.removed.append(os.fsdecode(path))
+
+    def _remove_lock(self, path: bytes) -> bool:
+        """Unlink a lock file that nobody holds, and nobody can be about to win by."""
+        task = path[: -len(layout.LOCK_SUFFIX)] + layout.TASK_SUFFIX.encode()
+        try:
+            status = os.lstat(path)
+            if os.path.lexists(task) and status.st_mtime > self.now_s - _LOCK_AGE_S:
+                return False
+            flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+            descriptor = os.open(path, flags)
+        except OSError:
+            return False  # gone, or no lock file at all
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not os.path.samestat(os.lstat(path), os.fstat(descriptor)):
+                return False
+            os.unlink(path)
+        except (BlockingIOError, FileNotFoundError):
+            return False
+        finally:
+            with contextlib.suppress(OSError):
+                fcntl.flock(descriptor, fcntl.LOCK_UN)
+            os.close(descriptor)
+        return True
+
+
+def _owner_files(pool: Directories) -> Iterator[bytes]:
+    suffix = layout.OWNER_SUFFIX.encode()
+    directory = os.path.join(pool.tasks, layout.OWNERS.encode())
+    return (path for path in _entries(directory) if path.endswith(suffix))
+
+
+def _entries(directory: bytes) -> list[bytes]:
+    try:
+        return [os.path.join(directory, name) for name in os.listdir(directory)]
+    except FileNotFoundError:
+        return []

@@ -1,0 +1,59 @@
+"""`tasks/`, open: what names are looked up from, and who it is that opened it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from typing import Final
+
+from .owners import OwnerFile, owner_file
+
+AT_FDCWD: Final = -100 if sys.platform.startswith("linux") else -2
+
+
+class TasksDirectory:
+    """A descriptor of one pool's `tasks/`, and what is known of it.
+
+    Attributes
+    ----------
+    path : bytes
+        Where it stood when it was opened.
+    descriptor, prefix_bytes : int
+        What names are looked up from, and how many bytes of a whole path it stands for.
+    owner : OwnerFile
+        What says that this process lives.
+    """
+
+    __slots__ = ("_opened", "descriptor", "owner", "path", "prefix_bytes")
+
+    def __init__(self, path: bytes) -> None:
+        self._opened: os.stat_result | None = None  # for __del__, if the next line fails
+        self.descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._opened = os.fstat(self.descriptor)
+        self.path = path
+        self.prefix_bytes = len(path) + 1
+        self.owner: OwnerFile = owner_file((self._opened.st_dev, self._opened.st_ino))
+
+    def __del__(self) -> None:
+        if self._is_open():
+            with contextlib.suppress(OSError):
+                os.close(self.descriptor)
+
+    def is_current(self) -> bool:
+        """Whether the descriptor is open, and of what stands at the path now."""
+        try:
+            return self._is_open() and os.path.samestat(os.stat(self.path), self._opened)  # type: ignore[arg-type]
+        except OSError:
+            return False
+
+    def _is_open(self) -> bool:
+        """Whether the number still is our descriptor's: a daemon closes whatever is open."""
+        try:
+            if self._opened is None or not os.path.samestat(
+                os.fstat(self.descriptor), self._opened
+            ):
+                self._opened = None  # and never again, whatever gets the number next
+        except OSError:
+            self._opened = None
+        return self._opened is not None

@@ -1,0 +1,145 @@
+"""The wrapper of inotify(7), against the kernel's."""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+
+if sys.platform != "linux":
+    pytest.skip("inotify is Linux", allow_module_level=True)
+
+from fastclaim import inotify
+from fastclaim.inotify import IN_CREATE, IN_DELETE, IN_IGNORED, IN_MOVED_TO, Event, Inotify
+
+MASK = IN_CREATE | IN_MOVED_TO | IN_DELETE
+
+
+@pytest.fixture
+def watch() -> Iterator[Inotify]:
+    with Inotify() as watch:
+        yield watch
+
+
+def test_nothing_to_read_is_an_empty_list(watch: Inotify, tmp_path: Path) -> None:
+    watch.add(os.fsencode(tmp_path), MASK)
+    assert watch.read() == []
+    assert watch.wait(0) is False
+
+
+def test_events_come_in_order_with_the_names_that_they_happened_to(
+    watch: Inotify, tmp_path: Path
+) -> None:
+    wd = watch.add(str(tmp_path), MASK)
+    (tmp_path / "a").touch()
+    (tmp_path / "a").rename(tmp_path / ("ä" * 100))
+    (tmp_path / ("ä" * 100)).unlink()
+    assert watch.wait(10)
+    assert watch.read() == [
+        Event(wd, IN_CREATE, b"a"),
+        Event(wd, IN_MOVED_TO, ("ä" * 100).encode()),
+        Event(wd, IN_DELETE, ("ä" * 100).encode()),
+    ]
+    assert watch.read() == []
+
+
+def test_more_events_than_one_read_brings_all_come(watch: Inotify, tmp_path: Path) -> None:
+    watch.add(str(tmp_path), IN_CREATE)
+    names = {f"{'x' * 200}{n}".encode() for n in range(200)}
+    for name in names:
+        open(os.fsencode(tmp_path) + b"/" + name, "x").close()
+    seen = set()
+    while events := watch.read():
+        seen.update(event.name for event in events)
+    assert seen == names
+
+
+def test_a_removed_directory_ends_its_watch_with_a_last_event(
+    watch: Inotify, tmp_path: Path
+) -> None:
+    directory = tmp_path / "d"
+    directory.mkdir()
+    wd = watch.add(str(directory), MASK)
+    directory.rmdir()
+    assert watch.read()[-1] == Event(wd, IN_IGNORED, b"")
+
+
+def test_a_watch_that_was_removed_tells_nothing_more(watch: Inotify, tmp_path: Path) -> None:
+    wd = watch.add(str(tmp_path), MASK)
+    watch.remove(wd)
+    (tmp_path / "a").touch()
+    assert watch.read() == [Event(wd, IN_IGNORED, b"")]
+    with pytest.raises(OSError, match="Invalid argument"):
+        watch.remove(wd)
+
+
+def test_a_wait_ends_when_something_happens(watch: Inotify, tmp_path: Path) -> None:
+    watch.add(str(tmp_path), MASK)
+    writer = threading.Timer(0.05, (tmp_path / "a").touch)
+    writer.start()
+    try:
+        assert watch.wait(60) is True
+    finally:
+        writer.join()
+
+
+@pytest.mark.parametrize("timeout_s", [60, None, float("inf")])
+def test_an_exception_of_a_signal_handler_ends_a_wait(
+    watch: Inotify, tmp_path: Path, timeout_s: float | None
+) -> None:
+    watch.add(str(tmp_path), MASK)
+
+    def interrupt(*_: object) -> NoReturn:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, 0.05)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            watch.wait(timeout_s)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def test_an_error_names_the_directory(watch: Inotify, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError) as caught:
+        watch.add(str(tmp_path / "none"), MASK)
+    assert caught.value.filename == str(tmp_path / "none")
+
+
+def test_having_no_instance_left_is_an_os_error() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    spare = os.open(os.devnull, os.O_RDONLY)  # the lowest that is free
+    os.close(spare)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (spare, hard))
+    try:
+        with pytest.raises(OSError, match="open files") as caught:
+            Inotify()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert caught.value.errno == errno.EMFILE
+
+
+def test_a_system_without_inotify_is_an_os_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inotify.ctypes, "CDLL", lambda *_, **__: object())
+    with pytest.raises(OSError, match="no inotify") as caught:
+        Inotify()
+    assert caught.value.errno == errno.ENOSYS
+
+
+def test_the_descriptor_does_not_outlive_an_exec_and_is_closed_once(watch: Inotify) -> None:
+    descriptor = watch.fileno()
+    assert not os.get_inheritable(descriptor)
+    watch.close()
+    watch.close()
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(descriptor)
