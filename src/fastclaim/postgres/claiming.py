@@ -58,13 +58,18 @@ WITH {_CLOCK}, picked AS MATERIALIZED (
 ) {_TAKE}
 """
 
-# The first tasks of each lane that the agent can work in, and those whose time has come.
+# The first tasks of each lane that the agent can work in, and those whose time has come. Without a
+# claim it returns one empty row if there were any, and none if there were none.
 _CLAIM_NEXT: Final = f"""
 WITH {_CLOCK}, open_lanes AS MATERIALIZED (
-    SELECT l.lane FROM {{schema}}.lanes l
+    SELECT l.lane FROM {{schema}}.lanes l CROSS JOIN clock
     WHERE (l.requirements = '{{{{}}}}' OR %(capabilities)s::text[] = '{{{{}}}}'
            OR l.requirements && %(capabilities)s::text[])
         AND l.required <@ %(capabilities)s::text[]
+        AND {_NOT_PAUSED}
+        AND (%(max_claims)s::bigint IS NULL OR %(max_claims)s > (
+            SELECT count(*) FROM {{schema}}.tasks m
+            WHERE m.state = 'claimed' AND m.agent = %(agent)s))
 ), candidates AS MATERIALIZED (
     SELECT c.* FROM open_lanes l CROSS JOIN clock CROSS JOIN LATERAL (
         SELECT t.task_id, t.priority, t.created_at, false AS was_delayed FROM {{schema}}.tasks t
@@ -84,17 +89,16 @@ WITH {_CLOCK}, open_lanes AS MATERIALIZED (
     ) due
 ), locked AS MATERIALIZED (
     SELECT t.task_id, c.priority, c.created_at, c.was_delayed
-    FROM candidates c JOIN {{schema}}.tasks t ON t.task_id = c.task_id CROSS JOIN clock
-    WHERE t.state = 'available' AND {_NOT_PAUSED}
-        AND (%(max_claims)s::bigint IS NULL OR %(max_claims)s > (
-            SELECT count(*) FROM {{schema}}.tasks m
-            WHERE m.state = 'claimed' AND m.agent = %(agent)s))
+    FROM candidates c JOIN {{schema}}.tasks t ON t.task_id = c.task_id
+    WHERE t.state = 'available'
     ORDER BY <among candidates> LIMIT %(wanted)s
     FOR UPDATE OF t SKIP LOCKED
 ), picked AS MATERIALIZED (
     SELECT task_id, was_delayed, row_number() OVER (ORDER BY <among all>)::int AS number
     FROM locked
-) {_TAKE}
+), taken AS ({_TAKE})
+SELECT taken.* FROM (SELECT count(*) FROM candidates) AS seen LEFT JOIN taken ON true
+WHERE taken.number IS NOT NULL OR seen.count > 0
 """
 
 
@@ -287,22 +291,24 @@ def claim_next(
         "wanted": len(tokens),
         "max_claims": wanted.max_claims,
     }
-    rows: list[_Claimed] = []
     for window in database.window.sizes(len(tokens)):
         try:
             rows = _run(database, _claim_next(wanted.order, window), parameters)
         except pg_errors.UniqueViolation:
             continue  # of an exclusive key: the next look sees that somebody has it
-        if rows:
+        claimed = sorted(row for row in rows if row.number is not None)
+        if not claimed and rows:
+            continue  # there are tasks, but others were faster at all that it looked at
+        if claimed:
             database.window.worked(window)
-            break
-    if any(row.was_delayed for row in rows):
-        recovery.wake_delayed(database)
-    return [Taken(tokens[row.number - 1], row.row) for row in sorted(rows)]
+        if any(row.was_delayed for row in claimed):
+            recovery.wake_delayed(database)
+        return [Taken(tokens[row.number - 1], row.row) for row in claimed]
+    return []
 
 
 class _Claimed(NamedTuple):
-    number: int
+    number: Any  # which of the tokens, from 1; None: nothing was claimed
     was_delayed: bool
     row: Row
 
