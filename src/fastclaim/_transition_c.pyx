@@ -769,10 +769,15 @@ cdef int publish_new(
         if outcome == FAILED:
             return FAILED
         exchanged = outcome == COLLISION
-    outcome = exchange(step, target) if exchanged else rename_to(step, temporary, target, replace)
+    if exchanged:
+        outcome = exchange(step, target)
+    else:
+        outcome = rename_to(step, temporary, target, replace and sync < SYNC_FULL)
+        if outcome == COLLISION and replace:
+            outcome = LOST  # somebody published it meanwhile
     if outcome == DONE:
         outcome = sync_directories(step, directory, NULL, sync)
-    if outcome == FAILED and (exchanged or not replace):  # else ours is all there is
+    if outcome == FAILED and (exchanged or not replace or sync >= SYNC_FULL):
         undo_publish(step, target, exchanged)
     return LOST if outcome == BUSY else outcome
 

@@ -231,6 +231,7 @@ class TaskPool:
         except (TaskPoolError, OSError):
             raise
         except BaseException:
+            # Interrupted; the claim may stand, and nobody will ever be told about it.
             self._release_quietly(task_id, agent_id, token)
             raise
         return self._claim_of_before(task_id, agent_id)
@@ -584,6 +585,10 @@ class TaskPool:
             if document is None:
                 return {}
             task = loads(document)
+            if logger.isEnabledFor(logging.INFO):
+                extra = _extra(task_id, agent_id, started_s)
+                logger.info("Task %s claimed by %s", task_id, agent_id, extra=extra)
+            return task
         except Exception as error:
             if not isinstance(error, TaskPoolError | OSError):
                 # sys.set_int_max_str_digits() may have changed since the task was published.
@@ -598,10 +603,6 @@ class TaskPool:
             # Interrupted; the claim may stand, and nobody will ever be told about it.
             self._release_quietly(task_id, agent_id, token)
             raise
-        if logger.isEnabledFor(logging.INFO):
-            extra = _extra(task_id, agent_id, started_s)
-            logger.info("Task %s claimed by %s", task_id, agent_id, extra=extra)
-        return task
 
     def complete_task(self, task_id: str, agent_id: str, result: dict[str, Any]) -> bool:
         """Mark a claimed task as completed.
