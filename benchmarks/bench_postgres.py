@@ -231,8 +231,9 @@ def timed_us(call: Callable[[], object], times: int) -> str:
 
 
 def bench_size(url: str, sizes: list[int]) -> None:
-    print("\n| waiting tasks | claim_next, µs | claim by id, µs | complete, µs | publish, µs |")
-    print("|---:|---:|---:|---:|---:|")
+    verbs = ("claim_next", "claim by id", "complete", "publish", "counts")
+    print(f"\n| waiting tasks | {' | '.join(f'{verb}, µs' for verb in verbs)} |")
+    print("|---:|---:|---:|---:|---:|---:|")
     for size in sizes:
         with database(url) as place:
             print(f"| {size:,} | {' | '.join(costs_at(place, size))} |", flush=True)
@@ -255,6 +256,7 @@ def costs_at(url: str, size: int) -> list[str]:
         timed_us(lambda: claims.append(pool.claim(f"t{size - next(numbers)}", "a")), 300),
         timed_us(lambda: claims.pop().complete({"ok": True}), 300),
         timed_us(lambda: pool.publish(f"new{next(fresh)}"), 300),
+        timed_us(pool.counts, 5),
     ]
 
 
