@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import pickle
+import subprocess
+import sys
 
 import psycopg
 import pytest
@@ -122,3 +124,15 @@ def test_a_schema_with_any_name_will_do(
 def test_a_directory_is_no_url() -> None:
     assert not layout.is_url("/tmp/postgresql://x")
     assert layout.shown("/tmp/a@b:c?d") == "/tmp/a@b:c?d"
+
+
+def test_without_psycopg_the_error_says_what_to_install() -> None:
+    code = (
+        "import sys; sys.modules['psycopg'] = None; import fastclaim\n"
+        "try: fastclaim.TaskPool('postgresql://u:SECRET@h/d')\n"
+        "except ImportError as error: print(error)"
+    )
+    run = [sys.executable, "-c", code]
+    said = subprocess.run(run, capture_output=True, text=True, check=True).stdout
+    assert 'pip install "fastclaim[postgres]"' in said
+    assert "SECRET" not in said

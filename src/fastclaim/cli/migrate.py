@@ -30,7 +30,7 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         from ..postgres.migrate import migrate
     except ImportError as error:
-        raise exits.BadInput(f'{error}: pip install "fastclaim[postgres]"') from None
+        raise exits.BadInput(f"{error}") from None
     try:
         moved, left = migrate(source, target)
     except TaskPoolError as error:

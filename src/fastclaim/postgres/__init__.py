@@ -10,3 +10,12 @@ publishing.py, claiming.py, selecting.py, finishing.py, recovery.py     the tran
 listing.py, upkeep.py, health.py, reports.py                            looking after a pool
 pool.py         `PostgresPool`: the verbs
 """
+
+try:
+    import psycopg  # noqa: F401
+    import psycopg_pool  # noqa: F401
+except ImportError as error:
+    raise ImportError(
+        f'pools on PostgreSQL need psycopg: pip install "fastclaim[postgres]" ({error})',
+        name=error.name,
+    ) from None
