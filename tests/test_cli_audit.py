@@ -220,3 +220,23 @@ def test_a_tail_counts_completions_once_and_only_whole_lines(tmp_path):
         file.write('"y"}\n')
     assert tail.follow() == 2
     assert tail.follow() == 2
+
+
+def test_a_task_that_was_claimed_before_what_blocks_it_was_done_is_noticed(
+    pool: TaskPool,
+) -> None:
+    tasks = [{"task_id": "a"}, {"task_id": "b", "blocked_by": ["a"]}]
+    pool.publish_many(tasks)
+    journals: dict[str, list[dict[str, Any]]] = {"agent-1": []}
+    for task_id in ("b", "a"):
+        claim = pool.claim(task_id, "agent-1")
+        claim.complete()
+        evidence = {"task_id": task_id, "claim_token": claim.token}
+        journals["agent-1"] += [{"event": event, **evidence} for event in ("claimed", "completed")]
+    assert audit(pool._directories, tasks, journals) == [
+        "task 'b' was claimed before 'a', which blocks it, was done"
+    ]
+    (pool.completed_dir / "a_complete.json").unlink()
+    assert "task 'b' was done, though 'a', which blocks it, was not" in audit(
+        pool._directories, tasks, journals
+    )

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import errno
 import math
+import os
 import time
 from typing import Any, Final
 
-from . import outcome
+from . import exclusive, outcome
 from .directories import Directories
 from .document import NOT_BEFORE, lay_out, parse, parse_held, timestamp
 from .errors import (
@@ -85,7 +86,7 @@ def claim(
         pool.claim_directories,
         stamp.enforcement,
         stamp.fields,
-        pool.sync,
+        pool.stamp_sync,
         want_document,
     )
     if came_to in (outcome.DONE, outcome.ABSENT):
@@ -175,7 +176,7 @@ class _Attempt:
             self.pool.claim_directories,
             self.stamp.enforcement,
             self.stamp.fields,
-            self.pool.sync,
+            self.pool.stamp_sync,
             self.want_document,
         )
         if came_to == outcome.DONE:
@@ -222,8 +223,19 @@ class _Attempt:
             fields = claimed_fields(document.fields, self.agent_id, self.hold, self.token, now_s)
             content = lay_out(fields, document.payload, now_ns, is_guarded(document.fields))
             parse(content)
+            keys = exclusive.keys_of(document.fields, self.task_id)
+        except InvalidTask:
+            raise
         except (ValueError, RecursionError) as error:
             raise InvalidTask(f"task {self.task_id!r} is {error}", self.task_id) from error
+        claim_name = os.fsdecode(os.path.basename(self.claimed))
+        try:
+            with exclusive.held(self.pool, keys, self.task_id, claim_name):
+                return self._exchange(held, content, now_ns, over_old_claim)
+        except exclusive.KeyBusy:
+            return outcome.BUSY
+
+    def _exchange(self, held: Any, content: bytes, now_ns: int, over_old_claim: bool) -> int:
         temporary = self.pool.temporary_file(self.pool.claimed)
         try:
             held.prepare(temporary, content, now_ns, self.pool.sync)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import os
+import time
 from typing import Final
 
 from . import layout
@@ -18,6 +19,9 @@ from .inotify import (
     Inotify,
 )
 
+# The kernel tells that a file was closed a moment before it drops the flock on it: who looks too
+# early has to look once more.
+_UNLOCKED_WITHIN_S: Final = 1.0
 _MASK: Final = IN_CLOSE_WRITE | IN_DELETE_SELF | IN_MOVE_SELF
 
 
@@ -34,6 +38,7 @@ class Deaths:
         self._owners = os.path.join(tasks, layout.OWNERS.encode())
         self._inotify: Inotify | None = None
         self._process_id = 0
+        self._heard_at_s = float("-inf")
 
     def may_have_come(self) -> bool:
         """Whether an owner may have died since this was last asked; always so at first."""
@@ -41,7 +46,9 @@ class Deaths:
         if self._inotify is not None and self._process_id == os.getpid():
             events = self._inotify.read()
             if not any(event.mask & ~IN_CLOSE_WRITE for event in events):
-                return bool(events)
+                if events:
+                    self._heard_at_s = time.monotonic()
+                return time.monotonic() - self._heard_at_s < _UNLOCKED_WITHIN_S
         self._watch()
         return True
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import os
 from pathlib import Path
 from types import ModuleType
@@ -51,6 +52,8 @@ class Directories:
             raise ValueError(f"durability {durability!r} is none of {', '.join(DURABILITIES)}")
         self.base_dir = Path(os.path.abspath(base_dir))
         self.sync = DURABILITIES[durability]
+        # Of claims that stamp in place; less than `sync` only inside a batch.
+        self.stamp_sync = self.sync
         self.lock_files = lock_files
         self.core = transition.core if core is None else core
         self.tasks_dir = self.base_dir / "tasks"
@@ -67,6 +70,12 @@ class Directories:
     def __setstate__(self, state: dict[str, object]) -> None:
         self.__dict__.update(state)
         self.core = transition.named(str(state["core"]))
+
+    def for_a_batch(self) -> Directories:
+        """The same pool, for claims whose stamps the caller puts on disk together."""
+        batch = copy.copy(self)
+        batch.stamp_sync = outcome.SYNC_NONE
+        return batch
 
     def make(self) -> None:
         """Make the directories that are not there (again: somebody may clean up /tmp)."""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import json
 import os
 import stat
 from collections.abc import Iterator
+from json.scanner import make_scanner
 from typing import Any, Final
 
 from . import layout
@@ -17,6 +17,8 @@ from .errors import InvalidTask
 
 # A reader that meets a stamp in mid-write sees half of it; the write takes under a microsecond.
 _READ_TRIES: Final = 3
+_scan_value: Final[Any] = make_scanner(json.JSONDecoder())  # type: ignore[arg-type]
+_OPEN_FLAGS: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _NOT_REGULAR: Final = (errno.ELOOP, errno.EISDIR, errno.ENXIO)
 
 
@@ -32,11 +34,12 @@ def read_task(path: str | bytes) -> dict[str, Any]:
     OSError
         The system refused.
     """
-    path = os.fsdecode(path)
+    if isinstance(path, bytes):
+        path = os.fsdecode(path)
     problem = ""
     for _ in range(_READ_TRIES):
         try:
-            task = json.loads(_read_regular_file(path).decode("utf-8"))
+            task = _parse(_read_regular_file(path).decode("utf-8"))
         except (ValueError, RecursionError) as error:
             problem = f"not JSON: {error}"
             continue
@@ -46,27 +49,45 @@ def read_task(path: str | bytes) -> dict[str, Any]:
     raise InvalidTask(f"{path} is {problem}")
 
 
+def _parse(text: str) -> Any:
+    """As `json.loads` does, which takes half as long again for a small task."""
+    if text.startswith("{"):
+        try:
+            value, end = _scan_value(text, 0)
+        except StopIteration:
+            pass  # `json.loads` knows better words for it
+        else:
+            if not text[end:].strip(" \t\n\r"):
+                return value
+    return json.loads(text)
+
+
 def _read_regular_file(path: str) -> bytes:
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        descriptor = os.open(path, _OPEN_FLAGS)
     except OSError as error:
         if error.errno not in _NOT_REGULAR:
             raise
         raise InvalidTask(f"{path} is not a regular file") from None
     try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
             raise InvalidTask(f"{path} is not a regular file")
-        with open(descriptor, "rb", closefd=False) as file:
-            start = file.read(START_BYTES)
-            if not may_be_object(start):
-                raise InvalidTask(f"{path} is not a JSON object")
-            return start + file.read()
+        content = os.read(descriptor, START_BYTES)
+        if not may_be_object(content):
+            raise InvalidTask(f"{path} is not a JSON object")
+        if len(content) < status.st_size:
+            with open(descriptor, "rb", closefd=False) as file:
+                content += file.read()
+        return content
     except OSError as error:
         error.filename = path
         raise
     finally:
-        with contextlib.suppress(OSError):  # it is closed all the same
+        try:
             os.close(descriptor)
+        except OSError:
+            pass  # it is closed all the same
 
 
 def task_files(directory: bytes) -> Iterator[str]:
@@ -92,6 +113,20 @@ def claims_of(pool: Directories, task_id: object) -> Iterator[dict[str, Any]]:
                 continue
             # The name alone can belong to another task: "a" and "b_c", "a_b" and "c".
             if f"{task.get('task_id', task_id)}" == f"{task_id}":
+                yield task
+
+
+def claims_by(pool: Directories, agent_id: object) -> Iterator[dict[str, Any]]:
+    """The claims of one agent that stand in claimed/ and can be read."""
+    suffix = f"_{agent_id}{layout.TASK_SUFFIX}"
+    for path in task_files(pool.claimed):
+        if path.endswith(suffix):
+            try:
+                task = read_task(path)
+            except (FileNotFoundError, InvalidTask):
+                continue
+            # The name alone can be another agent's: "b" and "a_b".
+            if f"{task.get('claimed_by', agent_id)}" == f"{agent_id}":
                 yield task
 
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import (
     claiming,
+    exclusive,
     finishing,
     layout,
     listing,
@@ -31,8 +33,11 @@ from .errors import (
     TaskNotAvailable,
     TaskPoolError,
 )
-from .stamps import Hold
+from .stamps import Hold, claim_stamp
 from .tokens import new_token, owner_id
+
+if TYPE_CHECKING:
+    from .selection import Selection
 
 logger = logging.getLogger(__name__)
 
@@ -102,7 +107,12 @@ class TaskPool:
         self.claimed_dir = self.tasks_dir / layout.CLAIMED
         self.completed_dir = self.tasks_dir / layout.COMPLETED
         self.failed_dir = self.tasks_dir / layout.FAILED
+        self._selections: dict[int, Selection] = {}  # by process id
+        self._checked_agent_id: object = None
         self._directories.make()
+
+    def __getstate__(self) -> dict[str, object]:
+        return self.__dict__ | {"_selections": {}}
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} at {os.fspath(self.base_dir)!r}>"
@@ -511,6 +521,186 @@ class TaskPool:
             and "claim_token" in task
         ]
 
+    # Which task next ----------------------------------------------------------------------------
+
+    def claim_next(
+        self,
+        agent_id: object,
+        capabilities: Iterable[str] = (),
+        *,
+        order: str = "priority",
+        wait: float | None = 0.0,
+        lease_s: float | None = None,
+        bind: bool | None = None,
+        max_claims: int | None = None,
+    ) -> Claim | None:
+        """Claim the next task that this agent may have.
+
+        Left out are tasks whose ``requirements`` are all not among the capabilities (an agent that
+        names none is not asked), that lack one of ``constraints.required_capabilities``, whose
+        ``constraints.deadline`` is past, whose ``not_before`` is to come, that are ``blocked_by``
+        tasks not completed, or that need an ``exclusive`` key which another claim holds.
+
+        Parameters
+        ----------
+        agent_id : str
+            For whom.
+        capabilities : iterable of str
+            What the agent can do.
+        order : {"priority", "oldest", "any"}
+            "priority": higher ``priority`` first, then older ``created_at``; "oldest":
+            ``created_at`` alone; "any": whichever is found first, which reads no other task and
+            suits many agents on one large pool best.
+        wait : float or None
+            Seconds to wait until there is one; 0 does not wait, None waits as long as it takes.
+            While the pool is paused there is none.
+        lease_s, bind
+            As for `claim`.
+        max_claims : int, optional
+            Claim nothing while the agent has so many claims already.
+
+        Returns
+        -------
+        Claim or None
+            None if there was none until the time was over.
+
+        Raises
+        ------
+        InvalidName, InvalidTask
+            The agent id cannot be part of a file name, or is no JSON.
+        TypeError, ValueError
+            Another argument is not what it should be; the message says which.
+        OSError
+            The system refused; nothing was claimed.
+        """
+        if agent_id != self._checked_agent_id:
+            _check_agent_id(self._directories, agent_id)
+            self._checked_agent_id = agent_id
+        _check_seconds("wait", wait)
+        selection = self._selected()
+        view = selection.view(order, capabilities)
+        attempt = functools.partial(
+            self._claim_candidate, self._directories, agent_id, lease_s, bind
+        )
+        claim_one = functools.partial(selection.claim_one, view, attempt)
+        if max_claims is not None:
+            claim_one = functools.partial(self._claim_one_within, max_claims, agent_id, claim_one)
+        claim = claim_one()
+        if claim is not None:
+            return claim
+        return selection.claim_later(
+            view, claim_one, self._look_after_dead_owners, wait, at_claimed=max_claims is not None
+        )
+
+    def claim_many(
+        self,
+        agent_id: object,
+        n: int,
+        capabilities: Iterable[str] = (),
+        *,
+        order: str = "priority",
+        lease_s: float | None = None,
+        bind: bool | None = None,
+    ) -> list[Claim]:
+        """Claim up to `n` tasks, with one flush of the disk for all: all of them, or none.
+
+        Parameters
+        ----------
+        agent_id, capabilities, order, lease_s, bind
+            As for `claim_next`.
+        n : int
+            How many at most.
+
+        Returns
+        -------
+        list of Claim
+            Fewer than `n` if there were no more.
+
+        Raises
+        ------
+        InvalidName, InvalidTask, TypeError, ValueError
+            As for `claim_next`.
+        OSError
+            The system refused; what had been claimed was given back.
+        """
+        from .batches import put_on_disk
+
+        _check_agent_id(self._directories, agent_id)
+        selection = self._selected()
+        view = selection.view(order, capabilities)
+        attempt = functools.partial(
+            self._claim_candidate, self._directories.for_a_batch(), agent_id, lease_s, bind
+        )
+        claims: list[Claim] = []
+        try:
+            while len(claims) < n:
+                claim = selection.claim_one(view, attempt)
+                if claim is not None:
+                    claims.append(claim)
+                elif claims or not self._look_after_dead_owners():
+                    break
+            put_on_disk(
+                self._directories,
+                [self._directories.claimed_file(claim.task_id, agent_id) for claim in claims],
+            )
+        except BaseException:
+            for claim in claims:
+                self._release_quietly(claim.task_id, agent_id, claim.token)
+            raise
+        return claims
+
+    def why(self, task_id: object, capabilities: Iterable[str] | None = None) -> str:
+        """Where a task is, and what it waits for: one sentence for people.
+
+        Parameters
+        ----------
+        task_id : str
+            Which.
+        capabilities : iterable of str, optional
+            What the agent can do for which one asks.
+
+        Raises
+        ------
+        InvalidName
+            No task can have that id.
+        OSError
+            The pool cannot be read.
+        """
+        from .why import why
+
+        return why(self._directories, task_id, capabilities)
+
+    def prune(self, state: str, older_than: float, *, dry_run: bool = True) -> list[str]:
+        """Remove old tasks for good, or say which ones that would be.
+
+        Completed tasks by which others are still ``blocked_by`` stay: without them these would
+        wait for ever.
+
+        Parameters
+        ----------
+        state : {"available", "completed", "failed"}
+            Where they are. Claims are not pruned; they end, or `recover` ends them.
+        older_than : float
+            Seconds since they were published, completed or given up.
+        dry_run : bool
+            Whether to remove nothing.
+
+        Returns
+        -------
+        list of str
+            The ids of the tasks.
+
+        Raises
+        ------
+        ValueError
+            There is no such state, or `older_than` is not a number of seconds.
+        OSError
+            The system refused; some may have been removed.
+        """
+        from .pruning import prune
+
+        return prune(self._directories, state, older_than, dry_run)
+
     # The original's five ------------------------------------------------------------------------
 
     def publish_task(
@@ -715,6 +905,48 @@ class TaskPool:
             return claiming.claim(*arguments)
         return came_to, document
 
+    def _selected(self) -> Selection:
+        """What this process knows of the waiting tasks."""
+        process_id = os.getpid()
+        selection = self._selections.get(process_id)
+        if selection is None:
+            # Here: who only claims by id has no use for what it imports.
+            from .selection import Selection
+
+            for parent_id in self._selections.keys() - {process_id}:
+                self._selections.pop(parent_id, None)  # a fork copied it
+            # Of two threads that come here at once, one's is used.
+            selection = self._selections.setdefault(process_id, Selection(self._directories))
+        return selection
+
+    def _claim_one_within(
+        self, max_claims: int, agent_id: object, claim_one: Callable[[], Claim | None]
+    ) -> Claim | None:
+        # Two processes of one agent must not both see the last place free.
+        with exclusive.alone(self._directories, agent_id):
+            held = sum(1 for _ in listing.claims_by(self._directories, agent_id))
+            return claim_one() if held < max_claims else None
+
+    def _claim_candidate(
+        self,
+        directories: Directories,
+        agent_id: object,
+        lease_s: float | None,
+        bind: bool | None,
+        name: str,
+    ) -> Claim | None:
+        task_id = name[: -len(layout.TASK_SUFFIX)]
+        hold, token = self._hold(lease_s, bind), new_token()
+        try:
+            came_to, _ = claiming.claim(directories, task_id, agent_id, hold, token, 0.0, False)
+            return Claim(self, task_id, agent_id, token) if came_to == outcome.DONE else None
+        except (TaskPoolError, OSError):
+            raise
+        except BaseException:
+            # Interrupted; the claim may stand, and nobody will ever be told about it.
+            self._release_quietly(task_id, agent_id, token)
+            raise
+
     def _look_after_dead_owners(self) -> bool:
         """Give back the claims of the dead; whether anything may be waiting now that did not."""
         from .deaths import deaths_in  # not before something was missed: it takes ctypes
@@ -757,6 +989,12 @@ class TaskPool:
             raise ValueError(f"state {state!r} is none of {', '.join(layout.STATES)}")
         directory: bytes = getattr(self._directories, state)
         return directory
+
+
+def _check_agent_id(directories: Directories, agent_id: object) -> None:
+    """Raise InvalidName or InvalidTask if no claim can be made for this id, of whatever task."""
+    directories.claimed_file("", agent_id)
+    claim_stamp(agent_id, Hold(None, None), "")
 
 
 def _check_seconds(name: str, seconds: object) -> None:

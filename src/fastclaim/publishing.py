@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
-from . import outcome
+from . import exclusive, outcome
 from .directories import Directories
 from .document import ENFORCEMENT, MANAGED_FIELDS, lay_out
 from .errors import InvalidTask, TaskExists
@@ -56,6 +56,7 @@ class Publication:
         self.target = pool.available_file(self.task_id)
         self.mtime_ns = time.time_ns()
         self._pool = pool
+        exclusive.keys_of(dict(task), self.task_id)
         if not isinstance(task.get(ENFORCEMENT, {}), dict):
             raise InvalidTask(f"task {self.task_id!r}: {ENFORCEMENT} is not a dict", self.task_id)
         try:

@@ -1,7 +1,7 @@
 """One agent of a demo, in a process of its own: claims and completes until nothing is left.
 
-All agents walk one list in one order and begin a step apart, so that each task is wanted by all of
-them at nearly the same time.
+All agents can do all that any task asks for and follow one order, so that each task is wanted by
+all of them at nearly the same time.
 """
 
 from __future__ import annotations
@@ -11,11 +11,10 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Sequence
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import fastclaim
-from fastclaim import AlreadyClaimed, LockTimeout, TaskNotAvailable, TaskPool
+from fastclaim import Claim, TaskPool
 
 from . import journal
 from .exits import SYSTEM, WRONG
@@ -23,8 +22,9 @@ from .exits import SYSTEM, WRONG
 READY: Final = b"ready\n"
 GO: Final = b"go\n"
 
-# A listed task that nobody can claim would otherwise keep the agents running for ever.
-_MAX_PASSES_IN_VAIN: Final = 3
+_WAIT_S: Final = 0.05
+# A task that nobody can claim would otherwise keep the agents running for ever.
+_MAX_WAITS_IN_VAIN: Final = 60
 
 
 class Orders(NamedTuple):
@@ -34,7 +34,6 @@ class Orders(NamedTuple):
     durability: str
     lock_files: bool
     agent_id: str
-    first: int  # where in the list it begins
     debug: bool
 
 
@@ -57,8 +56,7 @@ def main() -> None:
 
 def _run(orders: Orders) -> None:
     pool = TaskPool(orders.base_dir, durability=orders.durability, lock_files=orders.lock_files)
-    ids = _available_ids(pool)
-    first = orders.first % max(1, len(ids))
+    capabilities = _all_capabilities(pool)
     path = journal.journal_file(orders.base_dir, orders.agent_id)
     with journal.Journal(path) as own:
         own.write(journal.READY, pid=os.getpid(), core=fastclaim.core)
@@ -66,46 +64,53 @@ def _run(orders: Orders) -> None:
         sys.stdout.buffer.flush()
         if sys.stdin.buffer.readline() == GO:
             own.write(journal.START, at_ns=time.monotonic_ns())
-            work = _Work(pool, orders.agent_id, own)
-            work.until_nothing_is_left(ids[first:] + ids[:first])
-            own.write(journal.END, at_ns=time.monotonic_ns(), **work.missed)
+            work = _Work(pool, orders.agent_id, capabilities, own)
+            work.until_nothing_is_left()
+            own.write(journal.END, at_ns=time.monotonic_ns(), waits=work.waits)
 
 
 class _Work:
-    def __init__(self, pool: TaskPool, agent_id: str, own: journal.Journal) -> None:
+    def __init__(
+        self, pool: TaskPool, agent_id: str, capabilities: list[Any], own: journal.Journal
+    ) -> None:
         self._pool = pool
         self._agent_id = agent_id
+        self._capabilities = capabilities
         self._journal = own
-        self.missed = {"gone": 0, "held": 0, "timed_out": 0}
+        self.waits = 0
 
-    def until_nothing_is_left(self, ids: Sequence[object]) -> None:
+    def until_nothing_is_left(self) -> None:
         in_vain = 0
-        while ids and in_vain < _MAX_PASSES_IN_VAIN:
-            won = sum(self._claim_and_complete(task_id) for task_id in ids)
-            left = _available_ids(self._pool)
-            in_vain = 0 if won or len(left) < len(ids) else in_vain + 1
-            ids = left
+        while in_vain < _MAX_WAITS_IN_VAIN:
+            started_ns = time.perf_counter_ns()
+            claim = self._pool.claim_next(self._agent_id, self._capabilities)
+            claim_ns: int | None = time.perf_counter_ns() - started_ns
+            if claim is None:
+                before = self._pool.counts()
+                if before["available"] == 0:
+                    return
+                # What is left is blocked by what others are doing.
+                self.waits += 1
+                claim = self._pool.claim_next(self._agent_id, self._capabilities, wait=_WAIT_S)
+                claim_ns = None
+                in_vain = in_vain + 1 if before == self._pool.counts() else 0
+            if claim is not None:
+                self._complete(claim, claim_ns)
 
-    def _claim_and_complete(self, task_id: object) -> bool:
-        started_ns = time.perf_counter_ns()
-        try:
-            claim = self._pool.claim(task_id, self._agent_id)
-        except AlreadyClaimed:
-            self.missed["held"] += 1
-            return False
-        except TaskNotAvailable:
-            self.missed["gone"] += 1
-            return False
-        except LockTimeout:
-            self.missed["timed_out"] += 1
-            return False
-        claim_ns = time.perf_counter_ns() - started_ns
-        evidence = {"task_id": task_id, "claim_token": claim.token}
+    def _complete(self, claim: Claim, claim_ns: int | None) -> None:
+        evidence = {"task_id": claim.task_id, "claim_token": claim.token}
         self._journal.write(journal.CLAIMED, **evidence, claim_ns=claim_ns)
         claim.complete({"summary": f"done by {self._agent_id}"})
         self._journal.write(journal.COMPLETED, **evidence)
-        return True
 
 
-def _available_ids(pool: TaskPool) -> list[object]:
-    return [task["task_id"] for task in pool.tasks()]
+def _all_capabilities(pool: TaskPool) -> list[Any]:
+    """What the waiting tasks ask for."""
+    wanted: list[Any] = []
+    for task in pool.tasks():
+        constraints = task.get("constraints")
+        required = constraints.get("required_capabilities") if constraints else None
+        for capability in [*(task.get("requirements") or ()), *(required or ())]:
+            if capability not in wanted:
+                wanted.append(capability)
+    return wanted

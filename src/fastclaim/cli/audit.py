@@ -1,4 +1,4 @@
-"""Whether every task was claimed exactly once and completed exactly once: what the files say.
+"""Whether every task was claimed once, completed once, and not too early: what the files say.
 
 Nothing here counts what anybody did. The pool's directories say where each task ended and what it
 looks like now, the agents' journals say who claimed and who completed it, and the two must agree.
@@ -17,6 +17,7 @@ from ..directories import Directories
 from ..document import ENFORCEMENT, ENFORCEMENT_CLAIM_FIELDS, MANAGED_FIELDS
 from ..errors import InvalidTask
 from ..listing import read_task
+from ..matching import names_in
 from . import journal
 
 Journals = Mapping[str, Sequence[Mapping[str, Any]]]
@@ -54,7 +55,7 @@ class _Deeds:
 def audit(
     pool: Directories, published: Iterable[Mapping[str, Any]], journals: Journals
 ) -> list[str]:
-    """What is wrong, a line each; nothing if every task was claimed and completed exactly once.
+    """What is wrong, a line each; nothing if each task was claimed and completed once, and in turn.
 
     Parameters
     ----------
@@ -82,6 +83,7 @@ def audit(
         else:
             problems += _changes(task_id, task, completed[task_id])
             problems += _contradictions(task_id, completed[task_id], deeds)
+            problems += _too_early(task_id, completed)
     known = completed.keys() | deeds.claims.keys() | deeds.completions.keys()
     for task_id in sorted(known - expected.keys()):
         problems.append(f"task {task_id!r} was never published, but claimed or completed")
@@ -135,6 +137,19 @@ def _changes(
             yield f"task {task_id!r} has got a field {name!r}"
         elif before[name] != after[name]:
             yield f"task {task_id!r} has another {name!r} than was published"
+
+
+def _too_early(task_id: str, completed: Mapping[str, Mapping[str, Any] | str]) -> Iterator[str]:
+    """Whether the task was claimed only after all that it is blocked by had been completed."""
+    task = completed[task_id]
+    if isinstance(task, str):
+        return
+    for dependency in names_in(dict(task), "blocked_by"):
+        done = completed.get(f"{dependency}")
+        if done is None or isinstance(done, str):
+            yield f"task {task_id!r} was done, though {dependency!r}, which blocks it, was not"
+        elif not done["completed_at"] <= task["claimed_at"]:
+            yield f"task {task_id!r} was claimed before {dependency!r}, which blocks it, was done"
 
 
 def _callers_fields(task: Mapping[str, Any]) -> dict[str, str]:

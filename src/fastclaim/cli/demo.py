@@ -16,10 +16,12 @@ from typing import Any, Final, NamedTuple
 from .. import layout
 from ..directories import DURABILITIES, Directories
 from ..errors import InvalidName, InvalidTask
+from ..matching import names_in
 from ..pool import TaskPool
 from . import exits, journal
 from .agent_process import Orders
 from .audit import Journals, audit
+from .dependencies import check_dependencies
 from .fleet import Fleet
 from .output import Row, count, screen
 from .task_file import TaskFile, read_task_file
@@ -123,6 +125,7 @@ class _Demo:
         """All tasks, or none if one of them cannot be published, claimed and completed."""
         longest = max(self._agent_ids, key=len)
         try:
+            check_dependencies(self._tasks.tasks)
             for task_id in self._tasks.lines:
                 self._directories.completed_file(task_id)
                 self._directories.claimed_file(task_id, longest)
@@ -147,10 +150,9 @@ class _Demo:
                     self._durability,
                     self._lock_files,
                     agent_id,
-                    first,
                     self._debug,
                 )
-                for first, agent_id in enumerate(self._agent_ids)
+                for agent_id in self._agent_ids
             )
             with self._screen.progress(doing, len(self._tasks.tasks)) as report:
                 fleet.run(lambda: report(tail.follow()))
@@ -158,10 +160,12 @@ class _Demo:
 
     def _verdict(self, problems: list[str], journals: Journals) -> int:
         number = len(self._tasks.tasks)
+        blocked = sum(bool(names_in(task, "blocked_by")) for task in self._tasks.tasks)
         figures = _Figures.of(journals)
         if not problems:
             self._screen.good(
-                f"{count(number, 'task')}: each claimed exactly once and completed exactly once."
+                f"{count(number, 'task')}: each claimed exactly once and completed exactly once,"
+                " and none before those that it waits for."
             )
         else:
             more = len(problems) - _PROBLEMS_SHOWN
@@ -173,6 +177,7 @@ class _Demo:
             [
                 Row("tasks", f"{number:,}", os.path.basename(self._tasks.path)),
                 Row("agents", f"{len(self._agent_ids):,}", "processes, all after the same tasks"),
+                Row("blocked", f"{blocked:,}", "tasks that waited for others to be completed"),
                 *figures.rows(),
                 Row("durability", self._durability, "" if self._lock_files else "no lock files"),
             ]
@@ -185,10 +190,10 @@ class _Demo:
 class _Figures(NamedTuple):
     """What the journals say of speed."""
 
-    claims_ns: list[int]  # in ascending order
+    claims: int
+    claims_ns: list[int]  # of those that did not wait for a task, in ascending order
     elapsed_s: float | None  # None if no agent reached its end
-    held: int
-    late: int
+    waits: int
     cores: set[str]
 
     @classmethod
@@ -201,10 +206,14 @@ class _Figures(NamedTuple):
         starts_ns = [event["at_ns"] for event in kinds.get(journal.START, [])]
         elapsed_ns = max(event["at_ns"] for event in ends) - min(starts_ns) if ends else None
         return cls(
-            sorted(event["claim_ns"] for event in kinds.get(journal.CLAIMED, [])),
+            len(kinds.get(journal.CLAIMED, [])),
+            sorted(
+                event["claim_ns"]
+                for event in kinds.get(journal.CLAIMED, [])
+                if event["claim_ns"] is not None
+            ),
             None if elapsed_ns is None else elapsed_ns / 1e9,
-            sum(event["held"] for event in ends),
-            sum(event["held"] + event["gone"] + event["timed_out"] for event in ends),
+            sum(event["waits"] for event in ends),
             {event["core"] for event in kinds.get(journal.READY, [])},
         )
 
@@ -217,16 +226,12 @@ class _Figures(NamedTuple):
                 self._at_most_us(0.99),
                 "with its waits for others and for a processor",
             ),
-            Row(
-                "conflicts",
-                f"{self.late:,}",
-                f"claims that came too late; {self.held:,} met the task in another's hands",
-            ),
+            Row("waits", f"{self.waits:,}", "for a task that could be claimed; not in the times"),
             Row("core", ", ".join(sorted(self.cores)) or "-"),
         ]
 
     def _claims_per_s(self) -> str:
-        return f"{len(self.claims_ns) / self.elapsed_s:,.0f}" if self.elapsed_s else "-"
+        return f"{self.claims / self.elapsed_s:,.0f}" if self.elapsed_s else "-"
 
     def _at_most_us(self, share: float) -> str:
         """The time that this share of the claims did not exceed."""

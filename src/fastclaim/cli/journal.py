@@ -6,8 +6,9 @@ that what an agent did outlives it, even if it is killed:
     {"event": "ready", "pid": 4711, "core": "c"}
     {"event": "start", "at_ns": ...}                              the monotonic clock, one per host
     {"event": "claimed", "task_id": ..., "claim_token": "...", "claim_ns": ...}
+                                                                  null: it had to wait for the task
     {"event": "completed", "task_id": ..., "claim_token": "..."}
-    {"event": "end", "at_ns": ..., "gone": 3, "held": 1, "timed_out": 0}
+    {"event": "end", "at_ns": ..., "waits": 3}
 """
 
 from __future__ import annotations

@@ -1,0 +1,138 @@
+"""What changes in a pool's directories: told by the kernel, where it tells."""
+
+from __future__ import annotations
+
+import errno
+import time
+from typing import Final, NamedTuple
+
+from . import layout
+from .directories import Directories
+from .inotify import (
+    IN_CLOSE_WRITE,
+    IN_CREATE,
+    IN_DELETE,
+    IN_IGNORED,
+    IN_MODIFY,
+    IN_MOVE_SELF,
+    IN_MOVED_FROM,
+    IN_MOVED_TO,
+    IN_ONLYDIR,
+    IN_Q_OVERFLOW,
+    Inotify,
+)
+
+TASKS: Final = "."  # `tasks/` itself
+
+# What is asked for is as little as will do: each event costs whoever causes it, and wakes all.
+_MASKS: Final = {
+    # A claim opens tasks for writing and makes and unlinks lock files here. It must cause no event,
+    # or agents that fail to claim a task would wake each other for ever.
+    layout.AVAILABLE: IN_MOVED_TO | IN_MODIFY,
+    layout.CLAIMED: IN_MOVED_FROM | IN_DELETE,
+    layout.COMPLETED: IN_MOVED_TO | IN_CREATE,
+    # The kernel closes what a dead process had open. Who looks whether an owner lives opens its
+    # file for reading only, and is not heard.
+    layout.OWNERS: IN_CLOSE_WRITE,
+    TASKS: IN_MOVED_TO | IN_CREATE | IN_DELETE,
+}
+_NO_WATCH: Final = (errno.ENOSPC, errno.ENOSYS, errno.EPERM, errno.EACCES)
+# A read that brings fewer events than this has emptied the queue: a buffer holds at least 60.
+_FEW: Final = 50
+
+
+class Change(NamedTuple):
+    """A name in a directory that something happened to."""
+
+    state: str  # the directory: a state of `layout`, its OWNERS, or TASKS
+    name: str
+
+
+class Changes:
+    """The changes in those of a pool's directories that somebody follows.
+
+    `blind` says that the system does not tell (no inotify, or the user's 128 instances are taken):
+    then `read` brings nothing, `wait` is a pause, and who needs to know has to look.
+    """
+
+    def __init__(self, pool: Directories) -> None:
+        self._pool = pool
+        self._followed: dict[str, int | None] = {}
+        self._states: dict[int, str] = {}
+        self._inotify: Inotify | None
+        try:
+            self._inotify = Inotify()
+        except OSError:
+            self._inotify = None
+
+    @property
+    def blind(self) -> bool:
+        """Whether nothing is told of available/."""
+        return self._inotify is None or self._followed.get(layout.AVAILABLE) is None
+
+    def fileno(self) -> int | None:
+        """What becomes readable when something changes, if there is such a thing."""
+        return None if self._inotify is None else self._inotify.fileno()
+
+    def follow(self, state: str) -> bool:
+        """From now on tell of changes in this directory; True if it was not followed before."""
+        if state in self._followed:
+            return False
+        self._followed[state] = self._add(state)
+        return True
+
+    def _add(self, state: str) -> int | None:
+        if self._inotify is None:
+            return None
+        directory = self._pool.tasks_dir / state
+        mask = _MASKS[state] | IN_MOVE_SELF | IN_ONLYDIR
+        try:
+            wd = self._inotify.add(str(directory), mask)
+        except FileNotFoundError:
+            return None  # `check` comes back to it
+        except OSError as error:
+            if error.errno not in _NO_WATCH:
+                raise
+            return None
+        self._states[wd] = state
+        return wd
+
+    def check(self) -> bool:
+        """Look whether what is followed still is what stands there; False if it was not."""
+        before = dict(self._followed)
+        for state in before:
+            # For a directory that is watched already, the kernel gives the same number again.
+            self._followed[state] = self._add(state)
+        return before == self._followed
+
+    def read(self) -> list[Change] | None:
+        """What has changed since the last call; None if that cannot be told completely."""
+        if self._inotify is None:
+            return []
+        changes: list[Change] = []
+        complete = True
+        while events := self._inotify.read():
+            for wd, mask, name in events:
+                if mask & (IN_Q_OVERFLOW | IN_IGNORED | IN_MOVE_SELF):
+                    complete = False
+                elif wd in self._states:
+                    text = name.decode("utf-8", "surrogateescape")
+                    changes.append(Change(self._states[wd], text))
+            if len(events) < _FEW:
+                break
+        if complete:
+            return changes
+        self.check()
+        return None
+
+    def wait(self, timeout_s: float) -> None:
+        """Block, with the GIL released, until something is told or the time is over."""
+        if self.blind or self._inotify is None:
+            time.sleep(timeout_s)
+        else:
+            self._inotify.wait(timeout_s)
+
+    def close(self) -> None:
+        """Give the inotify instance back."""
+        if self._inotify is not None:
+            self._inotify.close()

@@ -1,0 +1,222 @@
+"""Keys that no two claims hold at the same time: a file, a branch, a deploy target.
+
+A key is a file in tasks/keys/ that names a claim. It is *held* while a claim of that file name
+stands in claimed/, so it becomes free in the same instant in which the claim is completed, released
+or recovered, by whomever, and nobody has to let go of it. To claim a task with keys is to
+
+    1. flock the file of each of its keys, in sorted order and without waiting,
+    2. look that none names another claim that stands in claimed/,
+    3. write the name of the claim to be made into each, and put that on disk,
+    4. make the claim,
+    5. drop the flocks.
+
+Two claimers that share a key meet at 1. From 3 on the key is held by the flock, and once the claim
+stands by its name. A death before 4 leaves a name that does not stand: free. A death inside 4, with
+the task moved but not stamped, leaves the key held until recovery moves the task back. The name is
+enough: should a later claim have the same one, it is of the same task by the same agent (or of two
+that share a file name, and then too much is held, never too little).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator, Set
+from typing import Final
+
+from . import layout, outcome
+from .directories import Directories
+from .document import EXCLUSIVE
+from .errors import InvalidTask, TaskNotAvailable
+from .matching import Task, names_in
+from .waiting import turns
+
+DIRECTORY: Final = b"keys"
+_KEY_SUFFIX: Final = b".key"
+_AGENT_SUFFIX: Final = b".agent"
+_RECORD_BYTES: Final = 512  # what a disk writes whole
+_END: Final = b"\0"  # of a name, in which it cannot be
+_VERIFY_TRIES: Final = 8
+
+
+class KeyHeld(TaskNotAvailable):
+    """Another task's claim holds a key that this one needs."""
+
+    claim_name = ""  # of that claim's file
+
+
+class KeyBusy(Exception):
+    """Another claim that needs a key is just being made: try again."""
+
+
+@contextlib.contextmanager
+def held(pool: Directories, keys: Set[str], task_id: object, claim_name: str) -> Iterator[None]:
+    """Hold keys for a claim that is made inside: steps 1 to 3, and 5.
+
+    Raises
+    ------
+    KeyHeld
+        Another claim has one of them.
+    KeyBusy
+        Another claim that needs one of them is just being made.
+    """
+    if keys:
+        os.makedirs(_directory(pool), exist_ok=True)
+    descriptors: list[int] = []
+    try:
+        for key in sorted(keys):
+            descriptor = _flocked(_key_file(pool, key))
+            if descriptor is None:
+                raise KeyBusy
+            descriptors.append(descriptor)
+            _check_is_free(pool, key, descriptor, claim_name, task_id)
+        for key, descriptor in zip(sorted(keys), descriptors, strict=True):
+            _write_name(pool, key, descriptor, claim_name)
+        yield
+    finally:
+        for descriptor in descriptors:
+            _let_go(descriptor)
+
+
+def keys_of(task: Task, task_id: object = None) -> set[str]:
+    """The keys that a task names.
+
+    Raises
+    ------
+    InvalidTask
+        The field is no list of them.
+    """
+    if EXCLUSIVE not in task:
+        return set()
+    try:
+        return {f"{key}" for key in names_in(task, EXCLUSIVE)}
+    except TypeError as error:
+        raise InvalidTask(f"task {task_id!r}: {error}", task_id) from None
+
+
+def holder_of(pool: Directories, key: str) -> str | None:
+    """The file name of the claim that holds a key; None if it is free."""
+    try:
+        with open(_key_file(pool, key), "rb") as file:
+            return _standing(pool, file.read(_RECORD_BYTES))
+    except FileNotFoundError:
+        return None
+
+
+def forget_free_keys(pool: Directories) -> None:
+    """Remove the files of keys that nobody holds."""
+    try:
+        names = os.listdir(_directory(pool))
+    except FileNotFoundError:
+        return
+    for name in names:
+        path = os.path.join(_directory(pool), name)
+        descriptor = _flocked(path) if name.endswith(_KEY_SUFFIX) else None
+        if descriptor is None:
+            continue
+        try:
+            if _standing(pool, os.pread(descriptor, _RECORD_BYTES, 0)) is None:
+                os.unlink(path)  # who waits for it will see that it has gone
+        finally:
+            _let_go(descriptor)
+
+
+@contextlib.contextmanager
+def alone(pool: Directories, agent_id: object) -> Iterator[None]:
+    """Keep other processes and threads of this agent out, for as long as it takes to claim."""
+    os.makedirs(_directory(pool), exist_ok=True)
+    path = b"%b/%b%b" % (_directory(pool), _digest(f"{agent_id}"), _AGENT_SUFFIX)
+    descriptor = next(found for _ in turns(None) if (found := _flocked(path)) is not None)
+    try:
+        yield
+    finally:
+        _let_go(descriptor)
+
+
+def _flocked(path: bytes) -> int | None:
+    """A descriptor of the file, made if need be, with its flock; None if somebody has that."""
+    for _ in range(_VERIFY_TRIES):
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if _is_named(path, descriptor):
+                return descriptor
+        except BlockingIOError:
+            os.close(descriptor)
+            return None
+        except BaseException:
+            _let_go(descriptor)
+            raise
+        _let_go(descriptor)  # `forget_free_keys` unlinked it between our open and our flock
+    return None
+
+
+def _is_named(path: bytes, descriptor: int) -> bool:
+    try:
+        return os.path.samestat(os.lstat(path), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
+
+
+def _let_go(descriptor: int) -> None:
+    """Unlock, then close: a child forked meanwhile has a copy, and the flock with it."""
+    with contextlib.suppress(OSError):
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
+    with contextlib.suppress(OSError):
+        os.close(descriptor)
+
+
+def _check_is_free(
+    pool: Directories, key: str, descriptor: int, claim_name: str, task_id: object
+) -> None:
+    holder = _standing(pool, os.pread(descriptor, _RECORD_BYTES, 0))
+    # Our own name: an earlier claim of this task by this agent, which the new one replaces.
+    if holder is not None and holder != claim_name:
+        error = KeyHeld(f"task {task_id!r} needs the key {key!r}, which {holder} holds", task_id)
+        error.claim_name = holder
+        raise error
+
+
+def _standing(pool: Directories, record: bytes) -> str | None:
+    """The claim that a key's file names, if it stands."""
+    name = os.fsdecode(record.partition(_END)[0])
+    if name and os.path.lexists(os.path.join(os.fsdecode(pool.claimed), name)):
+        return name
+    return None
+
+
+def _write_name(pool: Directories, key: str, descriptor: int, claim_name: str) -> None:
+    text = os.fsencode(claim_name) + _END + key.encode("utf-8", "backslashreplace")
+    record = text[: _RECORD_BYTES - 1].ljust(_RECORD_BYTES, _END)
+    old = os.pread(descriptor, _RECORD_BYTES, 0)
+    if old == record:
+        return
+    os.pwrite(descriptor, record, 0)
+    # A claim must not outlive a power cut in which its key is lost.
+    if pool.sync >= outcome.SYNC_DATA:
+        os.fdatasync(descriptor)
+    if pool.sync >= outcome.SYNC_FULL and not old:
+        _sync_directory(_directory(pool))
+
+
+def _sync_directory(path: bytes) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _directory(pool: Directories) -> bytes:
+    return pool.available[: -len(layout.AVAILABLE)] + DIRECTORY
+
+
+def _key_file(pool: Directories, key: str) -> bytes:
+    return b"%b/%b%b" % (_directory(pool), _digest(key), _KEY_SUFFIX)
+
+
+def _digest(text: str) -> bytes:
+    import hashlib  # few tasks have keys, and OpenSSL takes long to load
+
+    return hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()[:32].encode()

@@ -1,0 +1,130 @@
+"""Whether a task may be claimed, by what its own fields say; and which task comes first."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, Final
+
+from .document import MARK
+
+ANY: Final = "any"
+OLDEST: Final = "oldest"
+PRIORITY: Final = "priority"
+ORDERS: Final = (PRIORITY, OLDEST, ANY)
+
+Task = dict[str, Any]
+Capabilities = tuple[object, ...]
+
+
+def missing_capability(task: Task, capabilities: Sequence[object]) -> object:
+    """A capability that the agent would need and has not; None if it has all.
+
+    This is the original's matching, to the letter: any of ``requirements``, which an agent that
+    names no capabilities need not meet; all of ``constraints.required_capabilities``, which every
+    agent must meet.
+
+    Raises
+    ------
+    TypeError
+        The fields are not what can be matched; the original can do nothing with them either.
+    """
+    requirements = task.get("requirements")
+    if (
+        requirements
+        and capabilities
+        and not any(requirement in capabilities for requirement in requirements)
+    ):
+        return " or ".join(f"{requirement}" for requirement in requirements)
+    constraints = task.get("constraints")
+    # Looked up only if it is "in" them: constraints need not be a dict.
+    if constraints and "required_capabilities" in constraints:
+        for capability in constraints["required_capabilities"]:
+            if capability not in capabilities:
+                return f"{capability}"
+    return None
+
+
+def deadline(task: Task) -> float | None:
+    """``constraints.deadline`` in seconds since the epoch; None if it has none that counts."""
+    constraints = task.get("constraints")
+    if constraints and "deadline" in constraints:
+        when = constraints["deadline"]
+        if isinstance(when, int | float):
+            return when
+    return None
+
+
+def names_in(task: Task, field: str) -> list[object]:
+    """The ids in ``blocked_by`` or the keys in ``exclusive``: a list, or one name.
+
+    Raises
+    ------
+    TypeError
+        It is neither.
+    """
+    value = task.get(field)
+    if not value:
+        return []
+    if isinstance(value, list):
+        return value
+    if isinstance(value, str | int):
+        return [value]
+    raise TypeError(f"{field} is not a list but {type(value).__name__}")
+
+
+def not_before(task: Task) -> float:
+    """When the task may be claimed at the earliest, seconds since the epoch.
+
+    Raises
+    ------
+    ValueError
+        It is no time.
+    """
+    value = task.get("not_before")
+    if not value:
+        return 0.0
+    when = epoch_s(value)
+    if when is None:
+        raise ValueError(f"not_before {value!r} is no time")
+    return when
+
+
+def epoch_s(value: object) -> float | None:
+    """A time as tasks hold it, a number or an ISO 8601 text, in seconds since the epoch."""
+    if isinstance(value, int | float):
+        return _finite(value)
+    if isinstance(value, str):
+        try:
+            return datetime.fromisoformat(value).timestamp()
+        except (ValueError, OverflowError, OSError):
+            return None
+    return None
+
+
+def rank(task: Task, order: str) -> tuple[float, float]:
+    """What tasks are sorted by, the first to be claimed first."""
+    priority = task.get("priority") if order == PRIORITY else 0
+    first = -_finite(priority) if isinstance(priority, int | float) else 0.0
+    since_s = epoch_s(task.get("created_at"))
+    if since_s is None:
+        since_s = published_s(task)
+    return first, time.time() if since_s is None else since_s
+
+
+def published_s(task: Task) -> float | None:
+    """When the pool took the task, seconds since the epoch: a document of ours has a mark of it."""
+    try:
+        return int(task[MARK].split()[2]) / 1e9
+    except (KeyError, AttributeError, IndexError, ValueError):
+        return None
+
+
+def _finite(number: float) -> float:
+    """As a float that compares with every other: NaN counts as 0, 10**400 as infinity."""
+    try:
+        value = float(number)
+    except OverflowError:
+        return float("inf") if number > 0 else float("-inf")
+    return 0.0 if value != value else value

@@ -1,0 +1,85 @@
+"""Removing what is old: only when asked, and never what is still needed."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Final
+
+from . import exclusive, layout
+from .directories import Directories
+from .errors import InvalidTask
+from .listing import read_task, task_files
+from .matching import Task, epoch_s, names_in, published_s
+
+# Each with the ends that its file names have, and the field that says since when it is there.
+_PRUNABLE: Final = {
+    layout.AVAILABLE: (layout.TASK_SUFFIX, "created_at"),
+    layout.COMPLETED: (layout.COMPLETED_SUFFIX, "completed_at"),
+    layout.FAILED: (layout.FAILED_SUFFIX, "failed_at"),
+}
+
+
+def prune(pool: Directories, state: str, older_than_s: float, dry_run: bool) -> list[str]:
+    """See `fastclaim.TaskPool.prune`."""
+    if state not in _PRUNABLE:
+        raise ValueError(f"state {state!r} is none of {', '.join(_PRUNABLE)}")
+    if not older_than_s >= 0:
+        raise ValueError(f"older_than {older_than_s!r} is not a number of seconds")
+    suffix, field = _PRUNABLE[state]
+    needed = _needed(pool) if state == layout.COMPLETED else set()
+    before_s = time.time() - older_than_s
+    pruned = []
+    for path in task_files(os.fsencode(pool.tasks_dir / state)):
+        task_id = os.path.basename(path).removesuffix(suffix)
+        if task_id in needed or not _is_older(path, field, before_s):
+            continue
+        if dry_run or _remove(pool, path, field, before_s):
+            pruned.append(task_id)
+    if not dry_run:
+        exclusive.forget_free_keys(pool)
+    return pruned
+
+
+def _needed(pool: Directories) -> set[str]:
+    """The ids that tasks which are not completed are blocked by."""
+    needed: set[str] = set()
+    for state in (layout.AVAILABLE, layout.CLAIMED, layout.FAILED):
+        for path in task_files(os.fsencode(pool.tasks_dir / state)):
+            try:
+                needed.update(f"{name}" for name in names_in(read_task(path), "blocked_by"))
+            except (FileNotFoundError, InvalidTask, TypeError):
+                continue
+    return needed
+
+
+def _is_older(path: str, field: str, before_s: float) -> bool:
+    try:
+        return _since_s(read_task(path), field, path) < before_s
+    except (FileNotFoundError, InvalidTask):
+        return False  # gone; or for `doctor` and people to look at
+
+
+def _since_s(task: Task, field: str, path: str) -> float:
+    since_s = epoch_s(task.get(field))
+    if since_s is None:
+        since_s = published_s(task)
+    return os.lstat(path).st_mtime if since_s is None else since_s
+
+
+def _remove(pool: Directories, path: str, field: str, before_s: float) -> bool:
+    """Remove a file, and surely that one: it may have been put there anew since it was judged."""
+    aside = os.fsdecode(pool.temporary_file(os.fsencode(os.path.dirname(path))))
+    try:
+        os.rename(path, aside)
+    except FileNotFoundError:
+        return False
+    if _is_older(aside, field, before_s):
+        os.unlink(aside)
+        return True
+    try:
+        os.link(aside, path)
+    except FileExistsError:
+        pass  # ... and anew again, which replaces what we have
+    os.unlink(aside)
+    return False

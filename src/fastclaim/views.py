@@ -1,0 +1,346 @@
+"""The waiting tasks as one kind of agent sees them: what it may claim, and in which order.
+
+A view reads the directory once, lazily and in pieces, and from then on only what it is told of. A
+task that may not be claimed yet is *parked* until what it waits for changes; one that never may be
+(as it stands) is forgotten until it is published anew. Nothing here is shared between processes, so
+a view may be behind: the claim itself decides.
+"""
+
+from __future__ import annotations
+
+import errno
+import heapq
+import itertools
+import os
+import random
+import time
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Iterator
+from typing import Final
+
+from . import layout
+from .candidates import Ordered
+from .changes import Change, Changes
+from .directories import Directories
+from .errors import InvalidName, InvalidTask
+from .listing import read_task
+from .matching import (
+    Capabilities,
+    Task,
+    deadline,
+    missing_capability,
+    names_in,
+    not_before,
+    rank,
+)
+
+_PIECE_NAMES: Final = 256
+_MOST_PARKED: Final = 100_000
+_MOST_FRESH: Final = 100_000
+_MOST_SKIPPED_BITS: Final = 8
+# How long to leave alone a task that somebody is in the middle of a transition of.
+_BUSY_S: Final = 2e-3
+
+
+class View(ABC):
+    """What agents with these capabilities may claim. Not safe from threads by itself."""
+
+    is_eager = True  # whether it must know of all tasks before it can say which is next
+
+    def __init__(self, pool: Directories, changes: Changes, capabilities: Capabilities) -> None:
+        self._pool = pool
+        self._changes = changes
+        self._capabilities = capabilities
+        self._prefix = os.path.join(os.fsdecode(pool.available), "")
+        self._misses = 0
+        self.rescan()
+
+    def rescan(self) -> None:
+        """Forget everything, and read the directory anew, piece by piece."""
+        self.fresh: dict[str, None] = {}
+        self._parked: dict[Change, list[str]] = {}
+        self._parked_tasks = 0
+        self._due: list[tuple[float, str]] = []
+        self._forgot = False
+        self._is_stale = False
+        self._scan: _Scan | None = _Scan(self._prefix)
+        self.scanned_at_s = time.monotonic()
+        self.scan_took_s = 0.0
+
+    def invalidate(self) -> None:
+        """Rescan at the next occasion: something may have been left half done."""
+        self._is_stale = True
+
+    @abstractmethod
+    def take(self) -> str | None:
+        """The file name of the next task to try, which the view then knows no more of."""
+
+    def tell(self, name: str) -> None:
+        """A file in available/ is new, or has changed."""
+        if len(self.fresh) < _MOST_FRESH:
+            self.fresh[name] = None
+        else:
+            self.invalidate()
+
+    def fire(self, change: Change) -> None:
+        """What parked tasks wait for may have happened."""
+        names = self._parked.pop(change, ())
+        self._parked_tasks -= len(names)
+        for name in names:
+            self.tell(name)
+
+    def park(self, name: str, until: Change) -> None:
+        """Leave a task alone until something changes."""
+        if self._parked_tasks >= _MOST_PARKED:
+            self._forgot = True
+            return
+        self._parked.setdefault(until, []).append(name)
+        self._parked_tasks += 1
+
+    def park_until(self, name: str, when_s: float) -> None:
+        """Leave a task alone until a time, seconds since the epoch."""
+        if len(self._due) >= _MOST_PARKED:
+            self._forgot = True
+            return
+        heapq.heappush(self._due, (when_s, name))
+
+    def busy(self, name: str) -> None:
+        """Somebody is in the middle of a transition of this task."""
+        self.park_until(name, time.time() + _BUSY_S)
+
+    def missed(self) -> None:
+        """Somebody else was faster."""
+        self._misses += 1
+
+    def hit(self) -> None:
+        """A task was claimed."""
+        self._misses = 0
+
+    def due_in_s(self) -> float:
+        """Seconds until there is something to try: 0 is now, infinity is unknown."""
+        if self.fresh or self._is_stale:
+            return 0.0
+        return max(0.0, self._due[0][0] - time.time()) if self._due else float("inf")
+
+    @property
+    def has_names(self) -> bool:
+        """Whether it has read names of tasks that it has not come to yet."""
+        return False
+
+    @property
+    def has_work(self) -> bool:
+        """Whether there may be something to take at this moment."""
+        return self.due_in_s() <= 0
+
+    @property
+    def has_forgotten(self) -> bool:
+        """Whether it knows less than it has read: only a rescan brings that back."""
+        return self._forgot
+
+    def _catch_up(self) -> None:
+        if self._is_stale:
+            self.rescan()
+        while self._due and self._due[0][0] <= time.time():
+            self.tell(heapq.heappop(self._due)[1])
+
+    def _read_piece(self) -> list[str]:
+        """More names from the directory; [] if it has been read."""
+        if self._scan is None:
+            return []
+        names = self._scan.piece()
+        if not names:
+            self._scan = None
+            self.scan_took_s = time.monotonic() - self.scanned_at_s
+        return names
+
+    def _examine(self, name: str) -> Task | None:
+        """The task, if it may be claimed now; else it is parked or forgotten."""
+        try:
+            task = read_task(self._prefix + name)
+        except FileNotFoundError:
+            self.missed()
+            return None
+        except InvalidTask:
+            return None
+        except OSError as error:
+            if error.errno != errno.EACCES:
+                raise
+            return None  # somebody else's, not for us to read
+        try:
+            return task if self._may_be_claimed(name, task) else None
+        except (TypeError, ValueError):
+            return None  # fields that say nothing; `why` tells
+
+    def _may_be_claimed(self, name: str, task: Task) -> bool:
+        if task.get("status") == "claimed":
+            return False  # the claim would refuse it
+        if missing_capability(task, self._capabilities) is not None:
+            return False
+        if task.get("constraints"):
+            until_s = deadline(task)
+            if until_s is not None and until_s < time.time():
+                return False
+        if "not_before" in task:
+            from_s = not_before(task)
+            if from_s > time.time():
+                self.park_until(name, from_s)
+                return False
+        return not ("blocked_by" in task and self._is_blocked(name, task))
+
+    def _is_blocked(self, name: str, task: Task) -> bool:
+        for dependency in names_in(task, "blocked_by"):
+            # Before we look: a completion from now on is told.
+            self._changes.follow(layout.COMPLETED)
+            completed_name = f"{dependency}{layout.COMPLETED_SUFFIX}"
+            if not is_completed(self._pool, dependency):
+                self.park(name, Change(layout.COMPLETED, completed_name))
+                return True
+        return False
+
+
+class AnyView(View):
+    """In no order: reads no task before it is about to be claimed."""
+
+    is_eager = False
+
+    def rescan(self) -> None:
+        super().rescan()
+        self._names: deque[str] = deque()
+        self._from_scan = False
+        self._again = False
+
+    def take(self) -> str | None:
+        self._catch_up()
+        while self._names or self._refill():
+            name = self._names.popleft()
+            task = self._examine(name)
+            if task is not None:
+                return name
+        return None
+
+    @property
+    def has_names(self) -> bool:
+        return bool(self._names)
+
+    def due_in_s(self) -> float:
+        return 0.0 if self._names else super().due_in_s()
+
+    def missed(self) -> None:
+        """Jump: agents that read one directory would else run for the same tasks, in step."""
+        super().missed()
+        skipped = random.randrange(1 << min(self._misses, _MOST_SKIPPED_BITS))
+        if not self._from_scan:
+            self._names.rotate(-skipped)
+            return
+        # Not to be come back to name by name, when most have been claimed: scanned once more.
+        for _ in range(min(skipped, len(self._names))):
+            self._names.popleft()
+            self._again = True
+
+    def _refill(self) -> bool:
+        if self.fresh:
+            self._names, self.fresh = deque(self.fresh), {}
+            self._from_scan = False
+            return True
+        self._names = deque(self._read_piece())
+        self._from_scan = True
+        if not self._names and self._again:
+            self.rescan()
+            self._names = deque(self._read_piece())
+            self._from_scan = True
+        return bool(self._names)
+
+
+class OrderedView(View):
+    """By rank: reads every task once, when it hears of it."""
+
+    def __init__(
+        self,
+        pool: Directories,
+        changes: Changes,
+        capabilities: Capabilities,
+        order: str,
+        budget_bytes: int,
+    ) -> None:
+        self._order = order
+        self._budget_bytes = budget_bytes
+        super().__init__(pool, changes, capabilities)
+
+    def rescan(self) -> None:
+        super().rescan()
+        self._ranked = Ordered(self._budget_bytes)
+        # Whether there are tasks that may have become unclaimable since they were read.
+        self._must_reread = False
+
+    def take(self) -> str | None:
+        self._catch_up()
+        self._examine_all()
+        candidate = self._best()
+        if candidate is None and self._ranked.dropped:
+            self.rescan()
+            self._examine_all()
+            candidate = self._best()
+        return candidate
+
+    def _best(self) -> str | None:
+        while (entry := self._ranked.pop()) is not None:
+            name = entry[2]
+            if self._must_reread:
+                task = self._examine(name)
+                if task is not None:
+                    return name
+            # A look is cheaper than a claim in vain; and where there was one, there are more.
+            elif not self._misses or os.path.lexists(self._prefix + name):
+                return name
+        return None
+
+    def _examine_all(self) -> None:
+        while names := self._read_piece():
+            self._rank(names)
+        while self.fresh:
+            names, self.fresh = list(self.fresh), {}
+            self._rank(names)
+
+    def _rank(self, names: list[str]) -> None:
+        for name in names:
+            task = self._examine(name)
+            if task is not None:
+                if deadline(task) is not None:
+                    self._must_reread = True
+                self._ranked.push(*rank(task, self._order), name)
+
+
+class _Scan:
+    """The names of the tasks in a directory, read as they are asked for."""
+
+    def __init__(self, directory: str) -> None:
+        self._entries: Iterator[os.DirEntry[str]] | None = None
+        self._directory = directory
+
+    def piece(self) -> list[str]:
+        """More names; [] at the end."""
+        if self._entries is None:
+            try:
+                self._entries = os.scandir(self._directory)
+            except FileNotFoundError:
+                return []
+        names: list[str] = []
+        while not names:
+            found = [entry.name for entry in itertools.islice(self._entries, _PIECE_NAMES)]
+            if not found:
+                break
+            names = [name for name in found if name.endswith(layout.TASK_SUFFIX)]
+        return names
+
+    def __del__(self) -> None:
+        if self._entries is not None:
+            self._entries.close()  # type: ignore[attr-defined]
+
+
+def is_completed(pool: Directories, task_id: object) -> bool:
+    """Whether a task stands in completed/."""
+    try:
+        return os.path.lexists(pool.completed_file(task_id))
+    except InvalidName:
+        return False  # nothing of that name can ever be there

@@ -1,0 +1,137 @@
+"""Why nobody claims a task: one sentence for people."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable
+
+from . import exclusive
+from .directories import Directories
+from .errors import InvalidName, InvalidTask
+from .listing import claims_of, read_task
+from .matching import Task, deadline, epoch_s, missing_capability, names_in, not_before
+from .views import is_completed
+
+
+def why(pool: Directories, task_id: object, capabilities: Iterable[object] | None) -> str:
+    """See `fastclaim.TaskPool.why`."""
+    told = None if capabilities is None else tuple(capabilities)
+    # In the order in which tasks move on, and once more should it have been given back meanwhile.
+    for state_of in (_waiting, _claimed, _completed, _failed, _waiting):
+        sentence = state_of(pool, task_id, told)
+        if sentence is not None:
+            return sentence
+    return f"task {task_id!r} is not there"
+
+
+def _waiting(
+    pool: Directories, task_id: object, capabilities: tuple[object, ...] | None
+) -> str | None:
+    try:
+        task = read_task(pool.available_file(task_id))
+    except FileNotFoundError:
+        return None
+    except (InvalidTask, PermissionError) as error:
+        return f"task {task_id!r} cannot be claimed: {error}"
+    try:
+        reason = _reason(pool, task, capabilities)
+    except (TypeError, ValueError) as error:
+        return f"task {task_id!r} cannot be claimed: {error}"
+    return f"task {task_id!r} {reason or 'waits for an agent to claim it'}"
+
+
+def _reason(pool: Directories, task: Task, capabilities: tuple[object, ...] | None) -> str | None:
+    if task.get("status") == "claimed":
+        return "stands in available/ with the status 'claimed', which recover() puts right"
+    until_s = deadline(task)
+    if until_s is not None and until_s < time.time():
+        return f"had to be claimed before {_when(until_s)}"
+    if capabilities is not None:
+        missing = missing_capability(task, capabilities)
+        if missing is not None:
+            return f'needs capability "{missing}"'
+    from_s = not_before(task)
+    if from_s > time.time():
+        return f"is paused until {_when(from_s)}"
+    for dependency in names_in(task, "blocked_by"):
+        if not is_completed(pool, dependency):
+            return f"waits for {dependency} ({_whereabouts(pool, dependency)})"
+    for key in sorted(exclusive.keys_of(task)):
+        claim_name = exclusive.holder_of(pool, key)
+        if claim_name is not None:
+            return f'is held by key "{key}" ({_described_claim(pool, claim_name)})'
+    return None
+
+
+def _whereabouts(pool: Directories, task_id: object) -> str:
+    """Where a task is that is not completed."""
+    try:
+        for claim in claims_of(pool, task_id):
+            return _claimed_since(claim)
+        if os.path.lexists(pool.failed_file(task_id)):
+            return "failed for good; see retry_failed()"
+        if os.path.lexists(pool.available_file(task_id)):
+            return "waiting itself"
+    except InvalidName as error:
+        return f"can never be there: {error}"
+    return "not there"
+
+
+def _claimed(pool: Directories, task_id: object, _: object) -> str | None:
+    for claim in claims_of(pool, task_id):
+        return f"task {task_id!r} is {_claimed_since(claim)}"
+    return None
+
+
+def _completed(pool: Directories, task_id: object, _: object) -> str | None:
+    try:
+        task = read_task(pool.completed_file(task_id))
+    except FileNotFoundError:
+        return None
+    except InvalidTask:
+        task = {}
+    by, at_s = task.get("claimed_by"), epoch_s(task.get("completed_at"))
+    return (
+        f"task {task_id!r} is completed"
+        + (f" by {by}" if by is not None else "")
+        + (f" since {_when(at_s)}" if at_s is not None else "")
+    )
+
+
+def _failed(pool: Directories, task_id: object, _: object) -> str | None:
+    try:
+        task = read_task(pool.failed_file(task_id))
+    except FileNotFoundError:
+        return None
+    except InvalidTask:
+        task = {}
+    failures = task.get("failures")
+    last = failures[-1] if isinstance(failures, list) and failures else None
+    error = last.get("error") if isinstance(last, dict) else None
+    reason = "" if error is None else f": {error}"
+    return f"task {task_id!r} has failed for good (retry_failed() brings it back){reason}"
+
+
+def _described_claim(pool: Directories, claim_name: str) -> str:
+    try:
+        claim = read_task(os.path.join(os.fsdecode(pool.claimed), claim_name))
+    except (FileNotFoundError, InvalidTask):
+        return claim_name
+    return f"{claim.get('task_id', claim_name)} {_claimed_since(claim)}"
+
+
+def _claimed_since(claim: Task) -> str:
+    at_s = epoch_s(claim.get("claimed_at"))
+    since = "" if at_s is None else f" since {_when(at_s)}"
+    return f"claimed by {claim.get('claimed_by', 'somebody')}{since}"
+
+
+def _when(at_s: float) -> str:
+    """Local time; with the date, unless it is today's."""
+    try:
+        at = time.localtime(at_s)
+    except (ValueError, OverflowError, OSError):
+        return f"{at_s}"
+    today = at[:3] == time.localtime()[:3]
+    return time.strftime("%H:%M" if today else "%Y-%m-%d %H:%M", at)

@@ -1,0 +1,295 @@
+"""`claim_next(wait=...)`: blocks until there is a task, and returns owning it."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import NoReturn
+
+import pytest
+
+from fastclaim import TaskPool, selection
+from fastclaim.changes import Changes
+from fastclaim.layout import OWNERS
+
+LONG_S = 60.0  # a wait that is never waited out
+
+
+@contextmanager
+def asleep(pool: TaskPool, monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """Yields what is set as soon as a thread begins to block on the kernel."""
+    blocking = threading.Event()
+    wait = Changes.wait
+
+    def tell_and_wait(changes: Changes, timeout_s: float) -> None:
+        blocking.set()
+        wait(changes, timeout_s)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Changes, "wait", tell_and_wait)
+        yield blocking
+
+
+@pytest.fixture
+def claim_when(
+    pool: TaskPool, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[Callable[[], object]], object]:
+    """Claims in a thread, does something once that waits, and returns the claimed task's id."""
+
+    def claim_when(happens: Callable[[], object], **how: object) -> object:
+        with asleep(pool, monkeypatch) as blocking, ThreadPoolExecutor(1) as thread:
+            future = thread.submit(pool.claim_next, "a", wait=LONG_S, **how)
+            assert blocking.wait(LONG_S)
+            happens()
+            return future.result(LONG_S).task_id
+
+    return claim_when
+
+
+ClaimWhen = Callable[..., object]
+
+
+@pytest.mark.parametrize("order", ["priority", "oldest", "any"])
+def test_a_publication_ends_a_wait(pool: TaskPool, claim_when: ClaimWhen, order: str) -> None:
+    assert claim_when(lambda: pool.publish("x"), order=order) == "x"
+    assert (pool.claimed_dir / "x_a.json").exists()
+
+
+def test_a_release_ends_a_wait(pool: TaskPool, claim_when: ClaimWhen) -> None:
+    pool.publish("x")
+    claim = pool.claim("x", "b")
+    assert claim_when(claim.release) == "x"
+
+
+def test_a_completed_dependency_ends_a_wait(pool: TaskPool, claim_when: ClaimWhen) -> None:
+    pool.publish("x")
+    pool.publish("y", blocked_by=["x"])
+    assert claim_when(pool.claim("x", "b").complete) == "y"
+
+
+def test_a_dependency_completed_by_an_original_ends_a_wait(
+    pool: TaskPool, claim_when: ClaimWhen
+) -> None:
+    pool.publish("y", blocked_by=["x"])
+    completed = pool.completed_dir / "x_complete.json"
+    assert claim_when(lambda: completed.write_text("{}")) == "y"
+
+
+def test_a_key_that_becomes_free_ends_a_wait(pool: TaskPool, claim_when: ClaimWhen) -> None:
+    pool.publish("x", exclusive=["main"])
+    pool.publish("y", exclusive=["main"])
+    assert claim_when(pool.claim("x", "b").complete) == "y"
+
+
+def test_an_end_of_a_claim_ends_a_wait_at_the_limit(pool: TaskPool, claim_when: ClaimWhen) -> None:
+    pool.publish("x")
+    pool.publish("y")
+    assert claim_when(pool.claim("x", "a").complete, max_claims=1) == "y"
+
+
+@pytest.mark.parametrize("until", [None, 4e9])
+def test_the_end_of_a_pause_ends_a_wait(
+    pool: TaskPool, claim_when: ClaimWhen, until: float | None
+) -> None:
+    pool.publish("x")
+    pool.pause(until)
+    assert pool.claim_next("a") is None
+    assert pool.claim_many("a", 3) == []
+    assert claim_when(pool.resume) == "x"
+
+
+def test_a_pause_that_is_over_ends_a_wait(pool: TaskPool) -> None:
+    pool.publish("x")
+    until_s = time.time() + 0.3
+    pool.pause(until_s)
+    assert pool.claim_next("a", wait=LONG_S).task["claimed_at"] >= until_s
+
+
+def test_waiting_through_a_pause_uses_no_processor(pool: TaskPool) -> None:
+    pool.publish("x")
+    pool.pause()
+    before = resource.getrusage(resource.RUSAGE_THREAD)
+    assert pool.claim_next("a", wait=1.0) is None
+    after = resource.getrusage(resource.RUSAGE_THREAD)
+    assert after.ru_nvcsw - before.ru_nvcsw < 20
+
+
+DIES_HOLDING = """
+import sys
+from fastclaim import TaskPool
+claim = TaskPool(sys.argv[1]).claim("x", "dead")
+print("claimed", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_the_death_of_another_process_gives_its_task_to_who_waits(
+    pool: TaskPool, claim_when: ClaimWhen
+) -> None:
+    pool.publish("x")
+    command = [sys.executable, "-c", DIES_HOLDING, os.fspath(pool.base_dir)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"claimed\n"
+        assert claim_when(process.kill) == "x"
+
+
+def test_a_time_that_comes_ends_a_wait(pool: TaskPool) -> None:
+    from_s = time.time() + 0.2
+    pool.publish("x", not_before=from_s)
+    claim = pool.claim_next("a", wait=LONG_S)
+    assert claim.task_id == "x"
+    assert claim.task["claimed_at"] >= from_s
+
+
+def test_the_death_of_an_owner_ends_a_wait(
+    pool: TaskPool, claim_when: ClaimWhen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    owners = pool.tasks_dir / OWNERS
+    owners.mkdir(exist_ok=True)
+    alive = open(owners / "1.owner", "w")  # noqa: SIM115
+    looks = []
+
+    def look_after(_: TaskPool) -> bool:
+        looks.append(alive.closed)
+        if alive.closed and len(looks) > 2:  # its flock goes a moment after the file is closed
+            pool.publish("x", if_exists="ignore")
+        return alive.closed and len(looks) > 2
+
+    monkeypatch.setattr(TaskPool, "_look_after_dead_owners", look_after)
+    assert claim_when(alive.close) == "x"
+
+
+def test_who_looks_whether_an_owner_lives_wakes_nobody(pool: TaskPool) -> None:
+    owners = pool.tasks_dir / OWNERS
+    owners.mkdir(exist_ok=True)
+    (owners / "1.owner").touch()
+    changes = Changes(pool._directories)
+    changes.follow(OWNERS)
+    with open(owners / "1.owner"):
+        pass
+    assert changes.read() == []
+
+
+def test_claims_that_fail_wake_nobody(pool: TaskPool) -> None:
+    pool.publish("a_b")
+    pool.claim("a_b", "c")
+    pool.publish("a")
+    changes = Changes(pool._directories)
+    changes.follow("available")
+    assert pool.claim_next("b_c") is None  # the name of its claim is taken
+    assert pool.claim_task("a", "b_c") == {}
+    assert pool.claim("a", "d") is not None
+    assert changes.read() == []
+
+
+def test_a_wait_that_is_over_returns_none(pool: TaskPool) -> None:
+    assert pool.claim_next("a", wait=0.05) is None
+    assert pool.claim_next("a", wait=-1) is None
+
+
+def test_what_came_between_the_look_and_the_wait_ends_it(
+    pool: TaskPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    enlist = selection.Selection.enlist
+
+    def publish_and_enlist(self: selection.Selection, waiter: selection.Waiter) -> float:
+        pool.publish("x", if_exists="ignore")
+        return enlist(self, waiter)
+
+    monkeypatch.setattr(selection.Selection, "enlist", publish_and_enlist)
+    assert pool.claim_next("a", wait=LONG_S).task_id == "x"
+
+
+def test_an_interrupt_ends_a_wait_and_leaves_no_claim(
+    pool: TaskPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object) -> NoReturn:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        with ThreadPoolExecutor(1) as thread:
+            # Once as the one who listens to the kernel, once as one whom another thread wakes.
+            for others in (0, 1):
+                if others:
+                    with asleep(pool, monkeypatch) as blocking:
+                        other = thread.submit(pool.claim_next, "b", wait=LONG_S)
+                        assert blocking.wait(LONG_S)
+                signal.setitimer(signal.ITIMER_REAL, 0.1)
+                with pytest.raises(KeyboardInterrupt):
+                    pool.claim_next("a", wait=None)
+            pool.publish("x")
+            assert other.result(LONG_S).task_id == "x"
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert os.listdir(pool.claimed_dir) == ["x_b.json"]
+
+
+def test_waiting_uses_no_processor(pool: TaskPool) -> None:
+    pool.claim_next("a", wait=0.01)
+    before = resource.getrusage(resource.RUSAGE_THREAD)
+    pool.claim_next("a", wait=1.0)
+    after = resource.getrusage(resource.RUSAGE_THREAD)
+    # A handful of naps; a poll every millisecond would be a thousand.
+    assert after.ru_nvcsw - before.ru_nvcsw < 20
+
+
+def test_of_many_waiting_threads_a_task_wakes_few(
+    pool: TaskPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waiting = 12
+    naps: list[str] = []
+    nap = selection.Selection._nap
+
+    def counted(self: selection.Selection, *args: object) -> None:
+        naps.append("began")
+        nap(self, *args)
+
+    monkeypatch.setattr(selection.Selection, "_nap", counted)
+    with ThreadPoolExecutor(waiting) as threads:
+        futures = [threads.submit(pool.claim_next, f"a{n}", wait=LONG_S) for n in range(waiting)]
+        while len(pool._selected()._waiters) < waiting:
+            time.sleep(0.01)
+        for number in range(waiting):
+            pool.publish(f"x{number}")
+            while sum(future.done() for future in futures) <= number:
+                time.sleep(0.001)
+
+
+def test_each_waiting_thread_is_woken_for_what_it_can_do(pool: TaskPool) -> None:
+    skills = ["python", "rust", "gpu", "docs"]
+    with ThreadPoolExecutor(len(skills)) as threads:
+        futures = {
+            skill: threads.submit(pool.claim_next, f"a-{skill}", [skill], wait=LONG_S)
+            for skill in skills
+        }
+        while len(pool._selected()._waiters) < len(skills):
+            time.sleep(0.01)
+        for skill in reversed(skills):
+            pool.publish(skill, requirements=[skill])
+            assert futures[skill].result(LONG_S).task_id == skill
+
+
+def test_without_inotify_a_wait_looks_now_and_then(
+    pool: TaskPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: object) -> None:
+        raise OSError("no inotify here")
+
+    monkeypatch.setattr("fastclaim.inotify.Inotify.__init__", refuse)
+    monkeypatch.setattr("fastclaim.inotify.Inotify.__del__", lambda _: None)
+    publisher = threading.Timer(0.1, pool.publish, ["x"])
+    publisher.start()
+    try:
+        assert pool.claim_next("a", wait=LONG_S).task_id == "x"
+    finally:
+        publisher.join()

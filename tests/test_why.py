@@ -1,0 +1,171 @@
+"""`why` says in one sentence what a task waits for; `prune` removes what is old."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from fastclaim import InvalidName, TaskPool, pruning
+
+HOUR_S = 3600.0
+
+
+def test_each_state_has_its_sentence(pool: TaskPool) -> None:
+    assert pool.why("x") == "task 'x' is not there"
+    pool.publish("x")
+    assert pool.why("x") == "task 'x' waits for an agent to claim it"
+    claim = pool.claim("x", "a3")
+    since = time.strftime("%H:%M", time.localtime(claim.task["claimed_at"]))
+    assert pool.why("x") == f"task 'x' is claimed by a3 since {since}"
+    claim.complete()
+    assert pool.why("x").startswith(f"task 'x' is completed by a3 since {since[:2]}")
+
+
+def test_a_failed_task_tells_its_last_error(pool: TaskPool) -> None:
+    failed = pool.tasks_dir / "failed"
+    failed.mkdir(exist_ok=True)
+    failures = [{"error": "first"}, {"error": "ValueError: no such branch"}]
+    (failed / "x_failed.json").write_text(json.dumps({"task_id": "x", "failures": failures}))
+    assert "failed for good" in pool.why("x")
+    assert "ValueError: no such branch" in pool.why("x")
+    pool.publish("y", blocked_by=["x"])
+    assert pool.why("y") == "task 'y' waits for x (failed for good; see retry_failed())"
+    assert pool.claim_next("a") is None
+
+
+@pytest.mark.parametrize("dependency", ["not there", "waiting itself", "claimed by a3 since"])
+def test_a_blocked_task_tells_where_its_dependency_is(pool: TaskPool, dependency: str) -> None:
+    pool.publish("y", blocked_by=["x"])
+    if dependency != "not there":
+        pool.publish("x")
+    if dependency.startswith("claimed"):
+        pool.claim("x", "a3")
+    assert pool.why("y").startswith(f"task 'y' waits for x ({dependency}")
+
+
+def test_what_a_waiting_task_needs_is_said(pool: TaskPool) -> None:
+    pool.publish("gpu", requirements=["gpu", "tpu"])
+    assert pool.why("gpu", ["python"]) == "task 'gpu' needs capability \"gpu or tpu\""
+    assert (
+        pool.why("gpu", ["tpu"]) == pool.why("gpu") == "task 'gpu' waits for an agent to claim it"
+    )
+    pool.publish("both", constraints={"required_capabilities": ["a", "b"]})
+    assert pool.why("both", ["a"]) == "task 'both' needs capability \"b\""
+    pool.publish("late", not_before=4_102_444_800)
+    assert pool.why("late").startswith("task 'late' is paused until 2")
+    pool.publish("over", constraints={"deadline": 1})
+    assert pool.why("over").startswith("task 'over' had to be claimed before 19")
+    pool.publish("holder", exclusive=["src/app.py"])
+    pool.publish("held", exclusive=["src/app.py"])
+    pool.claim("holder", "a1")
+    assert pool.why("held").startswith(
+        "task 'held' is held by key \"src/app.py\" (holder claimed by a1 since "
+    )
+
+
+def test_what_nobody_can_claim_is_said(pool: TaskPool) -> None:
+    (pool.available_dir / "broken.json").write_text("{")
+    assert "not JSON" in pool.why("broken")
+    (pool.available_dir / "taken.json").write_text('{"task_id": "taken", "status": "claimed"}')
+    assert "recover()" in pool.why("taken")
+    pool.publish("odd", blocked_by=1.5)
+    assert "blocked_by is not a list but float" in pool.why("odd")
+    pool.publish("never", blocked_by=["a/b"])
+    assert "can never be there" in pool.why("never")
+    (pool.available_dir / "when.json").write_text('{"not_before": "soon"}')
+    assert "'soon' is no time" in pool.why("when")
+    with pytest.raises(InvalidName):
+        pool.why("a/b")
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"requirements": ["gpu"]},
+        {"constraints": {"required_capabilities": ["gpu"]}},
+        {"constraints": {"deadline": 1}},
+        {"constraints": 7},
+        {"not_before": 4e9},
+        {"not_before": "soon"},
+        {"blocked_by": ["x"]},
+        {"exclusive": ["k"]},
+        {"status": "claimed"},
+        {},
+    ],
+)
+def test_why_and_claim_next_agree(pool: TaskPool, fields: dict[str, object]) -> None:
+    pool.publish("holder", exclusive=["k"])
+    pool.claim("holder", "b")
+    (pool.available_dir / "task.json").write_text(json.dumps({"task_id": "task", **fields}))
+    is_claimable = pool.why("task", ["python"]) == "task 'task' waits for an agent to claim it"
+    assert (pool.claim_next("a", ["python"]) is not None) is is_claimable is (fields == {})
+
+
+# Pruning ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def old(pool: TaskPool) -> TaskPool:
+    """A pool with an old and a new task in each state that can be pruned."""
+    now_s = time.time()
+    failed = pool.tasks_dir / "failed"
+    failed.mkdir(exist_ok=True)
+    for name, at_s in (("old", now_s - 2 * HOUR_S), ("new", now_s)):
+        pool.publish(f"{name}-w", created_at=at_s)
+        task = json.dumps({"task_id": name, "completed_at": at_s, "failed_at": at_s})
+        (pool.completed_dir / f"{name}-c_complete.json").write_text(task)
+        (failed / f"{name}-f_failed.json").write_text(task)
+    return pool
+
+
+@pytest.mark.parametrize(
+    ("state", "task_id"), [("available", "old-w"), ("completed", "old-c"), ("failed", "old-f")]
+)
+def test_only_what_is_old_is_pruned_and_only_when_asked(
+    old: TaskPool, state: str, task_id: str
+) -> None:
+    def names() -> set[str]:
+        return {path.name for path in old.tasks_dir.rglob("*.json")}
+
+    before = names()
+    assert old.prune(state, HOUR_S) == [task_id]
+    assert names() == before
+    assert old.prune(state, HOUR_S, dry_run=False) == [task_id]
+    assert {name.partition(".")[0].partition("_")[0] for name in before - names()} == {task_id}
+    assert len(before - names()) == 1
+    assert [name for name in os.listdir(old.tasks_dir / state) if name.endswith(".tmp")] == []
+
+
+def test_what_others_are_blocked_by_stays(old: TaskPool) -> None:
+    old.publish("y", blocked_by=["old-c"])
+    assert old.prune("completed", HOUR_S, dry_run=False) == []
+    old.claim_next("a").complete()
+    assert old.claim_next("a", order="any").task_id in {"y", "new-w", "old-w"}
+
+
+@pytest.mark.parametrize(("state", "older_than"), [("claimed", 1), ("x", 1), ("completed", -1)])
+def test_bad_arguments_of_prune_are_named(old: TaskPool, state: str, older_than: float) -> None:
+    with pytest.raises(ValueError, match=f"{state!r}|{older_than}"):
+        old.prune(state, older_than)
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_what_is_put_there_anew_meanwhile_is_not_pruned(
+    old: TaskPool, monkeypatch: pytest.MonkeyPatch, again: bool
+) -> None:
+    rename = os.rename
+
+    def replace_first(source: str, target: str) -> None:
+        monkeypatch.undo()
+        old.publish("old-w", "anew", if_exists="replace")
+        rename(source, target)
+        if again:
+            old.publish("old-w", "anew")
+
+    monkeypatch.setattr(pruning.os, "rename", replace_first)
+    assert old.prune("available", HOUR_S, dry_run=False) == []
+    assert "anew" in Path(old.available_dir / "old-w.json").read_text()
