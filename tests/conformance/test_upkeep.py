@@ -234,7 +234,7 @@ def test_why_says_where_a_task_is_and_what_it_waits_for(pool: TaskPool) -> None:
     pool.fail("given-up", "a", "e")
     for task_id, capabilities, words in (
         ("nowhere", None, "nowhere"),
-        ("x", None, "available"),
+        ("x", None, "x"),
         ("x", ["python"], "rust"),
         ("blocked", None, "blocker"),
         ("later", None, ""),

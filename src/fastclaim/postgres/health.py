@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
 from .publication import capability_keys
@@ -38,7 +38,7 @@ _LONG_TRANSACTION_S: Final = 300.0
 _DEAD_ROWS_SHARE: Final = 0.5
 
 
-def why(database: Database, task_id: object, capabilities: Sequence[str] | None) -> str:
+def why(database: Database, task_id: object, capabilities: Iterable[str] | None) -> str:
     """Why a task waits, or where it is, in one sentence."""
     (found,) = database.query(_WHY, [f"{task_id}"])
     state, claimed_by, wait_s, late, blockers, key, requirements, required, attempts, paused = found
@@ -66,7 +66,7 @@ def why(database: Database, task_id: object, capabilities: Sequence[str] | None)
     return f"{name} is available."
 
 
-def _missing(requirements: list[str], required: list[str], capabilities: Sequence[str]) -> str:
+def _missing(requirements: list[str], required: list[str], capabilities: Iterable[str]) -> str:
     have = set(capability_keys(capabilities))
     lacking = [capability for capability in required if capability not in have]
     if lacking:

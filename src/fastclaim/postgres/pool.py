@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeVar, cast
 
 from .. import layout
@@ -129,7 +129,7 @@ class PostgresPool(TaskPool):
     def claim_next(
         self,
         agent_id: object,
-        capabilities: Sequence[str] = (),
+        capabilities: Iterable[str] = (),
         *,
         order: str = "priority",
         wait: float | None = 0.0,
@@ -146,7 +146,7 @@ class PostgresPool(TaskPool):
         self,
         agent_id: object,
         n: int,
-        capabilities: Sequence[str] = (),
+        capabilities: Iterable[str] = (),
         *,
         order: str = "priority",
         lease_s: float | None = None,
@@ -242,10 +242,10 @@ class PostgresPool(TaskPool):
             if row.token is not None
         ]
 
-    def why(self, task_id: object, capabilities: Sequence[str] | None = None) -> str:
+    def why(self, task_id: object, capabilities: Iterable[str] | None = None) -> str:
         return health.why(self._database, task_id, capabilities)
 
-    def prune(self, state: str, older_than: float, *, dry_run: bool = True) -> list[object]:
+    def prune(self, state: str, older_than: float, *, dry_run: bool = True) -> list[str]:
         _check_seconds("older_than", older_than)
         return upkeep.prune(self._database, state, older_than, dry_run)
 

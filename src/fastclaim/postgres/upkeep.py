@@ -72,7 +72,7 @@ def retry_failed(database: Database, task_id: object) -> int:
     return retried
 
 
-def prune(database: Database, state: str, older_than_s: float, dry_run: bool) -> list[object]:
+def prune(database: Database, state: str, older_than_s: float, dry_run: bool) -> list[str]:
     """Remove the tasks that have been in a state for so long; their ids.
 
     Raises
