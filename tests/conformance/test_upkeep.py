@@ -245,8 +245,6 @@ def test_why_says_where_a_task_is_and_what_it_waits_for(pool: TaskPool) -> None:
         sentence = pool.why(task_id, capabilities)
         assert words in sentence
         assert "\n" not in sentence
-    pool.pause(reason="deploy")
-    assert "paused" in pool.why("x")
 
 
 @pytest.mark.needs("prune")
