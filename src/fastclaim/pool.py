@@ -54,7 +54,7 @@ class TaskPool:
     ----------
     base_dir : str or os.PathLike, optional
         The pool's directory; made if it is not there. Default: ``$A2A_BASE_DIR``, read now, or
-        ``/tmp/orchestration/a2a``.
+        ``/tmp/orchestration/a2a``. ``postgresql://...`` makes it a `PostgresPool`.
     durability : {"data", "none", "full"}
         What a power cut can do. "none": anything to recent changes (the death of processes loses
         nothing). "data": undo a transition, but not tear, empty or lose a task. "full": nothing to
@@ -89,6 +89,16 @@ class TaskPool:
         base = layout.default_base_dir() if base_dir is None else base_dir
         if max_attempts is not None and max_attempts < 1:
             raise ValueError(f"max_attempts {max_attempts!r} is not positive")
+        if layout.is_url(base):
+            from .postgres.pool import become
+
+            return become(
+                self,
+                base,
+                durability=durability,
+                bind_claims=bind_claims,
+                max_attempts=max_attempts,
+            )
         self._directories = Directories(base, durability, lock_files, _core)
         self._bind_claims = bind_claims
         self._max_attempts = max_attempts

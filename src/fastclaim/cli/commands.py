@@ -49,6 +49,7 @@ COMMANDS = {
     "recover": ("upkeep", "put back what agents that died have left"),
     "retry": ("upkeep", "let failed tasks be claimed again"),
     "prune": ("upkeep", "remove old tasks"),
+    "migrate": ("migrate", "move a pool from a directory to PostgreSQL, or back"),
     "doctor": ("doctor", "show the version, the core and the pool, and what is wrong with them"),
     "demo": ("demo", "let agents fight over tasks, and show that each was claimed exactly once"),
     "bench": (
