@@ -6,9 +6,9 @@ inotify (it allows 128 instances a user), every question is answered with "maybe
 
 from __future__ import annotations
 
-import functools
 import os
 import time
+import weakref
 from typing import Final
 
 from . import layout
@@ -23,12 +23,6 @@ from .inotify import (
 # early has to look once more.
 _UNLOCKED_WITHIN_S: Final = 1.0
 _MASK: Final = IN_CLOSE_WRITE | IN_DELETE_SELF | IN_MOVE_SELF
-
-
-@functools.cache
-def deaths_in(tasks: bytes) -> Deaths:
-    """The one of this process for the pool with this `tasks/`."""
-    return Deaths(tasks)
 
 
 class Deaths:
@@ -66,3 +60,11 @@ class Deaths:
             watch.close()
             return
         self._inotify, self._process_id = watch, os.getpid()
+
+
+_of_pools: weakref.WeakValueDictionary[bytes, Deaths] = weakref.WeakValueDictionary()
+
+
+def deaths_in(tasks: bytes) -> Deaths:
+    """What all pool objects of this process that mean this `tasks/` share, as long as one does."""
+    return _of_pools.setdefault(tasks, Deaths(tasks))

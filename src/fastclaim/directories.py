@@ -7,12 +7,15 @@ import copy
 import os
 from pathlib import Path
 from types import ModuleType
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from . import layout, outcome, transition
 from .errors import InvalidName
 from .tasks_directory import TasksDirectory
 from .tokens import new_token
+
+if TYPE_CHECKING:
+    from .deaths import Deaths
 
 DURABILITIES: Final = {
     "none": outcome.SYNC_NONE,
@@ -63,9 +66,10 @@ class Directories:
         )
         self.claim_directories = (self.available, self.claimed)
         self._opened: TasksDirectory | None = None
+        self._deaths: Deaths | None = None
 
     def __getstate__(self) -> dict[str, object]:
-        return self.__dict__ | {"core": self.core.NAME, "_opened": None}
+        return self.__dict__ | {"core": self.core.NAME, "_opened": None, "_deaths": None}
 
     def __setstate__(self, state: dict[str, object]) -> None:
         self.__dict__.update(state)
@@ -98,6 +102,14 @@ class Directories:
                 self.make()
             self._opened = opened = TasksDirectory(self.tasks)
         return opened
+
+    def deaths(self) -> Deaths:
+        """What tells whether a process that claimed from this pool may have died."""
+        if self._deaths is None:
+            from .deaths import deaths_in  # not before something was missed: it takes ctypes
+
+            self._deaths = deaths_in(self.tasks)
+        return self._deaths
 
     def available_file(self, task_id: object) -> bytes:
         """Path of a waiting task; raises InvalidName."""

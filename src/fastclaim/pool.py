@@ -949,9 +949,7 @@ class TaskPool:
 
     def _look_after_dead_owners(self) -> bool:
         """Give back the claims of the dead; whether anything may be waiting now that did not."""
-        from .deaths import deaths_in  # not before something was missed: it takes ctypes
-
-        if not deaths_in(self._directories.tasks).may_have_come():
+        if not self._directories.deaths().may_have_come():
             return False
         return recovery.give_back_of_dead_owners(self._directories, self._max_attempts)
 

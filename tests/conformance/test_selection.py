@@ -13,7 +13,6 @@ from fastclaim import InvalidName, TaskNotAvailable, TaskPool
 
 from .conftest import MakePool
 
-
 RACERS = 4
 TASKS = 100
 

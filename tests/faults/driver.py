@@ -622,6 +622,7 @@ class Driver:
         self.durability = durability
         self.base = base / MARKER
         self.shim = Shim()
+        self.pool: TaskPool | None = None
         self.records = Records()
         logger = logging.getLogger("fastclaim")
         logger.addHandler(self.records)
@@ -707,6 +708,7 @@ class Driver:
         tasks = pool._directories.opened()
         tasks.owner.ensure(tasks.path)
         pool._look_after_dead_owners()
+        self.pool = pool  # shares with the next one what tells of deaths
         for state in STATES:
             directory = f"{self.base}/tasks/{state}"
             names = os.listdir(directory)
