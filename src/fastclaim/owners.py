@@ -95,18 +95,22 @@ def _errors_of(path: bytes) -> Iterator[None]:
 
 
 def is_alive(path: bytes) -> bool:
-    """Whether the process whose owner file this is lives.
+    """Whether the process whose owner file this is lives; also true where nobody can tell.
 
     Raises
     ------
     OSError
-        The system does not tell; nobody may take it for dead then.
+        The system refused; nobody may take it for dead then.
     """
     with _errors_of(path):
         try:
             descriptor = os.open(path, os.O_RDONLY | _FLAGS)
         except FileNotFoundError:
             return False
+        except OSError as error:
+            if error.errno not in _NOT_TO_BE_TOLD:
+                raise
+            return True
         try:
             # Shared: two that ask at once must not take each other for the owner.
             fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -118,7 +122,7 @@ def is_alive(path: bytes) -> bool:
 
 
 def remove_if_dead(path: bytes) -> bool:
-    """Unlink the owner file of a process that has died; whether it was."""
+    """Unlink the owner file of a process that has died; whether that was done."""
     with _errors_of(path):
         return _remove_if_dead(path)
 
@@ -126,7 +130,9 @@ def remove_if_dead(path: bytes) -> bool:
 def _remove_if_dead(path: bytes) -> bool:
     try:
         descriptor = os.open(path, os.O_RDONLY | _FLAGS)
-    except FileNotFoundError:
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, *_NOT_TO_BE_TOLD):
+            raise
         return False
     try:
         # Exclusive, and held while it is unlinked: a process may just be making it.
