@@ -273,7 +273,7 @@ def test_a_claim_file_and_an_owner_file_that_we_may_not_read_stop_nobody(
         pool.publish(task_id)
     for directory in (pool.tasks_dir, *pool.tasks_dir.iterdir()):
         directory.chmod(0o777)
-    for parent in pool.tasks_dir.parents[:3]:
+    for parent in pool.tasks_dir.parents[:4]:
         parent.chmod(0o755)
     with agent(claim(pool)), agent(claim(pool, "u")) as dead:
         for path in (*pool.claimed_dir.glob("t_*"), *(pool.tasks_dir / "owners").iterdir()):

@@ -221,7 +221,7 @@ def _cleaned(tasks_dir: Path) -> Finding:
     return Finding(
         WARNING,
         "clean-up",
-        f"it is under {above}, where {' and '.join(cleaners)} may remove old files, waiting tasks too",
+        f"it is under {above}, where {' and '.join(cleaners)} may remove what is old",
         f"let {layout.BASE_DIR_VARIABLE} name a directory elsewhere, or exempt this one",
     )
 
