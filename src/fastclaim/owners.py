@@ -26,6 +26,8 @@ from . import layout
 from .tokens import owner_id
 
 _FLAGS: Final = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+# What open(2) says of a file that we may not read, a symlink, and a socket.
+_NOT_TO_BE_TOLD: Final = (errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENXIO)
 # Who asks whether we live holds the lock for a moment; who cleans up may have unlinked the file.
 _TRIES: Final = 1000
 _PAUSE_S: Final = 100e-6
@@ -58,7 +60,7 @@ class OwnerFile:
 
     def ensure(self, tasks: bytes) -> None:
         """Make it, or make it anew; earlier claims of this process are then safe again."""
-        with _forking:
+        with no_fork:
             if not self.stands():
                 self.forget()
                 path = owner_path(tasks, owner_id())
@@ -93,18 +95,22 @@ def _errors_of(path: bytes) -> Iterator[None]:
 
 
 def is_alive(path: bytes) -> bool:
-    """Whether the process whose owner file this is lives.
+    """Whether the process whose owner file this is lives; also true where nobody can tell.
 
     Raises
     ------
     OSError
-        The system does not tell; nobody may take it for dead then.
+        The system refused; nobody may take it for dead then.
     """
     with _errors_of(path):
         try:
             descriptor = os.open(path, os.O_RDONLY | _FLAGS)
         except FileNotFoundError:
             return False
+        except OSError as error:
+            if error.errno not in _NOT_TO_BE_TOLD:
+                raise
+            return True
         try:
             # Shared: two that ask at once must not take each other for the owner.
             fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -116,7 +122,7 @@ def is_alive(path: bytes) -> bool:
 
 
 def remove_if_dead(path: bytes) -> bool:
-    """Unlink the owner file of a process that has died; whether it was."""
+    """Unlink the owner file of a process that has died; whether that was done."""
     with _errors_of(path):
         return _remove_if_dead(path)
 
@@ -124,7 +130,9 @@ def remove_if_dead(path: bytes) -> bool:
 def _remove_if_dead(path: bytes) -> bool:
     try:
         descriptor = os.open(path, os.O_RDONLY | _FLAGS)
-    except FileNotFoundError:
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, *_NOT_TO_BE_TOLD):
+            raise
         return False
     try:
         # Exclusive, and held while it is unlinked: a process may just be making it.
@@ -132,8 +140,8 @@ def _remove_if_dead(path: bytes) -> bool:
         if not _is_named(path, descriptor):
             return False
         os.unlink(path)
-    except (BlockingIOError, FileNotFoundError):
-        return False
+    except (BlockingIOError, FileNotFoundError, IsADirectoryError, PermissionError):
+        return False  # it lives, somebody else did it, or it is not ours to remove
     finally:
         _unlock_and_close(descriptor)
     return True
@@ -180,7 +188,7 @@ def _is_named(path: bytes, descriptor: int) -> bool:
 
 _files: dict[tuple[int, int], OwnerFile] = {}
 # Held across fork: a child must know of every descriptor that it inherits.
-_forking = threading.RLock()
+no_fork = threading.RLock()
 
 
 def owner_file(identity: tuple[int, int]) -> OwnerFile:
@@ -188,7 +196,7 @@ def owner_file(identity: tuple[int, int]) -> OwnerFile:
 
     It stays open until the process ends, whatever becomes of the pool object.
     """
-    with _forking:
+    with no_fork:
         for file in _files.values():
             if not file.stands():
                 file.forget()
@@ -196,12 +204,12 @@ def owner_file(identity: tuple[int, int]) -> OwnerFile:
 
 
 def _in_child() -> None:
+    # They stay known: a pool that came along goes on with them, and a grandchild must forget too.
     for file in _files.values():
         file.forget()
-    _files.clear()
-    _forking.release()
+    no_fork.release()
 
 
 os.register_at_fork(
-    before=_forking.acquire, after_in_parent=_forking.release, after_in_child=_in_child
+    before=no_fork.acquire, after_in_parent=no_fork.release, after_in_child=_in_child
 )

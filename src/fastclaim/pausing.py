@@ -38,6 +38,8 @@ def read_pause(tasks: bytes) -> Pause | None:
     try:
         said = json.loads(read_whole(path))
         until = math.inf if said["until"] is None else float(said["until"])
+        if math.isnan(until):
+            raise ValueError("neither past nor future")
         pause = Pause(until, str(said.get("reason", "")))
     except FileNotFoundError:
         return None

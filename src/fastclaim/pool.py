@@ -37,6 +37,7 @@ from .stamps import Hold, claim_stamp
 from .tokens import new_token, owner_id
 
 if TYPE_CHECKING:
+    from .diagnosis import Finding
     from .selection import Selection
 
 logger = logging.getLogger(__name__)
@@ -402,6 +403,26 @@ class TaskPool:
         """
         _check_seconds("older_than", older_than)
         return recovery.recover(self._directories, older_than, dry_run, self._max_attempts)
+
+    def doctor(self) -> list[Finding]:
+        """What may be wrong with this pool, and what to do about it; changes no task.
+
+        Locks, renames and messages of the kernel are really tried, between two processes, in a
+        temporary directory inside the pool.
+
+        Returns
+        -------
+        list of Finding
+            Each with ``level`` ("ok", "warning", "error"), ``check``, ``message`` and ``advice``.
+
+        Raises
+        ------
+        OSError
+            The pool cannot be read at all.
+        """
+        from .diagnosis import diagnose  # not before somebody asks: it takes subprocess
+
+        return diagnose(self._directories)
 
     def retry_failed(self, task_id: object = None) -> int:
         """Let tasks that were given up wait again, with their ``attempts`` at 0.

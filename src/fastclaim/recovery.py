@@ -12,14 +12,14 @@ import enum
 import fcntl
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from . import layout, listing, outcome, owners
 from .directories import Directories
 from .document import FAILURES, STATUS, parse_held
-from .errors import InvalidTask
+from .errors import InvalidName, InvalidTask
 from .finishing import Ending, rewrite, waiting_or_failed
 from .stamps import available_fields, tried_in_vain
 from .waiting import turns
@@ -90,8 +90,7 @@ def give_back_of_dead_owners(pool: Directories, max_attempts: int | None) -> boo
         return False
     recovery = _Recovery(pool, None, False, max_attempts)
     recovery.claims()
-    for path in dead:
-        owners.remove_if_dead(path)
+    recovery.forget(dead)
     return bool(recovery.report)
 
 
@@ -110,6 +109,8 @@ class _Recovery:
         self.now_s = time.time()
         self.report = RecoveryReport([], [], [], [], [])
         self._alive: dict[str, bool] = {}
+        self._unsettled = False  # a claim of the dead has to wait for a later pass
+        self._claimed_by_originals: set[str] = set()
 
     # claimed/ -----------------------------------------------------------------------------------
 
@@ -117,8 +118,12 @@ class _Recovery:
         """Look at every claim."""
         for path in listing.task_files(self.pool.claimed):
             fields = self._look(path)
-            if fields is not None and self._judge(fields)[0] is not _Verdict.STANDS:
+            if fields is None:
+                continue
+            if self._judge(fields)[0] is not _Verdict.STANDS:
                 self._settle(os.fsencode(path), fields)
+            elif "claim_token" not in fields:
+                self._claimed_by_originals.add(f"{self._task_id(os.fsencode(path), fields)}")
 
     def _look(self, path: str) -> dict[str, Any] | None:
         try:
@@ -127,6 +132,9 @@ class _Recovery:
             return None
         except InvalidTask as problem:
             self.report.problems.append(f"{problem}")
+            return None
+        except PermissionError:
+            self.report.problems.append(f"{path} is not ours to read")
             return None
 
     def _judge(self, fields: dict[str, Any]) -> tuple[_Verdict, str]:
@@ -150,7 +158,7 @@ class _Recovery:
 
     def _is_past(self, moment: object, grace_s: float) -> bool:
         is_number = isinstance(moment, int | float) and not isinstance(moment, bool)
-        return is_number and moment + grace_s < self.now_s  # type: ignore[operator]
+        return is_number and moment < self.now_s - grace_s  # type: ignore[operator]
 
     def _is_alive(self, owner: str) -> bool:
         if owner not in self._alive:
@@ -162,6 +170,12 @@ class _Recovery:
         return self._alive[owner]
 
     def _settle(self, path: bytes, seen: dict[str, Any]) -> None:
+        try:
+            self._try_to_settle(path, seen)
+        except InvalidName as problem:  # ids that are claimed can be too long for failed/
+            self.report.problems.append(f"{os.fsdecode(path)} cannot be moved: {problem}")
+
+    def _try_to_settle(self, path: bytes, seen: dict[str, Any]) -> None:
         task_id = self._task_id(path, seen)
         if task_id is None:
             self.report.problems.append(f"{os.fsdecode(path)} does not tell which task it is")
@@ -172,9 +186,13 @@ class _Recovery:
         else:
             # Another pass may be at it; whoever else holds half a claim is a live claimer.
             is_lost = self._judge(seen)[0] is _Verdict.LOST
+            came_to = outcome.BUSY
             for _ in turns(_OTHERS_PASS_S if is_lost else 0):
-                if self._settle_held(path, task_id) != outcome.BUSY:
+                came_to = self._settle_held(path, task_id)
+                if came_to != outcome.BUSY:
                     break
+            if is_lost and came_to not in (outcome.DONE, outcome.ABSENT):
+                self._unsettled = True
 
     def _settle_held(self, path: bytes, task_id: str) -> int:
         lock = self.pool.lock_file(self.pool.available_file(task_id))
@@ -249,9 +267,13 @@ class _Recovery:
         """Look at every waiting task: one that says that it is claimed would wait for ever."""
         for path in listing.task_files(self.pool.available):
             fields = self._look(path)
+            task_id = os.path.basename(path).removesuffix(layout.TASK_SUFFIX)
+            if task_id in self._claimed_by_originals:
+                # It died before its unlink, or is about to unlink: either clean-up can lose it.
+                self.report.problems.append(f"task {task_id!r} both waits and is claimed")
+                continue
             if fields is None or fields.get(STATUS) != layout.CLAIMED:
                 continue
-            task_id = os.path.basename(path).removesuffix(layout.TASK_SUFFIX)
             if any(True for _ in listing.claims_of(self.pool, task_id)):
                 self.report.problems.append(f"task {task_id!r} both waits and is claimed")
             elif self.dry_run or self._put_right(os.fsencode(path)):
@@ -280,7 +302,13 @@ class _Recovery:
         for path in _entries(self.pool.available):
             if path.endswith(layout.LOCK_SUFFIX.encode()) and self._remove_lock(path):
                 self.report.removed.append(os.fsdecode(path))
-        for path in _owner_files(self.pool):
+        self.forget(_owner_files(self.pool))
+
+    def forget(self, paths: Iterable[bytes]) -> None:
+        """Remove those owner files whose process is dead, unless claims of the dead are left."""
+        if self._unsettled:
+            return  # the files say that there is something to look after
+        for path in paths:
             if owners.remove_if_dead(path):
                 self.report.removed.append(os.fsdecode(path))
 
@@ -300,7 +328,7 @@ class _Recovery:
             if not os.path.samestat(os.lstat(path), os.fstat(descriptor)):
                 return False
             os.unlink(path)
-        except (BlockingIOError, FileNotFoundError):
+        except (BlockingIOError, FileNotFoundError, PermissionError):
             return False
         finally:
             with contextlib.suppress(OSError):

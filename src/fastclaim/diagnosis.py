@@ -1,0 +1,268 @@
+"""What may be wrong with a pool where it lies, and what to do about it."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import os
+import select
+import shutil
+import stat
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from . import layout, owners, recovery
+from .directories import Directories
+from .inotify import IN_CREATE, Inotify
+
+OK: Final = "ok"
+WARNING: Final = "warning"
+ERROR: Final = "error"
+
+# What does not carry locks from one machine to another, or not always to another process.
+_RISKY: Final = ("nfs", "9p", "virtiofs", "cifs", "smb", "fuse", "overlay", "ceph", "lustre")
+_RENAME_NOREPLACE: Final = 1
+_RENAME_EXCHANGE: Final = 2
+_CLEANERS: Final = ("systemd-tmpfiles", "tmpreaper", "tmpwatch")
+_OTHER_PROCESS_S: Final = 30.0
+# Runs in the other process: is the lock taken, is our descriptor there, and a file to hear of.
+_OTHER: Final = """
+import fcntl, os, sys
+directory, descriptor = sys.argv[1], int(sys.argv[2])
+file = open(os.path.join(directory, "lock"))
+try:
+    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    lock = "free"
+except BlockingIOError:
+    lock = "taken"
+try:
+    same = os.path.samestat(os.fstat(descriptor), os.fstat(file.fileno()))
+except OSError:
+    same = False
+open(os.path.join(directory, "heard"), "x").close()
+print(lock, "inherited" if same and descriptor != file.fileno() else "closed")
+"""
+
+
+class Finding(NamedTuple):
+    """One thing that was looked at.
+
+    Attributes
+    ----------
+    level : str
+        "ok", "warning" or "error".
+    check : str
+        What was looked at, in a word or two.
+    message : str
+        What was found.
+    advice : str
+        What to do about it; empty if nothing.
+    """
+
+    level: str
+    check: str
+    message: str
+    advice: str = ""
+
+
+def diagnose(pool: Directories) -> list[Finding]:
+    """See `TaskPool.doctor`."""
+    pool.make()
+    return [
+        Finding(OK, "core", f"{pool.core.NAME}"),
+        _file_system(pool.tasks_dir),
+        *_tries(pool.tasks_dir),
+        _cleaned(pool.tasks_dir),
+        _writers(pool),
+        _owners(pool),
+        *_contents(pool),
+    ]
+
+
+def _file_system(path: Path) -> Finding:
+    kind = _type_of_file_system(path)
+    if not kind.startswith(_RISKY):
+        return Finding(OK, "file system", kind)
+    return Finding(
+        WARNING,
+        "file system",
+        f"{kind}: locks may not reach other machines, or other mounts of the same files",
+        "keep the pool on a local disk or tmpfs that all its processes see by the same mount",
+    )
+
+
+def _type_of_file_system(path: Path) -> str:
+    """As the kernel lists it: statfs(2) tells a number, which names no FUSE file system."""
+    device = os.stat(path).st_dev
+    number = f"{os.major(device)}:{os.minor(device)}"
+    real = os.path.realpath(path)
+    best = (-1, "unknown")
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/mountinfo").read_text().splitlines():
+            mount, _, source = line.partition(" - ")
+            _, _, numbers, _, where, *_ = mount.split()
+            where = where.encode().decode("unicode_escape")
+            is_above = real == where or real.startswith(where.rstrip("/") + "/")
+            if is_above:
+                best = max(best, (len(where) + 10**6 * (numbers == number), source.split()[0]))
+    return best[1]
+
+
+def _tries(tasks_dir: Path) -> Iterator[Finding]:
+    """Use what the pool rests on, in a directory of its own."""
+    try:
+        directory = tempfile.mkdtemp(
+            prefix=layout.TEMPORARY_PREFIX, suffix=layout.TEMPORARY_SUFFIX, dir=tasks_dir
+        )
+    except OSError as error:
+        yield Finding(
+            ERROR, "permissions", f"nothing can be made there: {error}", "run as who owns the pool"
+        )
+        return
+    try:
+        yield from _between_processes(directory)
+        yield _rename(directory, "RENAME_NOREPLACE", _RENAME_NOREPLACE)
+        yield _rename(directory, "RENAME_EXCHANGE", _RENAME_EXCHANGE)
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def _between_processes(directory: str) -> Iterator[Finding]:
+    watch: Inotify | None = None
+    with contextlib.suppress(OSError):
+        watch = Inotify()
+        watch.add(directory, IN_CREATE)
+    descriptor = owners._make(os.fsencode(os.path.join(directory, "lock")))
+    try:
+        # close_fds=False: O_CLOEXEC has to do it.
+        command = [sys.executable, "-I", "-S", "-c", _OTHER, directory, str(descriptor)]
+        other = subprocess.run(
+            command, capture_output=True, text=True, timeout=_OTHER_PROCESS_S, close_fds=False
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        yield Finding(ERROR, "flock", f"no other process could try it: {error}", "try again")
+        return
+    finally:
+        os.close(descriptor)
+        heard = watch is not None and _heard(watch)
+        if watch is not None:
+            watch.close()
+    lock, _, kept = other.stdout.strip().partition(" ")
+    if lock == "taken":
+        yield Finding(OK, "flock", "keeps other processes out")
+    else:
+        yield Finding(
+            ERROR,
+            "flock",
+            f"does not keep other processes out: {other.stderr.strip() or lock}",
+            "move the pool to a local file system",
+        )
+    if kept == "closed":
+        yield Finding(OK, "O_CLOEXEC", "no descriptor outlives an exec")
+    else:
+        yield Finding(
+            ERROR,
+            "O_CLOEXEC",
+            "a program that is started keeps our descriptors, and our locks with them",
+            "start programs with close_fds=True",
+        )
+    if heard:
+        yield Finding(OK, "inotify", "tells what other processes do")
+    else:
+        yield Finding(
+            WARNING,
+            "inotify",
+            "tells nothing of what other processes do: waiting agents look again and again",
+            "raise fs.inotify.max_user_instances; or move the pool to a local file system",
+        )
+
+
+def _heard(watch: Inotify) -> bool:
+    poll = select.poll()
+    poll.register(watch.fileno(), select.POLLIN)
+    return bool(poll.poll(0)) and any(event.name == b"heard" for event in watch.read())
+
+
+def _rename(directory: str, name: str, flag: int) -> Finding:
+    one, other = (os.path.join(directory, f"{name}{n}") for n in (1, 2))
+    for path in (one, other):
+        Path(path).touch()
+    before = os.stat(one)
+    renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    result, number = -1, errno.ENOSYS
+    if renameat2 is not None:
+        result = renameat2(-100, os.fsencode(one), -100, os.fsencode(other), flag)
+        number = ctypes.get_errno()
+    if flag == _RENAME_NOREPLACE:
+        works = result != 0 and number == errno.EEXIST
+    else:
+        works = result == 0 and os.path.samestat(before, os.stat(other))
+    if works:
+        return Finding(OK, name, "works")
+    return Finding(
+        WARNING,
+        name,
+        "does not work here; a look and a plain rename serve",
+        "use no task and agent ids that make the same file name, as a_b + c and a + b_c do",
+    )
+
+
+def _cleaned(tasks_dir: Path) -> Finding:
+    real = os.path.realpath(tasks_dir)
+    above = next((d for d in ("/tmp", "/var/tmp") if real.startswith(f"{d}/")), None)
+    cleaners = [name for name in _CLEANERS if shutil.which(name)]
+    if above is None or not cleaners:
+        return Finding(OK, "clean-up", "nothing is known to remove old files there")
+    return Finding(
+        WARNING,
+        "clean-up",
+        f"it is under {above}, where {' and '.join(cleaners)} may remove what is old",
+        f"let {layout.BASE_DIR_VARIABLE} name a directory elsewhere, or exempt this one",
+    )
+
+
+def _writers(pool: Directories) -> Finding:
+    paths = (pool.tasks, *(getattr(pool, state) for state in layout.STATES))
+    open_to = {stat.S_IWOTH: "everybody", stat.S_IWGRP: "its group"}
+    for bit, whom in open_to.items():
+        for path in map(os.fsdecode, paths):
+            if os.stat(path).st_mode & bit:
+                level = WARNING if bit == stat.S_IWOTH else OK
+                advice = f"chmod o-w {path}" if level == WARNING else ""
+                return Finding(level, "writers", f"{whom} can write {path}", advice)
+    return Finding(OK, "writers", "nobody else can write it")
+
+
+def _owners(pool: Directories) -> Finding:
+    directory = os.path.join(os.fsdecode(pool.tasks), layout.OWNERS)
+    if os.access(directory, os.W_OK | os.X_OK):
+        return Finding(OK, "owners", "claims end with their process")
+    return Finding(
+        WARNING,
+        "owners",
+        f"{directory} cannot be written: claims stay when their process dies",
+        f"make {directory} writable, or run recover(older_than=...) now and then",
+    )
+
+
+def _contents(pool: Directories) -> Iterator[Finding]:
+    report = recovery.recover(pool, None, True, None)
+    moves = {
+        "waiting again": report.returned,
+        "given up": report.failed,
+        "completed": report.completed,
+    }
+    for fate, ids in moves.items():
+        if ids:
+            shown = ", ".join(ids[:5]) + (", ..." if len(ids) > 5 else "")
+            message = f"the dead have left {len(ids)} that would be {fate}: {shown}"
+            yield Finding(WARNING, "left behind", message, "run recover()")
+    for problem in report.problems:
+        yield Finding(WARNING, "tasks", problem, "look at the file; remove or mend it by hand")
+    if not report and not report.problems:
+        yield Finding(OK, "tasks", "every task is whole and in one place")

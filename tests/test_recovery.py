@@ -1,0 +1,134 @@
+"""What the dead have left is put right, and nothing of the living is touched."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from fastclaim import TaskPool
+
+from .agents import agent
+
+
+def snapshot(pool: TaskPool) -> dict[str, bytes]:
+    return {f"{p}": p.read_bytes() for p in Path(pool.base_dir).rglob("*") if p.is_file()}
+
+
+HALVES = [
+    ({"task_id": "a_b"}, "returned", "available/a_b.json"),
+    ({"task_id": "wrong"}, "returned", "available/a_b.json"),
+    ({}, "returned", "available/a_b.json"),
+    ({"status": "available", "attempts": 1}, "returned", "available/a_b.json"),
+    (
+        {"status": "completed", "claimed_by": "c", "result": 1},
+        "completed",
+        "completed/a_b_complete.json",
+    ),
+    ({"task_id": "a_b", "status": "failed", "failures": []}, "failed", "failed/a_b_failed.json"),
+]
+
+
+@pytest.mark.parametrize(("document", "told", "target"), HALVES)
+def test_half_a_transition_is_undone_or_made_whole(
+    pool: TaskPool, document: dict[str, object], told: str, target: str
+) -> None:
+    raw = json.dumps(document)
+    (pool.claimed_dir / "a_b_c.json").write_text(raw)
+    before = snapshot(pool)
+    assert getattr(pool.recover(dry_run=True), told) == ["a_b"]
+    assert snapshot(pool) == before
+    assert getattr(pool.recover(), told) == ["a_b"]
+    assert (pool.tasks_dir / target).read_text() == raw
+    assert not pool.recover()
+
+
+@pytest.mark.parametrize("document", [document for document, _, _ in HALVES])
+def test_what_somebody_holds_is_left_alone(pool: TaskPool, document: dict[str, object]) -> None:
+    path = pool.claimed_dir / "a_b_c.json"
+    path.write_text(json.dumps(document))
+    with open(path) as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        before = snapshot(pool)
+        assert not pool.recover()
+        assert snapshot(pool) == before
+
+
+def test_litter_is_removed_only_if_nobody_holds_it(pool: TaskPool) -> None:
+    pool.publish("young")
+    pool.publish("old")
+    names = ("young.lock", "old.lock", "gone.lock", ".fastclaim-1.tmp", "held.lock", "foreign.txt")
+    for name in names:
+        (pool.available_dir / name).touch()
+    os.utime(pool.available_dir / "old.lock", (0, 0))
+    with open(pool.available_dir / "held.lock") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        removed = {Path(path).name for path in pool.recover().removed}
+    assert removed == {"old.lock", "gone.lock", ".fastclaim-1.tmp"}
+
+
+@pytest.mark.parametrize("claimed_at", [0, 10**400])
+def test_claims_of_originals_go_back_only_by_age(pool: TaskPool, claimed_at: int) -> None:
+    claim = {"task_id": "t", "status": "claimed", "claimed_by": "a", "claimed_at": claimed_at}
+    (pool.claimed_dir / "t_a.json").write_text(json.dumps(claim))
+    assert not pool.recover()
+    assert bool(pool.recover(older_than=60)) == (claimed_at == 0)
+
+
+def test_a_lease_ends_by_the_clock_and_not_with_its_process(pool: TaskPool) -> None:
+    for task_id in ("past", "going on"):
+        pool.publish(task_id)
+    with agent(
+        lambda: [pool.claim("past", "a", lease_s=-1), pool.claim("going on", "a", lease_s=99)]
+    ):
+        pass
+    assert pool.recover(older_than=0).returned == ["past"]
+
+
+def test_what_waits_and_is_claimed_by_an_original_is_reported_and_stays(pool: TaskPool) -> None:
+    pool.publish("t")
+    (pool.claimed_dir / "t_a.json").write_text('{"task_id": "t", "claimed_by": "a"}')
+    before = snapshot(pool)
+    assert pool.recover(older_than=None).problems == ["task 't' both waits and is claimed"]
+    assert snapshot(pool) == before
+
+
+def test_a_waiting_task_that_says_it_is_claimed_waits_again(pool: TaskPool) -> None:
+    path = pool.available_dir / "t.json"
+    path.write_text('{"task_id": "t", "status": "claimed", "claimed_by": "a", "mine": 1}')
+    assert pool.recover().returned == ["t"]
+    assert pool.claim("t", "b").task["mine"] == 1
+
+
+def test_what_cannot_be_read_is_reported_and_never_deleted(pool: TaskPool) -> None:
+    path = pool.claimed_dir / "t_a.json"
+    path.write_text("{")
+    assert str(path) in pool.recover(older_than=0).problems[0]
+    assert path.read_text() == "{"
+
+
+def test_a_claim_of_the_dead_waits_for_a_newer_publication_to_go(pool: TaskPool) -> None:
+    pool.publish("t", n=1)
+    with agent(lambda: pool.claim("t", "a")) as holder:
+        pool.publish("t", n=2, if_exists="replace")
+        holder.kill()
+    assert not pool.recover()
+    assert pool.claim_task("t", "b")["n"] == 2
+    assert pool.recover().returned == ["t"]
+    assert pool.claim_task("t", "c")["n"] == 1
+
+
+def test_an_id_that_is_too_long_for_failed_is_reported_and_stops_nobody(pool: TaskPool) -> None:
+    long = "x" * 245
+    for task_id in (long, "t"):
+        pool.publish_task(task_id, "", constraints={})
+    claim = {"status": "claimed", "claimed_by": "a", "lease_expires_at": 1, "max_attempts": 1}
+    for task_id in (long, "t"):
+        (pool.available_dir / f"{task_id}.json").unlink()
+        (pool.claimed_dir / f"{task_id}_a.json").write_text(json.dumps(claim))
+    report = pool.recover()
+    assert report.failed == ["t"]
+    assert len(report.problems) == 1
