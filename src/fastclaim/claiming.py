@@ -74,6 +74,7 @@ def claim(
     if hold.owner is not None:
         owner = tasks.owner.descriptor
         if owner < 0:
+            tasks = pool.current()  # a forked child inherits that of a directory that may be gone
             hold, owner = _bound(tasks, hold)
     stamp = claim_stamp(agent_id, hold, token)
     came_to, found = pool.core.claim(

@@ -78,6 +78,7 @@ def recover(
     recovery = _Recovery(pool, older_than_s, dry_run, max_attempts)
     recovery.claims()
     recovery.waiting_tasks()
+    recovery.given_up_tasks()
     if not dry_run:
         recovery.litter()
     return recovery.report
@@ -229,7 +230,10 @@ class _Recovery:
             return Ending({}, pool.completed_file(task_id), pool.completed, True, stamped=True)
         if verdict is _Verdict.HALF_FAILURE:
             return Ending({}, pool.failed_file(task_id), pool.failed, True, stamped=True)
-        return Ending({}, pool.available_file(task_id), pool.available, False, stamped=True)
+        # It says that it waits, unless the completion of a claim without a name was cut in two.
+        waits = fields.get(STATUS, layout.AVAILABLE) == layout.AVAILABLE
+        waiting = available_fields(fields)
+        return Ending(waiting, pool.available_file(task_id), pool.available, False, stamped=waits)
 
     def _tell(self, task_id: str, ending: Ending) -> None:
         told = {
@@ -293,11 +297,44 @@ class _Recovery:
             ending = Ending(available_fields(document.fields), path, self.pool.available, True)
             return rewrite(self.pool, held, document, ending) == outcome.DONE
 
+    # failed/ ------------------------------------------------------------------------------------
+
+    def given_up_tasks(self) -> None:
+        """Look at every task that was given up: one that says that it waits is half a retry."""
+        for path in listing.task_files(self.pool.failed):
+            fields = self._look(path)
+            if fields is None or fields.get(STATUS) != layout.AVAILABLE:
+                continue
+            task_id = os.path.basename(path).removesuffix(layout.FAILED_SUFFIX)
+            if self.dry_run or self._finish_retry(os.fsencode(path), task_id):
+                self.report.returned.append(task_id)
+
+    def _finish_retry(self, path: bytes, task_id: str) -> bool:
+        target = self.pool.available_file(task_id)
+        lock = self.pool.lock_file(target)
+        _, held = self.pool.core.hold(self.pool.current(), path, lock)
+        if held is None:
+            return False
+        with held:
+            try:
+                fields = parse_held(held).fields
+            except ValueError:
+                return False
+            if fields.get(STATUS) != layout.AVAILABLE:
+                return False
+            came_to = int(held.move(target))
+        if came_to == outcome.COLLISION:
+            self.report.problems.append(
+                f"task {task_id!r} has to wait: {os.fsdecode(target)} is there"
+            )
+        return came_to == outcome.DONE
+
     # Litter -------------------------------------------------------------------------------------
 
     def litter(self) -> None:
         """Remove what nobody holds: temporary files, lock files, owner files."""
-        for directory in (self.pool.available, self.pool.claimed, self.pool.tasks):
+        pool = self.pool
+        for directory in (pool.tasks, pool.available, pool.claimed, pool.completed, pool.failed):
             self.report.removed.extend(sweep(Path(os.fsdecode(directory))))
         for path in _entries(self.pool.available):
             if path.endswith(layout.LOCK_SUFFIX.encode()) and self._remove_lock(path):

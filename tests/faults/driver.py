@@ -701,14 +701,14 @@ class Driver:
             complain("works at once", f"{type(failure).__name__}: {failure}")
         return calls
 
-    def _fresh_pool(self, verb: Verb) -> TaskPool:
+    def _fresh_pool(self, verb: Verb, warm: bool = True) -> TaskPool:
         """With nothing in it but somebody else's task in each state."""
         pool = TaskPool(self.base, durability=self.durability, _core=self.core, **verb.settings)
-        # What a process opens once: not what is tried here.
-        tasks = pool._directories.opened()
-        tasks.owner.ensure(tasks.path)
-        pool._look_after_dead_owners()
-        self.pool = pool  # shares with the next one what tells of deaths
+        if warm:  # what a process opens once: not what is tried here
+            tasks = pool._directories.opened()
+            tasks.owner.ensure(tasks.path)
+            pool._look_after_dead_owners()
+            self.pool = pool  # shares with the next one what tells of deaths
         for state in STATES:
             directory = f"{self.base}/tasks/{state}"
             names = os.listdir(directory)

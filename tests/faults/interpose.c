@@ -325,7 +325,9 @@ EXPORT DIR *opendir(const char *path)
         errno = fault.number;
         return NULL;
     }
-    return REAL(opendir)(path);
+    DIR *opened = REAL(opendir)(path);
+    after(action, 0);
+    return opened;
 }
 
 EXPORT struct dirent *readdir(DIR *directory)
@@ -335,7 +337,9 @@ EXPORT struct dirent *readdir(DIR *directory)
         errno = fault.number;
         return NULL;
     }
-    return REAL(readdir)(directory);
+    struct dirent *entry = REAL(readdir)(directory);
+    after(action, 0);
+    return entry;
 }
 
 EXPORT struct dirent64 *readdir64(DIR *directory)
@@ -345,7 +349,9 @@ EXPORT struct dirent64 *readdir64(DIR *directory)
         errno = fault.number;
         return NULL;
     }
-    return REAL(readdir64)(directory);
+    struct dirent64 *entry = REAL(readdir64)(directory);
+    after(action, 0);
+    return entry;
 }
 
 EXPORT int closedir(DIR *directory)

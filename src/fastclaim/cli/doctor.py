@@ -8,9 +8,10 @@ import sys
 from collections.abc import Iterator
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Final, NamedTuple
+from typing import Final
 
 from .. import core, layout, listing
+from ..diagnosis import Finding
 from . import answer, exits, options, os_error_text
 from .commands import version
 from .output import Row, screen
@@ -19,15 +20,6 @@ _EXTENSION: Final = "fastclaim._transition_c"
 
 OK: Final = "ok"
 ERROR: Final = "error"
-
-
-class _Finding(NamedTuple):
-    """The same shape as what the pool itself finds."""
-
-    level: str
-    check: str
-    message: str
-    advice: str = ""
 
 
 def add_doctor_arguments(parser: argparse.ArgumentParser) -> None:
@@ -48,7 +40,7 @@ def run_doctor(arguments: argparse.Namespace) -> int:
     return exits.WRONG if ERROR in levels else exits.OK
 
 
-def _print(findings: list[_Finding]) -> None:
+def _print(findings: list[Finding]) -> None:
     out = screen()
     fine = [finding for finding in findings if finding.level == OK]
     out.rows([Row(finding.check, exits.one_line(finding.message)) for finding in fine])
@@ -58,16 +50,21 @@ def _print(findings: list[_Finding]) -> None:
             out.bad(exits.one_line(f"{finding.check}: {finding.message}"), advice)
 
 
-def _findings(arguments: argparse.Namespace) -> Iterator[_Finding]:
+def _findings(arguments: argparse.Namespace) -> Iterator[Finding]:
     python = f"{sys.implementation.name} {sys.version.partition(' ')[0]}"
-    yield _Finding(OK, "version", version())
-    yield _Finding(OK, "python", f"{python} {sys.executable}")
-    yield _Finding(OK, "core", f"{core}, {_why_this_core()}")
-    yield _Finding(OK, "pool", f"{options.pool_name(arguments)}, {_why_this_pool(arguments)}")
+    yield Finding(OK, "version", version())
+    yield Finding(OK, "python", f"{python} {sys.executable}")
+    yield Finding(OK, "core", f"{core}, {_why_this_core()}")
+    name = options.pool_name(arguments)
+    yield Finding(OK, "pool", f"{layout.shown(name)}, {_why_this_pool(arguments)}")
     try:
-        yield _Finding(OK, "tasks", _contents(options.pool_name(arguments)))
+        if not layout.is_url(name):
+            yield Finding(OK, "tasks", _contents(name))
+        if layout.is_url(name) or os.path.isdir(os.path.join(name, "tasks")):
+            found = options.open_pool(arguments).doctor()
+            yield from (finding for finding in found if finding.check != "core")
     except OSError as error:
-        yield _Finding(
+        yield Finding(
             ERROR, "tasks", f"cannot be read: {os_error_text(error)}", "--pool names another pool"
         )
 

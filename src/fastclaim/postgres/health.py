@@ -6,8 +6,8 @@ import json
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
+from ..diagnosis import Finding
 from .publication import capability_keys
-from .reports import Finding
 
 if TYPE_CHECKING:
     from .database import Database

@@ -10,6 +10,7 @@ from typing import Any, TypeVar, cast
 
 from .. import layout
 from ..claim import Claim
+from ..diagnosis import Finding
 from ..directories import DURABILITIES
 from ..errors import (
     AlreadyClaimed,
@@ -28,7 +29,6 @@ from .database import Database
 from .documents import Row
 from .finishing import ClaimOf
 from .publication import agent_key, original_task, row
-from .reports import Finding
 
 logger = logging.getLogger("fastclaim.pool")
 
