@@ -14,12 +14,8 @@ from __future__ import annotations
 import argparse
 import contextlib
 import gc
-import itertools
-import os
 import random
-import shutil
 import statistics
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -35,42 +31,12 @@ from contestants import (
     Workload,
     versions,
 )
+from fresh import FreshDirectories
 from machine import Place, describe_load, describe_machine, describe_place, place_at, usual_places
 from pytest_benchmark.fixture import BenchmarkFixture
 
 BATCH_TASKS = 200  # under pytest-benchmark
 ROUNDS = 9
-
-
-class FreshDirectories:
-    """Directories in one place that nothing has ever been in, all removed at the end."""
-
-    def __init__(self, place: Place) -> None:
-        self._place = place
-        self._numbers = itertools.count(1)
-        self._parent = tempfile.TemporaryDirectory(prefix="fastclaim-bench-", dir=place.directory)
-
-    def new(self) -> Path:
-        """A path for the next batch; nothing is there yet."""
-        return Path(self._parent.name) / f"{next(self._numbers)}"
-
-    def settle(self) -> None:
-        """Let the disk finish what preparing a batch has begun."""
-        if not self._place.is_memory:
-            os.sync()
-
-    def done_with(self, path: Path) -> None:
-        """Remove a batch at once, but only in memory.
-
-        ext4 steps over recently deleted inodes, at a price: a batch removed now would slow down
-        whoever comes next.
-        """
-        if self._place.is_memory:
-            shutil.rmtree(path)
-
-    def close(self) -> None:
-        """Remove all of them."""
-        self._parent.cleanup()
 
 
 # One contestant after the other: pytest-benchmark ------------------------------------------------

@@ -150,7 +150,7 @@ class Floor:
 
     def __init__(self) -> None:
         self.name = "floor"
-        self.unavailable = None if shutil.which(_compiler()[0]) else "there is no C compiler"
+        self.unavailable = None if shutil.which(compiler()[0]) else "there is no C compiler"
 
     def can(self, workload: Workload) -> bool:
         """There is no floor for tasks of the original: how to replace a file is a choice."""
@@ -282,7 +282,8 @@ def _strings(paths: Sequence[bytes]) -> ctypes.Array[ctypes.c_char_p]:
     return (ctypes.c_char_p * len(paths))(*paths)
 
 
-def _compiler() -> list[str]:
+def compiler() -> list[str]:
+    """The C compiler, as the environment names it."""
     return shlex.split(os.environ.get("CC") or "cc")
 
 
@@ -292,7 +293,7 @@ def _floor_library() -> ctypes.CDLL:
     with tempfile.TemporaryDirectory(prefix="fastclaim-floor-") as directory:
         library = os.path.join(directory, "floor.so")
         flags = ["-O2", "-shared", "-fPIC"]
-        subprocess.run([*_compiler(), *flags, "-o", library, os.fspath(source)], check=True)
+        subprocess.run([*compiler(), *flags, "-o", library, os.fspath(source)], check=True)
         return ctypes.CDLL(library, use_errno=True)
 
 

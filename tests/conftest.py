@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -49,3 +49,52 @@ def make_pool(core: ModuleType, tmp_path: Path) -> Callable[..., TaskPool]:
 def pool(make_pool: Callable[..., TaskPool]) -> TaskPool:
     """A pool with the default settings; on both cores."""
     return make_pool()
+
+
+# PostgreSQL ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def postgres_server_url() -> Iterator[str]:
+    """A server for all tests, started when the first asks for it."""
+    given = os.environ.get("FASTCLAIM_TEST_POSTGRES")
+    if given:
+        yield given
+        return
+    pytest.importorskip("psycopg")
+    from . import postgres_server
+
+    problem = postgres_server.unusable()
+    if problem is not None:
+        pytest.skip(problem)
+    with postgres_server.running() as server:
+        yield server.url
+
+
+@pytest.fixture(scope="session")
+def _tested_url(postgres_server_url: str) -> Iterator[str]:
+    """A schema of this run's own."""
+    import psycopg
+
+    schema = f"fastclaim_test_{os.urandom(6).hex()}"
+    mark = "&" if "?" in postgres_server_url else "?"
+    yield f"{postgres_server_url}{mark}schema={schema}"
+    with psycopg.connect(postgres_server_url, autocommit=True) as connection:
+        connection.execute(f"DROP SCHEMA IF EXISTS {schema} CASCADE")
+
+
+@pytest.fixture
+def postgres_url(_tested_url: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Where there is an empty pool."""
+    from fastclaim.postgres import recovery
+    from fastclaim.postgres.database import Database
+
+    # A server that has just been started is no server that was restarted.
+    monkeypatch.setattr(recovery, "RECONNECT_GRACE_S", 0.0)
+
+    database = Database(_tested_url)
+    database.make()
+    for table in ("tasks", "exclusive_keys", "lanes", "agents", "messages"):
+        database.query(f"DELETE FROM {{schema}}.{table} RETURNING true", {})
+    database.query("UPDATE {schema}.pool SET paused_until = NULL RETURNING true", {})
+    return _tested_url

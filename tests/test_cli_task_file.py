@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from fastclaim.cli.demo import SAMPLE
-from fastclaim.cli.exits import BadInput
+from fastclaim.cli.exits import Refusal
 from fastclaim.cli.task_file import read_task_file
 
 
@@ -19,7 +19,7 @@ def path(tmp_path: Path) -> Path:
 
 def test_a_line_ends_where_json_says_and_not_where_unicode_says(path):
     path.write_bytes('{"task_id": "a", "text": "one\u2028two\x0bthree"}\n{"task_id": 7}'.encode())
-    with pytest.raises(BadInput, match=r":1: not JSON: "):  # a raw \x0b is not JSON
+    with pytest.raises(Refusal, match=r":1: not JSON: "):  # a raw \x0b is not JSON
         read_task_file(path)
     path.write_bytes('{"task_id": "a", "text": "one\u2028two\u0085"}\n{"task_id": 7}'.encode())
     found = read_task_file(path)
@@ -59,7 +59,7 @@ def test_a_byte_order_mark_is_no_part_of_the_first_task(path):
 )
 def test_a_line_that_is_no_task_is_named(path, line, reason):
     path.write_bytes(b'{"task_id": 7}\n\n' + line + b'\n{"task_id": "c"}\n')
-    with pytest.raises(BadInput) as caught:
+    with pytest.raises(Refusal) as caught:
         read_task_file(path)
     assert str(caught.value).startswith(f"{path}:3: {reason}")
     assert "\n" not in str(caught.value)
@@ -68,7 +68,7 @@ def test_a_line_that_is_no_task_is_named(path, line, reason):
 @pytest.mark.parametrize("content", [b"", b"\n\n", b"\xef\xbb\xbf"])
 def test_a_file_without_tasks_is_refused(path, content):
     path.write_bytes(content)
-    with pytest.raises(BadInput, match="no tasks in it"):
+    with pytest.raises(Refusal, match="no tasks in it"):
         read_task_file(path)
 
 

@@ -155,7 +155,7 @@ def test_one_task_needs_one_agent(demo, tmp_path):
 def test_tasks_that_could_never_be_done_are_named(demo, tmp_path, tasks, reason):
     path = jsonl(tmp_path / "bad.jsonl", tasks)
     result = demo("--tasks", path)
-    assert result.returncode == 2
+    assert result.returncode == 5
     assert f"{path}:{reason}" in result.stderr
     assert scratch_is_empty(tmp_path)
 
@@ -181,7 +181,7 @@ def test_a_line_that_is_no_task_is_named_and_nothing_published(demo, tmp_path, l
     path = tmp_path / "bad.jsonl"
     path.write_bytes(b'{"task_id": "a"}\n' + line + b"\n")
     result = demo("--tasks", path, "--pool", tmp_path / "pool")
-    assert result.returncode == 2
+    assert result.returncode == 5
     assert result.stderr.startswith(f"fastclaim demo: {path}:2: {reason}")
     assert result.stderr.count("\n") == 1
     assert [path for path in (tmp_path / "pool").rglob("*") if path.is_file()] == []

@@ -18,7 +18,15 @@ if sys.platform != "linux":
     pytest.skip("inotify is Linux", allow_module_level=True)
 
 from fastclaim import inotify
-from fastclaim.inotify import IN_CREATE, IN_DELETE, IN_IGNORED, IN_MOVED_TO, Event, Inotify
+from fastclaim.inotify import (
+    IN_CREATE,
+    IN_DELETE,
+    IN_IGNORED,
+    IN_MOVED_FROM,
+    IN_MOVED_TO,
+    Event,
+    Inotify,
+)
 
 MASK = IN_CREATE | IN_MOVED_TO | IN_DELETE
 
@@ -43,12 +51,22 @@ def test_events_come_in_order_with_the_names_that_they_happened_to(
     (tmp_path / "a").rename(tmp_path / ("ä" * 100))
     (tmp_path / ("ä" * 100)).unlink()
     assert watch.wait(10)
-    assert watch.read() == [
+    assert [event._replace(cookie=0) for event in watch.read()] == [
         Event(wd, IN_CREATE, b"a"),
         Event(wd, IN_MOVED_TO, ("ä" * 100).encode()),
         Event(wd, IN_DELETE, ("ä" * 100).encode()),
     ]
     assert watch.read() == []
+
+
+def test_the_two_halves_of_a_rename_have_one_cookie(watch: Inotify, tmp_path: Path) -> None:
+    watch.add(str(tmp_path), IN_MOVED_FROM | IN_MOVED_TO)
+    (tmp_path / "a").touch()
+    (tmp_path / "a").rename(tmp_path / "b")
+    (tmp_path / "b").rename(tmp_path / "c")
+    assert watch.wait(10)
+    first, second, third, fourth = (event.cookie for event in watch.read())
+    assert first == second != third == fourth
 
 
 def test_more_events_than_one_read_brings_all_come(watch: Inotify, tmp_path: Path) -> None:

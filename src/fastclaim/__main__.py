@@ -1,7 +1,5 @@
 """`python -m fastclaim`: the same as the command `fastclaim`."""
 
-import sys
+from .cli import console
 
-from .cli import main
-
-sys.exit(main())
+console()

@@ -71,9 +71,27 @@ static inline int fastclaim_set_mtime(int fd, int64_t mtime_ns)
 /* Seconds since the epoch to the microsecond, whatever the locale; the length. */
 static inline int fastclaim_timestamp(char *text, size_t size_bytes)
 {
+    /* By hand: snprintf() took a fifth of the instructions of a claim. */
     struct timespec now;
+    char digits[24];
+    int at = sizeof digits, i, length;
+    uint64_t seconds;
+    long micros;
+
     clock_gettime(CLOCK_REALTIME, &now);
-    return snprintf(text, size_bytes, "%lld.%06ld", (long long)now.tv_sec, now.tv_nsec / 1000);
+    seconds = (uint64_t)now.tv_sec;
+    micros = now.tv_nsec / 1000;
+    for (i = 0; i < 6; i++, micros /= 10)
+        digits[--at] = (char)('0' + micros % 10);
+    digits[--at] = '.';
+    do
+        digits[--at] = (char)('0' + seconds % 10);
+    while ((seconds /= 10) != 0 && at > 0);
+    length = (int)sizeof digits - at;
+    if ((size_t)length > size_bytes)
+        return -1;
+    memcpy(text, digits + at, (size_t)length);
+    return length;
 }
 
 /* The text before a sector's head; its length. */

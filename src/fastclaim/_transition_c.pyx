@@ -280,7 +280,6 @@ cdef int sync_directories(
 
 cdef int take_lock(Step *step) noexcept nogil:
     """DONE, LOST (no directory for it), BUSY or FAILED."""
-    cdef posix.stat_result named
     cdef int fd, taken, attempt
     cdef bint writable
     for attempt in range(VERIFY_TRIES):
@@ -289,22 +288,16 @@ cdef int take_lock(Step *step) noexcept nogil:
         if fd < 0:
             return LOST if errno == posix.ENOENT else fail(step, step.lock_path)
         step.lock, step.lock_is_held = fd, False
-        if posix.fstat(fd, &step.lock_status) != 0:
+        taken = flock_now(fd)
+        if taken == FAILED or posix.fstat(fd, &step.lock_status) != 0:
             return fail(step, step.lock_path)
         if not posix.S_ISREG(step.lock_status.st_mode):
             posix.set_errno(posix.EINVAL)
             return fail(step, step.lock_path)
-        taken = flock_now(fd)
-        if taken == FAILED:
-            return fail(step, step.lock_path)
         # Who had it may have unlinked it between our open and our flock.
-        if taken == DONE:
-            if find(step, step.lock_path, &named) == 0:
-                step.lock_is_held = same_inode(&named, &step.lock_status)
-            elif errno != posix.ENOENT:
-                return fail(step, step.lock_path)
-            if step.lock_is_held:
-                return DONE
+        step.lock_is_held = taken == DONE and step.lock_status.st_nlink > 0
+        if step.lock_is_held:
+            return DONE
         let_go(fd)
         step.lock = -1
         if taken == BUSY:
@@ -490,7 +483,10 @@ cdef int append_mark(
     """A sector's mark and head, for a document of another size."""
     cdef char mark[96]
     cdef int head_bytes = sector.head_end - sector.mark_end
-    cdef int mark_bytes = posix.write_mark(
+    cdef int mark_bytes
+    if size_bytes == sector.size_bytes:
+        return append(stamp, 0, raw, sector.head_end)
+    mark_bytes = posix.write_mark(
         mark, sizeof(mark), size_bytes, sector.mtime_ns, 0, sector.flags)
     posix.write_mark(mark, sizeof(mark), size_bytes, sector.mtime_ns,
                      mark_bytes + head_bytes, sector.flags)
@@ -769,10 +765,15 @@ cdef int publish_new(
         if outcome == FAILED:
             return FAILED
         exchanged = outcome == COLLISION
-    outcome = exchange(step, target) if exchanged else rename_to(step, temporary, target, replace)
+    if exchanged:
+        outcome = exchange(step, target)
+    else:
+        outcome = rename_to(step, temporary, target, replace and sync < SYNC_FULL)
+        if outcome == COLLISION and replace:
+            outcome = LOST  # somebody published it meanwhile
     if outcome == DONE:
         outcome = sync_directories(step, directory, NULL, sync)
-    if outcome == FAILED and (exchanged or not replace):  # else ours is all there is
+    if outcome == FAILED and (exchanged or not replace or sync >= SYNC_FULL):
         undo_publish(step, target, exchanged)
     return LOST if outcome == BUSY else outcome
 

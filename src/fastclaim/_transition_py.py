@@ -22,8 +22,8 @@ on disk if the process dies:
     at any time                 a temporary file or an x.lock that nobody holds
 
 Claims from and releases to available/ also take x.lock, which is all that the original looks at:
-flocked, verified to be the inode that the path names, unlinked by who had it while it holds it,
-left alone by who did not get it.
+flocked, seen to have a name still, unlinked by who had it while it holds it and the path still
+names it, left alone by who did not get it.
 
 Names are looked up from a descriptor of tasks/, which is cheaper than from the root; but what
 verifies goes by the whole path, so that a descriptor of a directory that was moved away or made
@@ -250,7 +250,11 @@ class Held:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.close()
+        try:
+            self.close()
+        except BaseException:
+            self.close()  # again: it was interrupted in the middle
+            raise
 
     def _name(self, path: bytes) -> bytes:
         """`path` as seen from `_at`."""
@@ -274,20 +278,19 @@ class Held:
 
     def _release_lock(self) -> None:
         """Unlink the lock file while we hold it, and only if the path still is what we hold."""
-        try:
-            if "lock" in self._open:
-                assert self._lock_path is not None
-                with contextlib.suppress(OSError):
-                    opened = os.fstat(self._open["lock"])
-                    # Asked again: an error or an interrupt may have come before we knew.
-                    if (
-                        stat.S_ISREG(opened.st_mode)
-                        and _flock(self._open["lock"])
-                        and _same_inode(self._found(self._lock_path), opened)
-                    ):
-                        os.unlink(self._name(self._lock_path), dir_fd=self._at)
-        finally:
-            self._let_go("lock")
+        if "lock" not in self._open:
+            return
+        assert self._lock_path is not None
+        with contextlib.suppress(OSError):
+            opened = os.fstat(self._open["lock"])
+            # Asked again: an error or an interrupt may have come before we knew.
+            if (
+                stat.S_ISREG(opened.st_mode)
+                and _flock(self._open["lock"])
+                and _same_inode(self._found(self._lock_path), opened)
+            ):
+                os.unlink(self._name(self._lock_path), dir_fd=self._at)
+        self._let_go("lock")
 
     def _take_lock(self) -> int:
         """DONE, LOST (no directory for it) or BUSY."""
@@ -299,16 +302,16 @@ class Held:
                 self._open["lock"], _ = _open_for_flock(self._at, name, os.O_CREAT)
             except FileNotFoundError:
                 return LOST
+            taken = _flock(self._open["lock"])
             opened = os.fstat(self._open["lock"])
             if not stat.S_ISREG(opened.st_mode):
                 raise OSError(errno.EINVAL, "not a regular file", self._lock_path)
-            if not _flock(self._open["lock"]):
-                self._let_go("lock")
-                return BUSY
             # Who had it may have unlinked it between our open and our flock.
-            if _same_inode(self._found(self._lock_path), opened):
+            if taken and opened.st_nlink > 0:
                 return DONE
             self._let_go("lock")
+            if not taken:
+                return BUSY
         return BUSY
 
     def _hold(self) -> int:
@@ -604,45 +607,61 @@ def claim(
         LOST, BUSY, COLLISION, CHANGED (moved, and to be given back), NOT_REGULAR or STALE, and
         None.
     """
-    held: Held | None = Held(tasks, path, lock)
-    assert held is not None
-    with held._errors_of(path):
-        try:
-            outcome = held._hold()
-            if outcome != DONE:
-                return outcome, None
-            if _has_to_be_seen_to(tasks, heed_pause, owner):
-                return STALE, None
-            size_bytes = max(held._status.st_size, SECTOR_BYTES) if want_document else SECTOR_BYTES
-            raw = _pread(held._open["task"], size_bytes)
-            sector = _proven_sector(held, raw)
-            stamp = _claim_stamp(sector, enforcement, fields)
-            if sector is None or stamp is None:
-                outcome = held._verify()
-                if outcome != DONE:
-                    return outcome, None
-                unproven, held = held, None
-                return UNPROVEN, unproven
-            try:
-                outcome = held.move(claimed)
-                if outcome != DONE:
-                    return outcome, None
-                _stamp(held, stamp, sector.mtime_ns, sync)
-                _sync_directories(directories, sync)
-            except BaseException:
-                _undo_stamp(held, raw[:SECTOR_BYTES], sector.mtime_ns)
-                held._move_back(claimed)
-                raise
-            return DONE, stamp + raw[SECTOR_BYTES:] if want_document else None
-        finally:
-            if held is not None:
-                held.close()
+    held = Held(tasks, path, lock)
+    try:
+        with held._errors_of(path):
+            read_bytes = None if want_document else SECTOR_BYTES
+            outcome, document = _claim_held(
+                held, heed_pause, owner, claimed, directories, enforcement, fields, sync, read_bytes
+            )
+            if outcome == UNPROVEN:
+                return UNPROVEN, held
+            held.close()
+            return outcome, document if want_document else None
+    except BaseException:
+        held.close()  # again, if it was interrupted in the middle
+        raise
 
 
-def _has_to_be_seen_to(tasks: TasksDirectory, heed_pause: bool, owner: int) -> bool:
+def _claim_held(
+    held: Held,
+    heed_pause: bool,
+    owner: int,
+    claimed: bytes,
+    directories: Sequence[bytes],
+    enforcement: bytes,
+    fields: bytes,
+    sync: int,
+    read_bytes: int | None,
+) -> tuple[int, bytes | None]:
+    outcome = held._hold()
+    if outcome != DONE:
+        return outcome, None
+    if _has_to_be_seen_to(held._at, heed_pause, owner):
+        return STALE, None
+    raw = held.read(read_bytes)
+    sector = _proven_sector(held, raw)
+    stamp = _claim_stamp(sector, enforcement, fields)
+    if sector is None or stamp is None:
+        outcome = held._verify()
+        return UNPROVEN if outcome == DONE else outcome, None
+    try:
+        outcome = held.move(claimed)
+        if outcome != DONE:
+            return outcome, None
+        _stamp(held, stamp, sector.mtime_ns, sync)
+        _sync_directories(directories, sync)
+    except BaseException:
+        _undo_stamp(held, raw[:SECTOR_BYTES], sector.mtime_ns)
+        held._move_back(claimed)
+        raise
+    return DONE, stamp + raw[SECTOR_BYTES:]
+
+
+def _has_to_be_seen_to(tasks: int, heed_pause: bool, owner: int) -> bool:
     """Whether the pool is paused, or our owner file has gone, or it cannot be told."""
     try:
-        if heed_pause and _lstat(b"paused", tasks.descriptor) is not None:
+        if heed_pause and _lstat(b"paused", tasks) is not None:
             return True
         return owner >= 0 and os.fstat(owner).st_nlink == 0
     except OSError:
@@ -709,26 +728,54 @@ def finish(
     outcome, held = hold(tasks, path, lock)
     if held is None:
         return outcome, None
-    with held._errors_of(path):
-        try:
-            raw = _pread(held._open["task"], SECTOR_BYTES)
-            sector = _proven_sector(held, raw)
-            state = _finished_state(sector, expected, status, fields)
-            if sector is None or state is None:
-                unproven, held = held, None
-                return UNPROVEN, unproven
-            stamp = write_sector(sector, sector.size_bytes, state + result)
-            if stamp is not None:
-                return _finish_in_place(held, raw, stamp, target, directories, sync, replace), None
-            content = append_member(sector, held.read(), state, result)
-            if content is None:
-                unproven, held = held, None
-                return UNPROVEN, unproven
-            held.prepare(temporary, content, sector.mtime_ns, sync)
-            return held.finish(target, directories, sync, replace), None
-        finally:
-            if held is not None:
-                held.close()
+    try:
+        with held._errors_of(path):
+            outcome = _finish_held(
+                held,
+                target,
+                directories,
+                expected,
+                status,
+                fields,
+                result,
+                temporary,
+                sync,
+                replace,
+            )
+            if outcome == UNPROVEN:
+                return UNPROVEN, held
+            held.close()
+            return outcome, None
+    except BaseException:
+        held.close()  # again, if it was interrupted in the middle
+        raise
+
+
+def _finish_held(
+    held: Held,
+    target: bytes,
+    directories: Sequence[bytes],
+    expected: bytes,
+    status: bytes,
+    fields: bytes | None,
+    result: bytes,
+    temporary: bytes,
+    sync: int,
+    replace: bool,
+) -> int:
+    raw = held.read(SECTOR_BYTES)
+    sector = _proven_sector(held, raw)
+    state = _finished_state(sector, expected, status, fields)
+    if sector is None or state is None:
+        return UNPROVEN
+    stamp = write_sector(sector, sector.size_bytes, state + result)
+    if stamp is not None:
+        return _finish_in_place(held, raw, stamp, target, directories, sync, replace)
+    content = append_member(sector, held.read(), state, result)
+    if content is None:
+        return UNPROVEN
+    held.prepare(temporary, content, sector.mtime_ns, sync)
+    return held.finish(target, directories, sync, replace)
 
 
 def _finished_state(
@@ -795,12 +842,16 @@ def publish(
         except FileNotFoundError:
             return LOST
         # Only where something can fail after the rename does the old one have to be kept for it.
+        may_replace = replace
         exchange = replace and sync >= SYNC_FULL and _lstat(target) is not None
+        replace = replace and sync < SYNC_FULL
         try:
             if exchange:
                 outcome = DONE if new._exchange(target) else LOST
             else:
                 outcome = _rename(AT_FDCWD, temporary, target, replace)
+                if outcome == COLLISION and may_replace:
+                    outcome = LOST  # somebody published it meanwhile
             if outcome == DONE:
                 _sync_directories(directories, sync)
         except OSError:

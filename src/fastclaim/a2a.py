@@ -227,7 +227,7 @@ def get_a2a_status() -> dict[str, Any]:
     return {
         "agents_online": len(agents),
         "available_tasks": len(available_tasks),
-        "a2a_directory": layout.default_base_dir(),
+        "a2a_directory": layout.shown(layout.default_base_dir()),
         "agents": [asdict(agent) for agent in agents],
         "tasks": available_tasks,
     }

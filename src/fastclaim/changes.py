@@ -112,7 +112,7 @@ class Changes:
         changes: list[Change] = []
         complete = True
         while events := self._inotify.read():
-            for wd, mask, name in events:
+            for wd, mask, name, _ in events:
                 if mask & (IN_Q_OVERFLOW | IN_IGNORED | IN_MOVE_SELF):
                     complete = False
                 elif wd in self._states:

@@ -190,8 +190,7 @@ class _Attempt:
                 break
             came_to, found = self._try()
         if came_to == outcome.UNPROVEN:
-            with found:
-                came_to = self._replace(found, over_old_claim=False)
+            came_to = self._replace_and_close(found, over_old_claim=False)
         if came_to == outcome.COLLISION:
             came_to = self._claim_over_old_claim()
         if came_to == outcome.CHANGED:
@@ -200,6 +199,14 @@ class _Attempt:
         if came_to == outcome.NOT_REGULAR:
             raise InvalidTask(f"task {self.task_id!r} is not a regular file", self.task_id)
         return outcome.BUSY if came_to == outcome.STALE else came_to
+
+    def _replace_and_close(self, held: Any, over_old_claim: bool) -> int:
+        try:
+            with held:
+                return self._replace(held, over_old_claim)
+        except BaseException:
+            held.close()  # again, if that was interrupted in the middle
+            raise
 
     def _replace(self, held: Any, over_old_claim: bool) -> int:
         """Claim a document that is not proven to be ours, as Python's json reads it."""
@@ -260,8 +267,7 @@ class _Attempt:
             result, held = self.pool.core.hold(self.tasks, self.path, self.lock)
             if held is None:
                 return int(result)
-            with held:
-                return self._replace(held, over_old_claim=True)
+            return self._replace_and_close(held, over_old_claim=True)
 
     def _is_own(self, old: Any) -> bool:
         try:

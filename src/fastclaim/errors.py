@@ -80,3 +80,7 @@ class NameCollision(TaskPoolError):
 
 class ClaimLost(TaskPoolError):
     """The claim is not (or no longer) the caller's; nothing was changed."""
+
+
+class PoolUnavailable(TaskPoolError, OSError):
+    """The pool's server cannot be reached, or refuses; only pools on PostgreSQL."""

@@ -43,6 +43,7 @@ class Event(NamedTuple):
     wd: int  # as `Inotify.add` returned it
     mask: int
     name: bytes  # b"": the directory itself
+    cookie: int = 0  # the same for the two events of one rename
 
 
 class Inotify:
@@ -94,10 +95,10 @@ class Inotify:
         events = []
         position = 0
         while position < len(raw):
-            wd, mask, _, name_bytes = _HEADER.unpack_from(raw, position)
+            wd, mask, cookie, name_bytes = _HEADER.unpack_from(raw, position)
             position += _HEADER.size
             name = raw[position : position + name_bytes].rstrip(b"\0")  # padded for alignment
-            events.append(Event(wd, mask, name))
+            events.append(Event(wd, mask, name, cookie))
             position += name_bytes
         return events
 

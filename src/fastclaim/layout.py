@@ -28,6 +28,7 @@ PAUSED: Final = "paused"
 
 DEFAULT_BASE_DIR: Final = "/tmp/orchestration/a2a"
 BASE_DIR_VARIABLE: Final = "A2A_BASE_DIR"
+URL_PREFIXES: Final = ("postgresql://", "postgres://")
 
 TASK_SUFFIX: Final = ".json"
 LOCK_SUFFIX: Final = ".lock"
@@ -55,6 +56,24 @@ def default_base_dir() -> str:
     if _pinned_base_dir is not None:
         return _pinned_base_dir
     return os.environ.get(BASE_DIR_VARIABLE) or DEFAULT_BASE_DIR
+
+
+def is_url(base_dir: object) -> bool:
+    """Whether a pool's place is no directory but a PostgreSQL URL."""
+    return isinstance(base_dir, str) and base_dir.startswith(URL_PREFIXES)
+
+
+def shown(base_dir: str) -> str:
+    """A pool's place as it may be printed: a URL without its password and parameters."""
+    if not is_url(base_dir):
+        return base_dir
+    scheme, _, rest = base_dir.partition("://")
+    bare, _, query = rest.partition("?")
+    # From the right: an unescaped '@' or '/' in a password must not let a part of it through.
+    credentials, at, place = bare.rpartition("@")
+    if "@" in query and not at:
+        return f"{scheme}://..."  # or was that an unescaped '?' in a password?
+    return f"{scheme}://{credentials.partition(':')[0]}{at}{place}"
 
 
 def pin_base_dir(path: str | None) -> None:

@@ -84,7 +84,12 @@ class FileBasedMessaging:
 
     def __init__(self, agent_id: str) -> None:
         self.agent_id = agent_id
-        agents_dir = Path(os.path.abspath(layout.default_base_dir())) / "agents"
+        place = layout.default_base_dir()
+        if layout.is_url(place):
+            from .postgres.messaging import become
+
+            return become(self, place)
+        agents_dir = Path(os.path.abspath(place)) / "agents"
         self.agent_dir = agent_directory(agents_dir, agent_id)
         self.inbox_dir = self.agent_dir / _INBOX
         self.outbox_dir = self.agent_dir / "outbox"

@@ -19,6 +19,7 @@ import os
 import stat
 import threading
 import time
+from collections.abc import Iterator
 from typing import Final
 
 from . import layout
@@ -60,7 +61,9 @@ class OwnerFile:
         with _forking:
             if not self.stands():
                 self.forget()
-                self.descriptor = _make(owner_path(tasks, owner_id()))
+                path = owner_path(tasks, owner_id())
+                with _errors_of(path):
+                    self.descriptor = _make(path)
                 self._opened = os.fstat(self.descriptor)
 
     def forget(self) -> None:
@@ -79,6 +82,16 @@ def owner_path(tasks: bytes, owner: str) -> bytes:
     return os.path.join(tasks, layout.OWNERS.encode(), name)
 
 
+@contextlib.contextmanager
+def _errors_of(path: bytes) -> Iterator[None]:
+    """System errors get the file's name, also those of calls on a descriptor."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = os.fsdecode(path)
+        raise
+
+
 def is_alive(path: bytes) -> bool:
     """Whether the process whose owner file this is lives.
 
@@ -87,22 +100,28 @@ def is_alive(path: bytes) -> bool:
     OSError
         The system does not tell; nobody may take it for dead then.
     """
-    try:
-        descriptor = os.open(path, os.O_RDONLY | _FLAGS)
-    except FileNotFoundError:
+    with _errors_of(path):
+        try:
+            descriptor = os.open(path, os.O_RDONLY | _FLAGS)
+        except FileNotFoundError:
+            return False
+        try:
+            # Shared: two that ask at once must not take each other for the owner.
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            _unlock_and_close(descriptor)
         return False
-    try:
-        # Shared: two that ask at once must not take each other for the owner.
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        _unlock_and_close(descriptor)
-    return False
 
 
 def remove_if_dead(path: bytes) -> bool:
     """Unlink the owner file of a process that has died; whether it was."""
+    with _errors_of(path):
+        return _remove_if_dead(path)
+
+
+def _remove_if_dead(path: bytes) -> bool:
     try:
         descriptor = os.open(path, os.O_RDONLY | _FLAGS)
     except FileNotFoundError:

@@ -54,7 +54,7 @@ class TaskPool:
     ----------
     base_dir : str or os.PathLike, optional
         The pool's directory; made if it is not there. Default: ``$A2A_BASE_DIR``, read now, or
-        ``/tmp/orchestration/a2a``.
+        ``/tmp/orchestration/a2a``. ``postgresql://...`` makes it a `PostgresPool`.
     durability : {"data", "none", "full"}
         What a power cut can do. "none": anything to recent changes (the death of processes loses
         nothing). "data": undo a transition, but not tear, empty or lose a task. "full": nothing to
@@ -89,6 +89,16 @@ class TaskPool:
         base = layout.default_base_dir() if base_dir is None else base_dir
         if max_attempts is not None and max_attempts < 1:
             raise ValueError(f"max_attempts {max_attempts!r} is not positive")
+        if layout.is_url(base):
+            from .postgres.pool import become
+
+            return become(
+                self,
+                base,
+                durability=durability,
+                bind_claims=bind_claims,
+                max_attempts=max_attempts,
+            )
         self._directories = Directories(base, durability, lock_files, _core)
         self._bind_claims = bind_claims
         self._max_attempts = max_attempts
@@ -231,6 +241,7 @@ class TaskPool:
         except (TaskPoolError, OSError):
             raise
         except BaseException:
+            # Interrupted; the claim may stand, and nobody will ever be told about it.
             self._release_quietly(task_id, agent_id, token)
             raise
         return self._claim_of_before(task_id, agent_id)
@@ -764,6 +775,10 @@ class TaskPool:
             if document is None:
                 return {}
             task = loads(document)
+            if logger.isEnabledFor(logging.INFO):
+                extra = _extra(task_id, agent_id, started_s)
+                logger.info("Task %s claimed by %s", task_id, agent_id, extra=extra)
+            return task
         except Exception as error:
             if not isinstance(error, TaskPoolError | OSError):
                 # sys.set_int_max_str_digits() may have changed since the task was published.
@@ -778,10 +793,6 @@ class TaskPool:
             # Interrupted; the claim may stand, and nobody will ever be told about it.
             self._release_quietly(task_id, agent_id, token)
             raise
-        if logger.isEnabledFor(logging.INFO):
-            extra = _extra(task_id, agent_id, started_s)
-            logger.info("Task %s claimed by %s", task_id, agent_id, extra=extra)
-        return task
 
     def complete_task(self, task_id: str, agent_id: str, result: dict[str, Any]) -> bool:
         """Mark a claimed task as completed.

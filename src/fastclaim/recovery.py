@@ -317,6 +317,7 @@ def _owner_files(pool: Directories) -> Iterator[bytes]:
 
 def _entries(directory: bytes) -> list[bytes]:
     try:
-        return [os.path.join(directory, name) for name in os.listdir(directory)]
+        names = os.listdir(os.fsdecode(directory))
+        return [os.path.join(directory, os.fsencode(name)) for name in names]
     except FileNotFoundError:
         return []

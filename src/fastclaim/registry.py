@@ -87,7 +87,12 @@ class AgentRegistry:
     """
 
     def __init__(self) -> None:
-        base_dir = Path(os.path.abspath(layout.default_base_dir()))
+        place = layout.default_base_dir()
+        if layout.is_url(place):
+            from .postgres.registry import become
+
+            return become(self, place)
+        base_dir = Path(os.path.abspath(place))
         self.registry_file = base_dir / "registry.json"
         base_dir.mkdir(parents=True, exist_ok=True)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sys
 from typing import Final
@@ -36,24 +37,31 @@ class TasksDirectory:
         self.owner: OwnerFile = owner_file((self._opened.st_dev, self._opened.st_ino))
 
     def __del__(self) -> None:
-        if self._is_open():
-            with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):
+            if self._is_open():
                 os.close(self.descriptor)
 
     def is_current(self) -> bool:
         """Whether the descriptor is open, and of what stands at the path now."""
+        opened = self._opened
+        if opened is None or not self._is_open():
+            return False
         try:
-            return self._is_open() and os.path.samestat(os.stat(self.path), self._opened)  # type: ignore[arg-type]
-        except OSError:
+            return os.path.samestat(os.stat(os.fsdecode(self.path)), opened)
+        except (FileNotFoundError, NotADirectoryError):
             return False
 
     def _is_open(self) -> bool:
         """Whether the number still is our descriptor's: a daemon closes whatever is open."""
+        if self._opened is None:
+            return False
         try:
-            if self._opened is None or not os.path.samestat(
-                os.fstat(self.descriptor), self._opened
-            ):
-                self._opened = None  # and never again, whatever gets the number next
-        except OSError:
-            self._opened = None
-        return self._opened is not None
+            is_ours = os.path.samestat(os.fstat(self.descriptor), self._opened)
+        except OSError as error:
+            if error.errno != errno.EBADF:
+                error.filename = os.fsdecode(self.path)
+                raise
+            is_ours = False
+        if not is_ours:
+            self._opened = None  # and never again, whatever gets the number next
+        return is_ours

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import time
 from collections.abc import Iterator
 from typing import Final
@@ -21,6 +20,9 @@ def turns(timeout_s: float | None) -> Iterator[int]:
         Seconds; 0 and less mean one try, None and infinity as many as it takes.
     """
     yield 0
+    # Not above: most claims never wait, and a process that makes one claim is over before long.
+    import random
+
     started_s = time.monotonic()
     pause_s = FIRST_PAUSE_S
     turn = 1

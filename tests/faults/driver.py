@@ -703,7 +703,7 @@ class Driver:
     def _fresh_pool(self, verb: Verb) -> TaskPool:
         """With nothing in it but somebody else's task in each state."""
         pool = TaskPool(self.base, durability=self.durability, _core=self.core, **verb.settings)
-        # What a process opens once: see `first_claims` for what can go wrong with that.
+        # What a process opens once: not what is tried here.
         tasks = pool._directories.opened()
         tasks.owner.ensure(tasks.path)
         pool._look_after_dead_owners()
@@ -836,21 +836,23 @@ def is_of_held_lock(call: Call, calls: list[Call]) -> bool:
 
 
 def may_leave(call: Call, path: str) -> bool:
-    return call.path == path and call.name in ("unlink", "lstat")
+    return call.path == path and call.name in ("unlink", "lstat", "stat")
 
 
 def may_be_ignored(call: Call, fault: Fault) -> bool:
     """Whether a verb may succeed although this call failed."""
     stamped = call.name == "futimens" and not is_temporary(call.path)
     read_only = call.name == "open" and fault.number in (errno.EACCES, errno.EROFS)
-    unlocking = call.name == "lstat" and call.path.endswith(".lock")
+    unlocking = call.name in ("lstat", "stat") and call.path.endswith(".lock")
     cleaning = call.name in CLEANING
     # os.makedirs() looks whether the directory is there all the same.
     making = call.name in ("mkdir", "stat")
     # A first look at what the rename decides, and FileIO's at what we have asked already.
-    looking = call.name == "lstat" and call.path.endswith("available/x.json")
+    looking = call.name in ("lstat", "stat") and call.path.endswith("available/x.json")
     reading = call.name == "fstat" and call.path.endswith(".json")
-    return stamped or read_only or unlocking or cleaning or making or looking or reading
+    # If it cannot be told whether the pool is paused, or our owner file stands, we look again.
+    marks = call.name in ("access", "fstat") and call.path.endswith(("/paused", ".owner"))
+    return marks or stamped or read_only or unlocking or cleaning or making or looking or reading
 
 
 def is_temporary(path: str) -> bool:

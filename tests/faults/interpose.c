@@ -104,6 +104,8 @@ static int concerns_pool(int fd, const char *path, char *found, size_t found_byt
         if (length < 0)
             return 0;
         found[length] = '\0';
+        if (path)
+            snprintf(found + length, found_bytes - (size_t)length, "/%s", path);
     } else {
         return 0;
     }

@@ -1,27 +1,34 @@
-"""The command `fastclaim`: picks a subcommand, runs it, and turns errors into exit statuses.
-
-Each subcommand is a module here with ``add_arguments(parser)`` and ``run(arguments)``, which
-returns the exit status. Only the module of the subcommand that is asked for is imported: an agent
-that calls ``fastclaim`` between two steps of its work must not wait for the others.
-"""
+"""The command `fastclaim`: runs what `commands` parses, and turns errors into exit statuses."""
 
 from __future__ import annotations
 
-import argparse
-import importlib
+import atexit
 import os
-import signal
 import sys
-from collections.abc import Sequence
-from typing import Any, Final
 
-from ..errors import TaskPoolError
-from . import exits
+from ..errors import ClaimLost, TaskNotAvailable, TaskPoolError
+from . import commands, exits
 
-COMMANDS: Final = {
-    "demo": "let agents fight over tasks, and show that each was claimed exactly once",
-    "doctor": "show the version, the core and the pool that would be used",
-}
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Sequence
+    from typing import Never
+
+# By number: to import signal takes longer than to say what they are.
+_SIGINT = 2
+_SIGPIPE = 13
+
+
+def console() -> Never:
+    """Run the command as a process of its own, and end that process.
+
+    Without taking the interpreter apart, piece by piece, which takes longer than a claim: what is
+    registered for the end is called, and the kernel frees the rest.
+    """
+    status = main()
+    atexit._run_exitfuncs()
+    os._exit(status)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -42,14 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     SystemExit
         The arguments make no sense (status 2), or only help or the version was asked for.
     """
-    argv = sys.argv[1:] if argv is None else argv
     _print_whatever_comes()
-    parser = _parser(argv)
-    arguments = parser.parse_args(argv)
-    if arguments.command is None:
-        parser.print_help(sys.stderr)
-        return exits.BAD_INPUT
-    status = _run(arguments)
+    status = _run(commands.parse(sys.argv[1:] if argv is None else argv))
     _flush_or_let_go()
     return status
 
@@ -61,94 +62,61 @@ def _run(arguments: argparse.Namespace) -> int:
         sys.stdout.flush()
         return status
     except KeyboardInterrupt:
-        return exits.SIGNALLED + signal.SIGINT
+        return exits.SIGNALLED + _SIGINT
     except exits.Terminated as end:
         return exits.SIGNALLED + end.signal_number
     except BrokenPipeError:
-        return exits.SIGNALLED + signal.SIGPIPE
+        return exits.SIGNALLED + _SIGPIPE
     except Exception as error:
         if arguments.debug:
             raise
-        status, reason = _explain(error)
+        status, reason = _explain(error, arguments)
         print(f"fastclaim {arguments.command}: {reason}", file=sys.stderr)
         return status
 
 
-def _explain(error: Exception) -> tuple[int, str]:
+def _explain(error: Exception, arguments: argparse.Namespace) -> tuple[int, str]:
     """The exit status and the one line for an error."""
-    if isinstance(error, exits.BadInput | TaskPoolError):
-        return exits.BAD_INPUT, str(error)
+    if isinstance(error, exits.Refusal):
+        return error.status, exits.one_line(str(error))
+    if isinstance(error, TaskPoolError):
+        if isinstance(error, TaskNotAvailable | ClaimLost) and error.task_id is not None:
+            return _explain_absence(error, arguments)
+        return exits.status_of(error), exits.sentence_of(error)
     if isinstance(error, OSError):
         return exits.SYSTEM, os_error_text(error)
-    problem = f"{type(error).__name__}: {error}".splitlines()[0]
+    problem = exits.one_line(f"{type(error).__name__}: {error}")
     return exits.INTERNAL, f"a bug in fastclaim; --debug shows where: {problem}"
+
+
+def _explain_absence(error: TaskPoolError, arguments: argparse.Namespace) -> tuple[int, str]:
+    """What a task that is not there, or not the agent's, is instead: unknown, or somebody's."""
+    from . import lookup, options
+
+    found = list(lookup.find(options.open_pool(arguments), error.task_id))
+    if not found:
+        return exits.NO_SUCH_TASK, f"no task {error.task_id!r} in the pool"
+    for state, task in found:
+        if error.holder is None and state == "claimed":
+            error.holder = task.get("claimed_by")
+    return exits.status_of(error), exits.sentence_of(error)
 
 
 def os_error_text(error: OSError) -> str:
     """A system error as a shell would word it: the file, then the reason."""
     reason = error.strerror or str(error)
     if error.filename is None:
-        return reason
+        return exits.one_line(reason)
     name = os.fsdecode(error.filename) if isinstance(error.filename, bytes) else error.filename
-    return f"{name}: {reason}"
-
-
-def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="fastclaim",
-        description="Many agents, one directory of tasks, each task claimed by exactly one agent.",
-        allow_abbrev=False,
-    )
-    parser.add_argument("--version", action=_ShowVersion, help="show the version and exit")
-    parser.add_argument(
-        "--debug", action="store_true", help="on an error, show the traceback of what went wrong"
-    )
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
-    for name, summary in COMMANDS.items():
-        command = commands.add_parser(
-            name,
-            help=summary,
-            description=f"{summary[0].upper()}{summary[1:]}.",
-            epilog=exits.EXPLAINED,
-            allow_abbrev=False,
-        )
-        if name in argv:
-            module = importlib.import_module(f".{name}", __name__)
-            module.add_arguments(command)
-            command.set_defaults(run=module.run)
-        # Not its own default: that would undo a --debug that stands before the command.
-        command.add_argument(
-            "--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS
-        )
-    return parser
-
-
-def version() -> str:
-    """The version of the distribution that this package is installed from."""
-    from importlib import metadata
-
-    try:
-        return metadata.version("fastclaim")
-    except metadata.PackageNotFoundError:
-        return "unknown (run from a source tree)"
-
-
-class _ShowVersion(argparse.Action):
-    """Looks the version up only when it is asked for: that takes longer than all the rest."""
-
-    def __init__(self, option_strings: Sequence[str], dest: str, **kwargs: Any) -> None:
-        super().__init__(option_strings, dest=argparse.SUPPRESS, nargs=0, **kwargs)
-
-    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
-        print(f"fastclaim {version()}")
-        parser.exit()
+    return exits.one_line(f"{name}: {reason}")
 
 
 def _print_whatever_comes() -> None:
     """Let no task's text end the command because the terminal's encoding lacks a letter of it."""
-    reconfigure = getattr(sys.stdout, "reconfigure", None)
-    if reconfigure is not None:
-        reconfigure(errors="backslashreplace")
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:
+            reconfigure(errors="backslashreplace")
 
 
 def _flush_or_let_go() -> None:

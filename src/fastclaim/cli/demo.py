@@ -32,8 +32,8 @@ MAX_AGENTS: Final = 256
 _PROBLEMS_SHOWN: Final = 10
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the subcommand's arguments."""
+def add_demo_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
     parser.add_argument(
         "--tasks", metavar="FILE.jsonl", help="one task a line; default: a sample of a team's tasks"
     )
@@ -62,8 +62,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run(arguments: argparse.Namespace) -> int:
-    """Run the subcommand; returns the exit status."""
+def run_demo(arguments: argparse.Namespace) -> int:
+    """Run the command; returns the exit status."""
     tasks = read_task_file(SAMPLE if arguments.tasks is None else arguments.tasks)
     agents = arguments.agents or min(DEFAULT_AGENTS, len(tasks.tasks))
     with _terminated_in_order():

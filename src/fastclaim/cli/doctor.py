@@ -1,45 +1,75 @@
-"""`fastclaim doctor`: the version, the core and the pool that would be used. Changes nothing."""
+"""`fastclaim doctor`: the version, the core, the pool, and what is wrong. Changes nothing."""
 
 from __future__ import annotations
 
 import argparse
 import os
 import sys
+from collections.abc import Iterator
 from importlib import import_module
 from importlib.util import find_spec
+from typing import Final, NamedTuple
 
 from .. import core, layout, listing
-from . import exits, os_error_text, version
+from . import answer, exits, options, os_error_text
+from .commands import version
 from .output import Row, screen
 
-_EXTENSION = "fastclaim._transition_c"
+_EXTENSION: Final = "fastclaim._transition_c"
+
+OK: Final = "ok"
+ERROR: Final = "error"
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the subcommand's arguments: none so far."""
+class _Finding(NamedTuple):
+    """The same shape as what the pool itself finds."""
+
+    level: str
+    check: str
+    message: str
+    advice: str = ""
 
 
-def run(arguments: argparse.Namespace) -> int:
-    """Run the subcommand; returns the exit status."""
-    base_dir = layout.default_base_dir()
-    status = exits.OK
-    try:
-        contents = _contents(base_dir)
-    except OSError as error:
-        contents, status = f"cannot be read: {os_error_text(error)}", exits.SYSTEM
+def add_doctor_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    options.add_pool(parser)
+    options.add_json(parser)
+
+
+def run_doctor(arguments: argparse.Namespace) -> int:
+    """Run the command; returns the exit status."""
+    findings = list(_findings(arguments))
+    if answer.wants_json(arguments):
+        for finding in findings:
+            answer.line(finding._asdict())
+    else:
+        _print(findings)
+    levels = {finding.level for finding in findings}
+    return exits.WRONG if ERROR in levels else exits.OK
+
+
+def _print(findings: list[_Finding]) -> None:
+    out = screen()
+    fine = [finding for finding in findings if finding.level == OK]
+    out.rows([Row(finding.check, exits.one_line(finding.message)) for finding in fine])
+    for finding in findings:
+        if finding.level != OK:
+            advice = [exits.one_line(finding.advice)] if finding.advice else []
+            out.bad(exits.one_line(f"{finding.check}: {finding.message}"), advice)
+
+
+def _findings(arguments: argparse.Namespace) -> Iterator[_Finding]:
     python = f"{sys.implementation.name} {sys.version.partition(' ')[0]}"
-    given = os.environ.get(layout.BASE_DIR_VARIABLE)
-    where = f"{layout.BASE_DIR_VARIABLE} is {'set' if given else 'not set: the default'}"
-    screen().rows(
-        [
-            Row("version", version()),
-            Row("python", python, sys.executable),
-            Row("core", core, _why_this_core()),
-            Row("pool", base_dir, where),
-            Row("tasks", contents),
-        ]
-    )
-    return status
+    yield _Finding(OK, "version", version())
+    yield _Finding(OK, "python", f"{python} {sys.executable}")
+    yield _Finding(OK, "core", f"{core}, {_why_this_core()}")
+    yield _Finding(OK, "pool", f"{options.pool_name(arguments)}, {_why_this_pool(arguments)}")
+    try:
+        yield _Finding(OK, "tasks", _contents(options.pool_name(arguments)))
+    except OSError as error:
+        yield _Finding(
+            ERROR, "tasks", f"cannot be read: {os_error_text(error)}", "--pool names another pool"
+        )
 
 
 def _why_this_core() -> str:
@@ -54,6 +84,13 @@ def _why_this_core() -> str:
     except ImportError as error:
         return f"because the compiled one cannot be loaded: {error}"
     return "though the compiled one can be loaded"
+
+
+def _why_this_pool(arguments: argparse.Namespace) -> str:
+    if arguments.pool is not None:
+        return "as --pool says"
+    given = os.environ.get(layout.BASE_DIR_VARIABLE)
+    return f"{layout.BASE_DIR_VARIABLE} is {'set' if given else 'not set: the default'}"
 
 
 def _contents(base_dir: str) -> str:

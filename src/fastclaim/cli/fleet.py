@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from typing import IO, Final, Self
 
 from .agent_process import GO, READY, Orders
+from .job import signal_name
 
 _TICK_S: Final = 0.1
 _PATIENCE_S: Final = 5.0
@@ -121,7 +122,7 @@ class _Agent:
         if not status:
             return None
         if status < 0:
-            return f"{self.name} was killed by {_signal_name(-status)}"
+            return f"{self.name} was killed by {signal_name(-status)}"
         words = self._last_words.decode(errors="backslashreplace").strip()
         return f"{self.name} failed: {words or f'exit status {status}'}"
 
@@ -141,10 +142,3 @@ class _Agent:
                     pipe.close()
                 except BrokenPipeError:
                     pass  # what was not sent any more
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:  # a real-time signal
-        return f"signal {number}"

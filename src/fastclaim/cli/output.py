@@ -42,6 +42,10 @@ class Screen(ABC):
         """Print a summary, its columns aligned."""
 
     @abstractmethod
+    def table(self, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """Print rows under the names of their columns."""
+
+    @abstractmethod
     def good(self, text: str) -> None:
         """Print good news."""
 
@@ -81,6 +85,13 @@ class PlainScreen(Screen):
         names, values = (max(len(row[column]) for row in rows) for column in (0, 1))
         for row in rows:
             self.say(f"  {row.name:<{names}}  {row.value:<{values}}  {row.note}".rstrip())
+
+    def table(self, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        lines = [columns, *rows]
+        widths = [max(len(line[column]) for line in lines) for column in range(len(columns))]
+        for line in lines:
+            cells = (f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True))
+            self.say("  ".join(cells).rstrip())
 
     def good(self, text: str) -> None:
         self.say(text)
@@ -131,6 +142,15 @@ class RichScreen(Screen):
         for row in rows:
             table.add_row(Text(row.name, "cyan"), Text(row.value, "bold"), Text(row.note, "dim"))
         self._console.print(Padding(table, (0, 0, 0, 2)))
+
+    def table(self, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(*columns, box=None, padding=(0, 1), header_style="dim")
+        for first, *others in rows:
+            table.add_row(Text(first, "cyan"), *map(Text, others))
+        self._console.print(table)
 
     def good(self, text: str) -> None:
         self._print(self._mark("✓") + text, "bold green")

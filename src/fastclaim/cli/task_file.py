@@ -1,16 +1,18 @@
 """A JSONL file of tasks: one JSON object a line, told apart by its `task_id`.
 
-All or nothing: the first line that cannot be a task ends the reading, and is named.
+All or nothing, unless told otherwise: the first line that cannot be a task ends the reading, and is
+named.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from typing import Any, Final, NamedTuple
+import sys
+from typing import IO, Any, Final, NamedTuple
 
-from ..errors import InvalidName, InvalidTask
-from .exits import BadInput
+from ..errors import TaskPoolError
+from .exits import INVALID, BadInput, Refusal, status_of
 
 _BOM: Final = b"\xef\xbb\xbf"
 _PATH_MISTAKES: Final = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
@@ -22,37 +24,59 @@ class TaskFile(NamedTuple):
     path: str
     tasks: list[dict[str, Any]]
     lines: dict[str, int]  # where each task stands: by its id, as it becomes part of a file name
+    problems: list[Refusal]  # lines that are no tasks; none unless they were to be passed over
 
-    def refuse(self, error: InvalidName | InvalidTask) -> BadInput:
-        """What to raise when the pool cannot take one of these tasks: it names the line."""
+    def refuse(self, error: TaskPoolError) -> Refusal:
+        """What to raise when the pool does not take one of these tasks: it names the line."""
         line = self.lines.get(f"{error.task_id}")
         where = self.path if line is None else f"{self.path}:{line}"
-        return BadInput(f"{where}: {error}")
+        return Refusal(status_of(error), f"{where}: {error}")
 
 
-def read_task_file(path: str | os.PathLike[str]) -> TaskFile:
+def read_task_file(path: str | os.PathLike[str], keep_going: bool = False) -> TaskFile:
     """Read the tasks of a JSONL file; empty lines are passed over.
+
+    Parameters
+    ----------
+    path : str or os.PathLike
+        The file; "-" is the standard input.
+    keep_going : bool
+        Whether to pass over lines that are no tasks, and list them, instead of refusing the file.
 
     Raises
     ------
-    BadInput
+    Refusal
         There is no such file, or a line of it is not a task, or it has none.
     OSError
         It cannot be read.
     """
-    found = TaskFile(os.fspath(path), [], {})
-    try:
-        # As bytes: str.splitlines() would also end a line where a JSON string has U+2028.
-        with open(path, "rb") as file:
-            for number, line in enumerate(file, start=1):
-                if number == 1:
-                    line = line.removeprefix(_BOM)
-                if line.strip():
-                    _add(found, number, line)
-    except _PATH_MISTAKES as error:
-        raise BadInput(f"{found.path}: {error.strerror}") from error
-    if not found.tasks:
+    if path == "-":
+        found = _read(sys.stdin.buffer, "standard input", keep_going)
+    else:
+        try:
+            # As bytes: str.splitlines() would also end a line where a JSON string has U+2028.
+            with open(path, "rb") as file:
+                found = _read(file, os.fspath(path), keep_going)
+        except _PATH_MISTAKES as error:
+            raise BadInput(f"{os.fspath(path)}: {error.strerror}") from error
+    if not found.tasks and not found.problems:
         raise BadInput(f"{found.path}: no tasks in it")
+    return found
+
+
+def _read(file: IO[bytes], name: str, keep_going: bool) -> TaskFile:
+    found = TaskFile(name, [], {}, [])
+    for number, line in enumerate(file, start=1):
+        if number == 1:
+            line = line.removeprefix(_BOM)
+        if not line.strip():
+            continue
+        try:
+            _add(found, number, line)
+        except Refusal as problem:
+            if not keep_going:
+                raise
+            found.problems.append(problem)
     return found
 
 
@@ -63,7 +87,7 @@ def _add(found: TaskFile, number: int, line: bytes) -> None:
         if name in found.lines:
             raise ValueError(f"task_id {name!r} stands on line {found.lines[name]} already")
     except ValueError as error:
-        raise BadInput(f"{found.path}:{number}: {error}") from error
+        raise Refusal(INVALID, f"{found.path}:{number}: {error}") from error
     found.tasks.append(task)
     found.lines[name] = number
 

@@ -1,0 +1,46 @@
+"""What a command answers: JSON lines to programs, sentences and tables to people.
+
+JSON is kept to ASCII: an id may hold what the terminal's encoding lacks, or half of a character.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Iterable, Mapping
+    from typing import Any
+
+
+def wants_json(arguments: argparse.Namespace) -> bool:
+    """Whether a program reads the answer."""
+    return arguments.json or not sys.stdout.isatty()
+
+
+def line(value: object) -> None:
+    """One JSON value, at once: whoever reads a pipe waits for it."""
+    print(json.dumps(value), flush=True)
+
+
+def answer(arguments: argparse.Namespace, value: object, sentence: str) -> None:
+    """One JSON value, or a sentence that says the same."""
+    if wants_json(arguments):
+        line(value)
+    else:
+        from .output import screen
+
+        screen().good(sentence)
+
+
+def tasks(arguments: argparse.Namespace, found: Iterable[Mapping[str, Any]], nothing: str) -> None:
+    """Tasks, one a line, as they are or in columns; `nothing`: what to say where there are none."""
+    if wants_json(arguments):
+        for task in found:
+            line(task)
+    else:
+        from . import tables
+
+        tables.print_tasks(found, nothing)

@@ -1,0 +1,78 @@
+"""`fastclaim claim`: what agents call between two steps of their work, so it has to start fast."""
+
+from __future__ import annotations
+
+from . import exits, options
+from .answer import wants_json
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+
+    from ..claim import Claim
+
+ORDERS = ("priority", "oldest", "any")
+
+
+def add_claim_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument(
+        "task", metavar="TASK", nargs="?", help="which task; default: the next that suits the agent"
+    )
+    options.add_agent(parser)
+    options.add_capabilities(parser)
+    parser.add_argument(
+        "--order",
+        choices=ORDERS,
+        default="priority",
+        help="which task is the next; default: priority, then age",
+    )
+    parser.add_argument(
+        "--wait",
+        metavar="S",
+        type=options.seconds,
+        help="how long to wait: for a task (default: not at all), or, with TASK, for others who are"
+        " in the middle of claiming it (default: 10); inf: for ever",
+    )
+    parser.add_argument(
+        "--lease",
+        metavar="S",
+        type=options.finite_seconds,
+        help="after this time the claim is over, and recovery gives the task back; default: it"
+        " stands until it is completed, released, failed, or recovered by its age",
+    )
+    options.add_pool(parser)
+    options.add_json(parser)
+
+
+def run_claim(arguments: argparse.Namespace) -> int:
+    """Run the command; returns the exit status."""
+    claim = _claim(arguments)
+    if claim is None:
+        raise exits.Refusal(exits.NOT_DONE, "nothing to claim")
+    if wants_json(arguments):
+        from .answer import line
+
+        line(claim.task)
+    else:
+        from .tables import print_task
+
+        print_task("claimed", claim.task)
+    return exits.OK
+
+
+def _claim(arguments: argparse.Namespace) -> Claim | None:
+    # Not bound to this process, which is about to end.
+    settings = {"bind": False, "lease_s": arguments.lease}
+    pool = options.open_pool(arguments)
+    if arguments.task is not None:
+        timeout_s = 10.0 if arguments.wait is None else arguments.wait
+        return pool.claim(arguments.task, arguments.agent, timeout=timeout_s, **settings)
+    wait_s = arguments.wait or 0.0
+    return pool.claim_next(
+        arguments.agent,
+        arguments.capabilities,
+        order=arguments.order,
+        wait=None if wait_s == float("inf") else wait_s,
+        **settings,
+    )

@@ -1,0 +1,55 @@
+"""Where one task is, whatever state it is in."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+from .. import layout, listing
+from ..directories import Directories
+from ..pool import TaskPool
+
+
+def is_known(pool: TaskPool, task_id: object) -> bool:
+    """Whether the pool has a task of this id, in whatever state."""
+    return any(True for _ in find(pool, task_id))
+
+
+def find(pool: TaskPool, task_id: object) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each state that the task is in, and the task as it is there.
+
+    It can be in two: one that is claimed or completed may have been published again.
+
+    Raises
+    ------
+    InvalidTask, InvalidName
+        What is there cannot be read as a task, or the id cannot be part of a file name.
+    OSError
+        The system refused.
+    """
+    # In the order in which tasks move on, so that none slips past.
+    for state in layout.STATES:
+        for task in _find_in(pool, state, f"{task_id}"):
+            yield state, task
+
+
+def _find_in(pool: TaskPool, state: str, task_id: str) -> Iterator[dict[str, Any]]:
+    directories = _directories(pool)
+    if directories is None:
+        yield from (task for task in pool.tasks(state) if f"{task.get('task_id')}" == task_id)
+    elif state == layout.CLAIMED:
+        yield from listing.claims_of(directories, task_id)
+    else:
+        path = getattr(directories, f"{state}_file")(task_id)
+        try:
+            yield listing.read_task(path)
+        except FileNotFoundError:
+            return
+
+
+def _directories(pool: TaskPool) -> Directories | None:
+    """Where the pool lies; None if it is a database."""
+    if not hasattr(pool, "tasks_dir"):
+        return None
+    return Directories(os.fspath(pool.base_dir), "data", lock_files=False)

@@ -1,0 +1,165 @@
+"""`fastclaim serve-metrics`: what a pool does, for Prometheus.
+
+Gauges are taken when somebody asks. Counters and histograms count the state changes that inotify
+tells of from the start of this command on; an exporter that was restarted begins at 0, as counters
+may. How often agents came too late is not among them: an attempt that fails leaves no trace.
+"""
+
+from __future__ import annotations
+
+import argparse
+import threading
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Final
+
+from ..pool import TaskPool
+from . import exits, options, state_changes
+from .follower import Follower
+from .state_changes import Change
+from .survey import Snapshot, Survey
+
+if TYPE_CHECKING:
+    from prometheus_client import CollectorRegistry
+
+DEFAULT_PORT: Final = 9464
+_DEFAULT_ADDRESS: Final = "127.0.0.1"
+_DEFAULT_INTERVAL_S: Final = 15.0
+# From a claim that is given back at once to an agent that works for hours.
+_BUCKETS_S: Final = (0.01, 0.1, 1, 5, 15, 60, 300, 900, 3600, 14400, 86400)
+
+_COUNTERS: Final = {
+    state_changes.PUBLISHED: ("publications", "Tasks that were published"),
+    state_changes.CLAIMED: ("claims", "Claims that were won"),
+    state_changes.COMPLETED: ("completions", "Tasks that were completed"),
+    state_changes.RELEASED: ("releases", "Claims that were given back"),
+    state_changes.FAILED: ("failures", "Attempts that failed"),
+    state_changes.RECOVERED: ("recoveries", "Claims that were taken back from agents that died"),
+    state_changes.RETRIED: ("retries", "Failed tasks that were made available again"),
+    state_changes.REMOVED: ("removals", "Tasks whose file was removed"),
+    state_changes.LOST: ("lost_events", "Times that changes were missed, there being too many"),
+}
+
+
+def add_serve_metrics_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument(
+        "--port",
+        metavar="N",
+        type=_port,
+        default=DEFAULT_PORT,
+        help=f"where to serve /metrics; 0: any that is free; default: {DEFAULT_PORT}",
+    )
+    parser.add_argument(
+        "--address",
+        default="127.0.0.1",
+        help="on which of this host's addresses; default: 127.0.0.1",
+    )
+    parser.add_argument(
+        "--textfile",
+        metavar="FILE.prom",
+        help="instead of serving, write this file again and again, for node_exporter's collector",
+    )
+    parser.add_argument(
+        "--interval",
+        metavar="S",
+        type=options.finite_seconds,
+        default=_DEFAULT_INTERVAL_S,
+        help=f"how often to write the file; default: {_DEFAULT_INTERVAL_S:.0f}",
+    )
+    options.add_pool(parser)
+
+
+def run_serve_metrics(arguments: argparse.Namespace) -> int:
+    """Run the command; returns the exit status."""
+    pool = options.directory_pool(arguments)
+    try:
+        from prometheus_client import CollectorRegistry, start_http_server, write_to_textfile
+    except ImportError as error:
+        raise exits.BadInput("this needs prometheus_client: install fastclaim[metrics]") from error
+    registry = CollectorRegistry()
+    with Follower(pool.tasks_dir) as follower:
+        counters = _Counters(registry)
+        registry.register(_Gauges(pool))
+        if arguments.textfile is None:
+            server, _ = start_http_server(arguments.port, arguments.address, registry)
+            print(f"http://{arguments.address}:{server.server_port}/metrics", flush=True)
+        next_s = time.monotonic()
+        while True:
+            patience_s = None
+            if arguments.textfile is not None:
+                if time.monotonic() >= next_s:
+                    write_to_textfile(arguments.textfile, registry)
+                    next_s = time.monotonic() + arguments.interval
+                patience_s = max(0.0, next_s - time.monotonic())
+            for change in follower.wait(patience_s):
+                counters.count(change)
+
+
+class _Counters:
+    """What has happened since the command began."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        from prometheus_client import Counter, Histogram
+
+        self._totals = {
+            event: Counter(f"fastclaim_{name}", text, registry=registry)
+            for event, (name, text) in _COUNTERS.items()
+        }
+        self._held = Histogram(
+            "fastclaim_claim_seconds",
+            "How long tasks were held, until they were completed or given back",
+            buckets=_BUCKETS_S,
+            registry=registry,
+        )
+        self._waited = Histogram(
+            "fastclaim_wait_seconds",
+            "How long tasks had been published when they were claimed",
+            buckets=_BUCKETS_S,
+            registry=registry,
+        )
+
+    def count(self, change: Change) -> None:
+        """Take one more change into account."""
+        if change.event in self._totals:
+            self._totals[change.event].inc()
+        if change.held_s is not None:
+            self._held.observe(change.held_s)
+        if change.waited_s is not None:
+            self._waited.observe(change.waited_s)
+
+
+class _Gauges:
+    """How the pool is doing, taken when it is collected."""
+
+    def __init__(self, pool: TaskPool) -> None:
+        self._survey = Survey(pool)
+        # Two may ask at once, each in a thread of its own.
+        self._lock = threading.Lock()
+
+    def collect(self) -> Iterator[Any]:
+        from prometheus_client.core import GaugeMetricFamily
+
+        with self._lock:
+            snapshot = self._survey.snapshot()
+        tasks = GaugeMetricFamily("fastclaim_tasks", "Tasks in each state", labels=["state"])
+        for state, number in snapshot.counts.items():
+            tasks.add_metric([state], number)
+        yield tasks
+        for name, text, value in _figures(snapshot):
+            yield GaugeMetricFamily(f"fastclaim_{name}", text, value=value)
+
+
+def _figures(snapshot: Snapshot) -> Iterator[tuple[str, str, float]]:
+    oldest_s = 0.0 if snapshot.oldest is None else snapshot.oldest.waited_s
+    longest_s = max((holding.held_s or 0.0 for holding in snapshot.holdings), default=0.0)
+    yield "agents", "Agents that hold a task", len(snapshot.by_agent())
+    yield "oldest_waiting_seconds", "Since when the oldest waiting task is published", oldest_s
+    yield "longest_claim_seconds", "How long the oldest claim has stood", longest_s
+    yield "paused", "1 if nothing can be claimed for now", float(snapshot.paused is not None)
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port")
+    return int(text)

@@ -1,0 +1,155 @@
+"""Arguments that several commands share, and the pool that they name.
+
+Nothing here imports what `fastclaim claim` does not need.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import os
+
+from .. import layout
+from ..pool import TaskPool
+from .exits import BadInput
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+AGENT_VARIABLE = "FASTCLAIM_AGENT"
+TASK_VARIABLE = "FASTCLAIM_TASK_ID"
+
+_SECONDS_PER_UNIT = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def add_pool(parser: argparse.ArgumentParser) -> None:
+    """``--pool``: which pool is meant."""
+    parser.add_argument(
+        "--pool",
+        metavar="PATH|URL",
+        help="the pool's directory, or postgresql://...;"
+        f" default: ${layout.BASE_DIR_VARIABLE}, or {layout.DEFAULT_BASE_DIR}",
+    )
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    """``--json``: for programs, also on a terminal."""
+    parser.add_argument(
+        "--json",
+        action="store_true",
+        help="one JSON value a line; that is the default where stdout is not a terminal",
+    )
+
+
+def add_task(parser: argparse.ArgumentParser) -> None:
+    """The task's id, as the only positional argument."""
+    given = os.environ.get(TASK_VARIABLE)
+    parser.add_argument(
+        "task",
+        metavar="TASK",
+        nargs="?" if given else None,
+        default=given,
+        help=f"the task's id; default: ${TASK_VARIABLE}, which `fastclaim work` sets",
+    )
+
+
+def add_agent(parser: argparse.ArgumentParser) -> None:
+    """``--agent``: on whose behalf."""
+    given = os.environ.get(AGENT_VARIABLE)
+    parser.add_argument(
+        "--agent",
+        metavar="A",
+        required=not given,
+        default=given,
+        help=f"the agent's id; default: ${AGENT_VARIABLE}, which `fastclaim work` sets",
+    )
+
+
+def add_capabilities(parser: argparse.ArgumentParser) -> None:
+    """``--capability``: what the agent can do."""
+    parser.add_argument(
+        "--capability",
+        metavar="C",
+        dest="capabilities",
+        action="append",
+        default=[],
+        help="something that the agent can do; may be given several times",
+    )
+
+
+def seconds(text: str) -> float:
+    """A length of time: ``1.5``, ``90s``, ``10m``, ``2h``, ``7d`` or ``inf``."""
+    number, unit = text, 1
+    if text[-1:] in _SECONDS_PER_UNIT:
+        number, unit = text[:-1], _SECONDS_PER_UNIT[text[-1]]
+    try:
+        value = float(number) * unit
+    except ValueError:
+        value = -1.0
+    if not value >= 0:  # nor NaN
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a length of time such as 1.5, 90s, 10m, 2h or 7d"
+        )
+    return value
+
+
+def finite_seconds(text: str) -> float:
+    """A length of time that has an end."""
+    value = seconds(text)
+    if value == float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} has no end")
+    return value
+
+
+def pool_name(arguments: argparse.Namespace) -> str:
+    """The pool that is meant: a path, absolute, or a URL."""
+    if arguments.pool == "":
+        # What `--pool "$POOL"` gives without that variable; nobody means the working directory.
+        raise BadInput("--pool: the name is empty")
+    name = arguments.pool or layout.default_base_dir()
+    return name if "://" in name else os.path.abspath(name)
+
+
+def open_pool(arguments: argparse.Namespace, **settings: Any) -> TaskPool:
+    """The pool that is meant; made if it is not there.
+
+    Raises
+    ------
+    OSError
+        It cannot be made, or cannot be reached.
+    """
+    return TaskPool(pool_name(arguments), **settings)
+
+
+def existing_pool(arguments: argparse.Namespace, **settings: Any) -> TaskPool:
+    """The pool that is meant; for commands that have nothing to do in a new one.
+
+    Raises
+    ------
+    OSError
+        There is none.
+    """
+    name = pool_name(arguments)
+    # A mistyped name must not leave directories behind.
+    if "://" not in name:
+        try:
+            os.stat(os.path.join(name, "tasks"))
+        except FileNotFoundError:
+            raise FileNotFoundError(errno.ENOENT, "there is no pool", name) from None
+    return TaskPool(name, **settings)
+
+
+def directory_pool(arguments: argparse.Namespace) -> TaskPool:
+    """The pool that is meant, for commands that look at its files.
+
+    Raises
+    ------
+    BadInput
+        It is a database.
+    OSError
+        There is none.
+    """
+    if "://" in pool_name(arguments):
+        raise BadInput("this works with pools in a directory only")
+    return existing_pool(arguments)

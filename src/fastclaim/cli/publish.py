@@ -1,0 +1,171 @@
+"""`fastclaim publish`: tasks from a JSONL file, or one from options."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from contextlib import nullcontext
+from typing import Any
+
+from ..errors import TaskPoolError
+from ..pool import TaskPool
+from . import exits, options
+from .answer import answer, wants_json
+from .output import count, screen
+from .task_file import TaskFile, read_task_file
+
+_ID_NEEDED = "without --id it says nothing"
+
+
+def add_publish_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument(
+        "file",
+        metavar="FILE.jsonl",
+        nargs="?",
+        help="one task a line, each a JSON object with a task_id; -: the standard input",
+    )
+    _add_fields(parser.add_argument_group("one task from options"))
+    parser.add_argument(
+        "--if-exists",
+        choices=("error", "ignore", "replace"),
+        default="error",
+        help="what to do with a task that the pool knows already; default: error",
+    )
+    parser.add_argument(
+        "--keep-going",
+        action="store_true",
+        help="publish the tasks of the file that can be published, and name the others;"
+        " default: all or nothing",
+    )
+    options.add_pool(parser)
+    options.add_json(parser)
+
+
+def _add_fields(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--id", help="the task's id")
+    group.add_argument("--description", metavar="TEXT", help="what is to be done")
+    group.add_argument(
+        "--require",
+        metavar="C",
+        dest="requirements",
+        action="append",
+        help="a capability; an agent needs any of those that are given",
+    )
+    group.add_argument(
+        "--priority", metavar="N", type=_number, help="higher ones are claimed first; default: 0"
+    )
+    group.add_argument(
+        "--blocked-by", metavar="ID", action="append", help="a task that must be completed first"
+    )
+    group.add_argument(
+        "--exclusive",
+        metavar="KEY",
+        action="append",
+        help="no two tasks with the same key are claimed at the same time",
+    )
+    group.add_argument(
+        "--max-attempts", metavar="N", type=_attempts, help="after so many failures it has failed"
+    )
+    group.add_argument(
+        "--field",
+        metavar="NAME=VALUE",
+        dest="fields",
+        type=_field,
+        action="append",
+        default=[],
+        help="any other field; the value is JSON, or else text",
+    )
+
+
+_FIELDS = ("description", "requirements", "priority", "blocked_by", "exclusive", "max_attempts")
+
+
+def run_publish(arguments: argparse.Namespace) -> int:
+    """Run the command; returns the exit status."""
+    given = {name: value for name in _FIELDS if (value := getattr(arguments, name)) is not None}
+    given |= dict(arguments.fields)
+    if (arguments.file is None) == (arguments.id is None):
+        raise exits.BadInput("either a file of tasks, or --id")
+    if arguments.file is not None:
+        if given:
+            raise exits.BadInput("a task's fields come with --id, not with a file")
+        return _publish_file(arguments)
+    pool = options.open_pool(arguments)
+    done = pool.publish({"task_id": arguments.id, **given}, if_exists=arguments.if_exists)
+    said = "published" if done else "known already, and left as it is:"
+    answer(
+        arguments, {"published": int(done), "ignored": int(not done)}, f"{said} {arguments.id!r}"
+    )
+    return exits.OK
+
+
+def _publish_file(arguments: argparse.Namespace) -> int:
+    file = read_task_file(arguments.file, arguments.keep_going)
+    pool = options.open_pool(arguments)
+    if wants_json(arguments):
+        waiting: Any = nullcontext()
+    else:
+        waiting = screen().progress(f"Publishing {count(len(file.tasks), 'task')}")
+    with waiting:
+        if arguments.keep_going:
+            published = _publish_each(pool, file, arguments.if_exists)
+        else:
+            published = _publish_all(pool, file, arguments.if_exists)
+    ignored = len(file.tasks) - published
+    if arguments.keep_going:
+        ignored = 0 if arguments.if_exists == "error" else ignored
+    problems = len(file.problems)
+    value = {"published": published, "ignored": ignored, "refused": problems}
+    sentence = f"published {count(published, 'task')}"
+    if ignored:
+        sentence += f"; {count(ignored, 'task')} the pool knew already"
+    answer(arguments, value, sentence)
+    for problem in file.problems:
+        print(f"fastclaim publish: {exits.one_line(str(problem))}", file=sys.stderr)
+    return file.problems[0].status if file.problems else exits.OK
+
+
+def _publish_all(pool: TaskPool, file: TaskFile, if_exists: str) -> int:
+    try:
+        return pool.publish_many(file.tasks, if_exists=if_exists)
+    except TaskPoolError as error:
+        raise file.refuse(error) from error
+
+
+def _publish_each(pool: TaskPool, file: TaskFile, if_exists: str) -> int:
+    """Publish what can be published; adds the others to the file's problems."""
+    published = 0
+    for task in file.tasks:
+        try:
+            published += pool.publish(task, if_exists=if_exists)
+        except TaskPoolError as error:
+            file.problems.append(file.refuse(error))
+    return published
+
+
+def _number(text: str) -> float:
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = None
+    if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number")
+    return value
+
+
+def _attempts(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of attempts")
+    return int(text)
+
+
+def _field(text: str) -> tuple[str, object]:
+    name, given, value = text.partition("=")
+    if not given or not name:
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
+    try:
+        return name, json.loads(value)
+    except (ValueError, RecursionError):
+        return name, value

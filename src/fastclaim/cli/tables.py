@@ -1,0 +1,106 @@
+"""Tasks as people want to see them: columns, and lengths of time instead of time stamps."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+from ..document import MARK
+from .exits import one_line
+from .output import Row, screen
+
+_UNITS: Final = ((86400, "d"), (3600, "h"), (60, "m"))
+_MAX_DESCRIPTION: Final = 60
+
+# What a table of tasks leaves out: to be seen with `fastclaim show`.
+_COLUMNS: Final = ("task", "priority", "agent", "since", "attempts", "description")
+
+
+def ago(moment_s: object, now_s: float | None = None) -> str:
+    """How long ago something was, such as ``3m 20s``; "-" if nobody knows when it was."""
+    if not isinstance(moment_s, int | float) or isinstance(moment_s, bool):
+        return "-"
+    return length((time.time() if now_s is None else now_s) - moment_s)
+
+
+def length(seconds: float) -> str:
+    """A length of time in its two largest units."""
+    left = max(0, int(seconds)) if seconds < float("inf") else 0
+    for number, (size, unit) in enumerate(_UNITS):
+        if left >= size:
+            smaller_size, smaller = [*_UNITS, (1, "s")][number + 1]
+            return f"{left // size}{unit} {left % size // smaller_size}{smaller}"
+    return f"{left}s"
+
+
+def when(moment_s: float) -> str:
+    """A moment, given in seconds since the epoch, by the calendar and the clock of here."""
+    try:
+        return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(moment_s))
+    except (ValueError, OverflowError, OSError):
+        return f"{moment_s:g} s after 1970"  # no calendar goes that far
+
+
+def print_task(state: str, task: Mapping[str, Any]) -> None:
+    """One task, field by field, under a heading that says its state."""
+    out = screen()
+    out.good(f"{state} {_text(task.get('task_id'))}")
+    shown = ((name, value) for name, value in task.items() if name not in _UNSHOWN)
+    out.rows([Row(name, _moment_or_text(name, value)) for name, value in shown])
+
+
+def _moment_or_text(name: str, value: object) -> str:
+    return when(value) if name in _TIMES and isinstance(value, int | float) else _text(value)
+
+
+def print_tasks(tasks: Iterable[Mapping[str, Any]], nothing: str) -> None:
+    """Tasks, one a line, in columns; a sentence where there are none."""
+    rows = [_row(task) for task in tasks]
+    if rows:
+        screen().table(_COLUMNS, rows)
+    else:
+        screen().say(nothing)
+
+
+def _row(task: Mapping[str, Any]) -> tuple[str, ...]:
+    since_s = next(
+        (task[name] for name in _MOMENTS if isinstance(task.get(name), int | float)), None
+    )
+    description = _text(first_line(task.get("description", "")))
+    if len(description) > _MAX_DESCRIPTION:
+        description = description[: _MAX_DESCRIPTION - 1] + "…"
+    return (
+        _text(task.get("task_id")),
+        _text(task.get("priority", "")),
+        _text(task.get("claimed_by", "")),
+        ago(since_s),
+        _text(task.get("attempts", "")),
+        description,
+    )
+
+
+# What stands in the heading, or is of no use to people.
+_UNSHOWN: Final = ("task_id", MARK, "claim_lock_acquired_at", "owner")
+_TIMES: Final = (
+    "created_at",
+    "claimed_at",
+    "completed_at",
+    "failed_at",
+    "lease_expires_at",
+    "not_before",
+)
+
+# The latest first: each says since when the task is in its state.
+_MOMENTS: Final = ("completed_at", "failed_at", "claimed_at", "created_at")
+
+
+def first_line(value: object) -> object:
+    """The first line of a text; what is no text stays as it is."""
+    return value.strip().partition("\n")[0] if isinstance(value, str) else value
+
+
+def _text(value: object) -> str:
+    """A value of JSON in one line: an id or a text may hold what a terminal would obey."""
+    return one_line(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))

@@ -1,0 +1,106 @@
+"""`fastclaim recover`, `retry` and `prune`: what has to be done now and then."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import Final
+
+from .. import layout
+from . import exits, options
+from .answer import answer, line, wants_json
+from .output import Row, count, screen
+
+_NAMED: Final = 10
+
+
+def add_recover_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument(
+        "--older-than",
+        metavar="S",
+        type=options.finite_seconds,
+        help="also take back claims that are bound to no process and older than this;"
+        " default: only what nobody alive holds",
+    )
+    parser.add_argument("--dry-run", action="store_true", help="change nothing, only say what")
+    options.add_pool(parser)
+    options.add_json(parser)
+
+
+def run_recover(arguments: argparse.Namespace) -> int:
+    """Run the command; returns the exit status."""
+    pool = options.existing_pool(arguments)
+    report = pool.recover(older_than=arguments.older_than, dry_run=arguments.dry_run)
+    if wants_json(arguments):
+        line(report._asdict())
+        return exits.OK
+    out = screen()
+    would = "would be " if arguments.dry_run else ""
+    out.rows(
+        [
+            Row(f"{would}available", f"{len(report.returned):,}", _some(report.returned)),
+            Row(f"{would}failed", f"{len(report.failed):,}", _some(report.failed)),
+            Row(f"{would}completed", f"{len(report.completed):,}", _some(report.completed)),
+            Row(f"{would}removed", f"{len(report.removed):,}", "files that the dead left"),
+        ]
+    )
+    if report.problems:
+        out.bad("what needs a person:", [exits.one_line(problem) for problem in report.problems])
+    return exits.OK
+
+
+def _some(task_ids: Sequence[object]) -> str:
+    shown = [exits.one_line(f"{task_id}") for task_id in task_ids[:_NAMED]]
+    return ", ".join(shown) + (", ..." if len(task_ids) > _NAMED else "")
+
+
+def add_retry_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument("task", metavar="TASK", nargs="?", help="which failed task")
+    parser.add_argument("--all", action="store_true", help="all failed tasks")
+    options.add_pool(parser)
+    options.add_json(parser)
+
+
+def run_retry(arguments: argparse.Namespace) -> int:
+    """Run the command; returns the exit status."""
+    if (arguments.task is None) != arguments.all:
+        raise exits.BadInput("either a task's id, or --all")
+    number = options.existing_pool(arguments).retry_failed(arguments.task)
+    answer(arguments, {"retried": number}, f"{count(number, 'task')} can be claimed again")
+    return exits.OK
+
+
+def add_prune_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument("state", choices=_PRUNABLE, help="tasks in which state")
+    parser.add_argument(
+        "--older-than",
+        metavar="S",
+        type=options.finite_seconds,
+        required=True,
+        help="only those that have been in it for so long, such as 7d",
+    )
+    parser.add_argument("--yes", action="store_true", help="remove them; default: only name them")
+    options.add_pool(parser)
+    options.add_json(parser)
+
+
+_PRUNABLE = tuple(state for state in layout.STATES if state != layout.CLAIMED)
+
+
+def run_prune(arguments: argparse.Namespace) -> int:
+    """Run the command; returns the exit status."""
+    pool = options.existing_pool(arguments)
+    found = pool.prune(arguments.state, arguments.older_than, dry_run=not arguments.yes)
+    if wants_json(arguments):
+        for task_id in found:
+            line({"task_id": task_id, "removed": arguments.yes})
+        return exits.OK
+    for task_id in found:
+        screen().say(exits.one_line(f"{task_id}"))
+    done = "removed" if arguments.yes else "would be removed; --yes removes them"
+    print(f"{count(len(found), 'task')} {done}", file=sys.stderr)
+    return exits.OK

@@ -1,0 +1,90 @@
+"""`fastclaim work`: a command for each task that an agent can claim."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+
+from . import exits, options
+from .claim import ORDERS
+from .worker import Worker
+
+_DEFAULT_GRACE_S = 30.0
+_DEFAULT_ATTEMPTS = 3
+
+
+def add_work_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument(
+        "cmd",
+        metavar="-- CMD [ARG..]",
+        nargs=argparse.REMAINDER,
+        help="gets the task as JSON on its standard input, and in its environment"
+        f" ${options.TASK_VARIABLE}, ${options.AGENT_VARIABLE}, $FASTCLAIM_TOKEN,"
+        " $FASTCLAIM_ATTEMPT and $A2A_BASE_DIR. Exit status 0 completes the task with what CMD has"
+        " printed, as JSON if it is JSON; any other fails it with the last lines of its stderr",
+    )
+    options.add_agent(parser)
+    options.add_capabilities(parser)
+    parser.add_argument(
+        "--order", choices=ORDERS, default="priority", help="which task is the next"
+    )
+    parser.add_argument(
+        "--jobs", metavar="N", type=_number, default=1, help="how many at a time; default: 1"
+    )
+    parser.add_argument(
+        "--once", action="store_true", help="end after one task; status 1 if there was none"
+    )
+    parser.add_argument(
+        "--until-empty", action="store_true", help="end when there is nothing to claim"
+    )
+    parser.add_argument(
+        "--idle-exit",
+        metavar="S",
+        type=options.seconds,
+        default=float("inf"),
+        help="end when there was nothing to claim for so long; default: wait for ever",
+    )
+    parser.add_argument(
+        "--grace-s",
+        metavar="S",
+        type=options.finite_seconds,
+        default=_DEFAULT_GRACE_S,
+        help="when told to stop (SIGTERM, SIGHUP, Ctrl-C) let CMD go on for so long, then end it"
+        f" and give its task back; default: {_DEFAULT_GRACE_S:.0f}. Told twice: at once",
+    )
+    parser.add_argument(
+        "--retry-after",
+        metavar="S",
+        type=options.finite_seconds,
+        help="a task that failed is not to be tried again before this time has passed",
+    )
+    parser.add_argument(
+        "--max-attempts",
+        metavar="N",
+        type=_number,
+        default=_DEFAULT_ATTEMPTS,
+        help="a task that says nothing else has failed for good after so many attempts;"
+        f" default: {_DEFAULT_ATTEMPTS}",
+    )
+    options.add_pool(parser)
+    options.add_json(parser)
+
+
+def run_work(arguments: argparse.Namespace) -> int:
+    """Run the command; returns the exit status."""
+    command = arguments.cmd[1:] if arguments.cmd[:1] == ["--"] else arguments.cmd
+    if not command:
+        raise exits.BadInput("no command; it comes after --")
+    # Before a task is claimed for it.
+    if shutil.which(command[0]) is None:
+        raise exits.BadInput(f"{command[0]}: no such command")
+    pool = options.open_pool(arguments, max_attempts=arguments.max_attempts)
+    with Worker(arguments, pool, command) as worker:
+        return worker.run()
+
+
+def _number(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+    return int(text)

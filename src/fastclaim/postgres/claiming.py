@@ -1,0 +1,351 @@
+"""From available to claimed: one statement, in which the database decides who gets a task."""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from psycopg import errors as pg_errors
+
+from ..errors import AlreadyClaimed, LockTimeout, PoolPaused, TaskNotAvailable
+from ..waiting import turns
+from . import recovery
+from .documents import COLUMNS, Row
+from .publication import agent_json, agent_key, capability_keys
+
+if TYPE_CHECKING:
+    from psycopg import Connection
+
+    from .database import Database
+
+# How often a task may change under us before we call that being held by others.
+_TRIES: Final = 8
+
+_CLOCK: Final = "clock AS MATERIALIZED (SELECT {now} AS now)"
+
+# What must hold in the very moment of a claim, besides the state.
+_CLAIMABLE: Final = """
+    (t.exclusive IS NULL OR NOT EXISTS (
+        SELECT FROM {schema}.exclusive_keys k WHERE k.key = ANY(t.exclusive)))
+"""
+_UNBLOCKED: Final = """
+    (t.blocked_by IS NULL OR NOT EXISTS (
+        SELECT FROM unnest(t.blocked_by) AS blocker WHERE NOT EXISTS (
+            SELECT FROM {schema}.tasks d WHERE d.task_id = blocker AND d.state = 'completed')))
+"""
+_NOT_PAUSED: Final = "NOT EXISTS (SELECT FROM {schema}.pool p WHERE p.paused_until > clock.now)"
+
+_TAKE: Final = f"""
+UPDATE {{schema}}.tasks t SET
+    state = 'claimed', agent = %(agent)s, claimed_by = %(claimed_by)s, claimed_at = clock.now,
+    token = (%(tokens)s::text[])[picked.number], owner = %(owner)s::bigint,
+    lease_expires_at = clock.now + %(lease_s)s::float8, not_before = NULL, delayed = false
+FROM picked, clock WHERE t.task_id = picked.task_id
+RETURNING picked.number, picked.was_delayed, {COLUMNS}
+"""
+
+_CLAIM: Final = f"""
+WITH {_CLOCK}, picked AS MATERIALIZED (
+    SELECT t.task_id, 1 AS number, false AS was_delayed
+    FROM {{schema}}.tasks t CROSS JOIN clock
+    WHERE t.task_id = %(task_id)s AND t.state = 'available'
+        AND (t.not_before IS NULL OR t.not_before <= clock.now)
+        AND {_CLAIMABLE} AND {_NOT_PAUSED}
+    FOR UPDATE OF t NOWAIT
+) {_TAKE}
+"""
+
+# The first tasks of each lane that the agent can work in, and those whose time has come. Without a
+# claim it returns one empty row if there were any, and none if there were none.
+_CLAIM_NEXT: Final = f"""
+WITH {_CLOCK}, open_lanes AS MATERIALIZED (
+    SELECT l.lane FROM {{schema}}.lanes l CROSS JOIN clock
+    WHERE (l.requirements = '{{{{}}}}' OR %(capabilities)s::text[] = '{{{{}}}}'
+           OR l.requirements && %(capabilities)s::text[])
+        AND l.required <@ %(capabilities)s::text[]
+        AND {_NOT_PAUSED}
+        AND (%(max_claims)s::bigint IS NULL OR %(max_claims)s > (
+            SELECT count(*) FROM {{schema}}.tasks m
+            WHERE m.state = 'claimed' AND m.agent = %(agent)s))
+), candidates AS MATERIALIZED (
+    SELECT c.* FROM open_lanes l CROSS JOIN clock CROSS JOIN LATERAL (
+        SELECT t.task_id, t.priority, t.created_at, false AS was_delayed FROM {{schema}}.tasks t
+        WHERE t.lane = l.lane AND t.state = 'available' AND NOT t.delayed AND NOT t.blocked
+            AND (t.deadline IS NULL OR t.deadline >= clock.now)
+            AND {_CLAIMABLE} AND {_UNBLOCKED}
+        ORDER BY <in the lane> LIMIT <window>
+    ) c
+    UNION ALL
+    SELECT * FROM (
+        SELECT t.task_id, t.priority, t.created_at, true FROM clock CROSS JOIN {{schema}}.tasks t
+        WHERE t.state = 'available' AND t.delayed AND NOT t.blocked AND t.not_before <= clock.now
+            AND t.lane IN (SELECT lane FROM open_lanes)
+            AND (t.deadline IS NULL OR t.deadline >= clock.now)
+            AND {_CLAIMABLE} AND {_UNBLOCKED}
+        ORDER BY t.not_before LIMIT <window>
+    ) due
+), locked AS MATERIALIZED (
+    SELECT t.task_id, c.priority, c.created_at, c.was_delayed
+    FROM candidates c JOIN {{schema}}.tasks t ON t.task_id = c.task_id
+    WHERE t.state = 'available'
+    ORDER BY <among candidates> LIMIT %(wanted)s
+    FOR UPDATE OF t SKIP LOCKED
+), picked AS MATERIALIZED (
+    SELECT task_id, was_delayed, row_number() OVER (ORDER BY <among all>)::int AS number
+    FROM locked
+), taken AS ({_TAKE})
+SELECT taken.* FROM (SELECT count(*) FROM candidates) AS seen LEFT JOIN taken ON true
+WHERE taken.number IS NOT NULL OR seen.count > 0
+"""
+
+
+# In each lane, and among the first of all lanes.
+_BY_PRIORITY: Final = (
+    "t.priority DESC, t.created_at, t.task_id",
+    ("priority DESC", "created_at", "task_id"),
+)
+_BY_AGE: Final = ("t.created_at, t.task_id", ("created_at", "task_id"))
+# "any" is free to be whatever costs least.
+ORDERS: Final = {"priority": _BY_PRIORITY, "oldest": _BY_AGE, "any": _BY_AGE}
+
+
+@functools.cache
+def _claim_next(order: str, window: int) -> str:
+    """The statement; the window is a part of its text, so that the planner knows that it is small.
+
+    A plan for whatever number may come would rather sort all tasks.
+    """
+    in_lane, among_all = ORDERS[order]
+    return (
+        _CLAIM_NEXT.replace("<in the lane>", in_lane)
+        .replace("<among candidates>", ", ".join(f"c.{name}" for name in among_all))
+        .replace("<among all>", ", ".join(among_all))
+        .replace("<window>", f"{window}")
+    )
+
+
+_CLAIMED_ALREADY: Final = f"""
+SELECT array_position(%(tokens)s::text[], t.token), false, {COLUMNS} FROM {{schema}}.tasks t
+WHERE t.state = 'claimed' AND t.agent = %(agent)s AND t.token = ANY(%(tokens)s::text[])
+"""
+# An owner whose lock can be had is dead; it is given back with the end of this statement.
+_WHY_NOT: Final = f"""
+WITH {_CLOCK}
+SELECT t.state, t.claimed_by, t.token, t.owner,
+    t.not_before > clock.now AS early, t.lease_expires_at <= clock.now AS expired,
+    t.owner <> %(owner)s AND pg_try_advisory_xact_lock(t.owner) AS dead,
+    (SELECT k.key FROM {{schema}}.exclusive_keys k WHERE k.key = ANY(t.exclusive) LIMIT 1) AS key,
+    p.paused_until > clock.now AS paused, p.paused_until, p.paused_reason
+FROM clock CROSS JOIN {{schema}}.pool p LEFT JOIN {{schema}}.tasks t ON t.task_id = %(task_id)s
+"""
+
+
+class Refusal(NamedTuple):
+    """Why a task was not claimed: a row of `_WHY_NOT`."""
+
+    state: str | None
+    claimed_by: str | None
+    token: str | None
+    owner: int | None
+    early: bool | None
+    expired: bool | None
+    dead: bool | None
+    key: str | None
+    paused: bool | None
+    paused_until: float
+    paused_reason: str
+
+
+class Terms(NamedTuple):
+    """On what terms an agent claims.
+
+    Attributes
+    ----------
+    owner : int or None
+        The lock of the process that the claim dies with; None: it outlives its process.
+    lease_s : float or None
+        How long it lasts, in seconds; None: until it ends.
+    max_attempts : int or None
+        The pool's; for claims that are found to be a dead process's.
+    """
+
+    owner: int | None
+    lease_s: float | None
+    max_attempts: int | None
+
+
+class Taken(NamedTuple):
+    """A claim that was made."""
+
+    token: str
+    row: Row
+
+
+def claim(
+    database: Database,
+    task_id: object,
+    agent_id: object,
+    token: str,
+    timeout_s: float | None,
+    terms: Terms,
+) -> Taken:
+    """Claim one task; the claim that this process has of it for this agent counts.
+
+    Raises
+    ------
+    AlreadyClaimed, TaskNotAvailable, PoolPaused, LockTimeout, InvalidTask, InvalidName
+        See `fastclaim.errors`; the task is where and as it was.
+    PoolUnavailable
+        The server cannot be reached, or refuses.
+    """
+    parameters = _parameters(agent_key(task_id, agent_id), agent_id, [token], terms)
+    parameters["task_id"] = f"{task_id}"
+    tries = 0
+    for _ in turns(timeout_s):
+        while tries < _TRIES:
+            tries += 1
+            try:
+                rows = _run(database, _CLAIM, parameters, task_id)
+            except pg_errors.UniqueViolation:
+                continue  # of an exclusive key: now somebody has it
+            except LockTimeout:
+                break
+            if rows:
+                return Taken(token, rows[0].row)
+            found = _look(database, parameters)
+            if found.state == "claimed" and _is_over(found):
+                recovery.recover(database, terms.max_attempts, task_id=task_id)
+            elif (held := _refuse(database, found, task_id, agent_id, terms)) is not None:
+                return held
+        tries = 0
+    raise LockTimeout(
+        f"task {task_id!r} was in the middle of others' transactions for {timeout_s} s", task_id
+    )
+
+
+def _is_over(found: Refusal) -> bool:
+    return bool(found.expired or found.dead)
+
+
+def _look(database: Database, parameters: dict[str, Any]) -> Refusal:
+    asked = {"task_id": parameters["task_id"], "owner": parameters["owner"] or 0}
+    return Refusal(*database.query(_WHY_NOT, asked)[0])
+
+
+def _refuse(
+    database: Database, found: Refusal, task_id: object, agent_id: object, terms: Terms
+) -> Taken | None:
+    """Raise what stands against the claim, or return it if it stands already; None: try again."""
+    if found.paused:
+        until = "somebody resumes it" if found.paused_until == math.inf else found.paused_until
+        raise PoolPaused(
+            f"the pool is paused until {until}: {found.paused_reason}",
+            task_id,
+            until=found.paused_until,
+        )
+    if found.state == "claimed":
+        holder = json.loads(found.claimed_by or "null")
+        is_ours = found.owner is not None and found.owner == terms.owner
+        if is_ours and f"{holder}" == f"{agent_id}" and found.token is not None:
+            rows = _claimed_already(database, f"{agent_id}", [found.token])
+            return Taken(found.token, rows[0].row) if rows else None
+        raise AlreadyClaimed(f"task {task_id!r} is claimed by {holder!r}", task_id, holder)
+    if found.state != "available":
+        raise TaskNotAvailable(f"task {task_id!r} is not available", task_id)
+    if found.early:
+        raise TaskNotAvailable(f"task {task_id!r} is not to be claimed yet: not_before", task_id)
+    if found.key is not None:
+        raise TaskNotAvailable(
+            f"task {task_id!r} has to wait: another claimed task has the exclusive key"
+            f" {found.key!r}",
+            task_id,
+        )
+    return None
+
+
+class Wanted(NamedTuple):
+    """What an agent that asks for the next tasks wants."""
+
+    agent_id: object
+    capabilities: Sequence[str]
+    order: str
+    max_claims: int | None
+
+
+def claim_next(
+    database: Database, wanted: Wanted, tokens: Sequence[str], terms: Terms
+) -> list[Taken]:
+    """Claim the next tasks, as many as there are tokens, or what there is.
+
+    Raises
+    ------
+    PoolUnavailable
+        The server cannot be reached, or refuses.
+    """
+    parameters = _parameters(f"{wanted.agent_id}", wanted.agent_id, tokens, terms)
+    parameters |= {
+        "capabilities": capability_keys(wanted.capabilities),
+        "wanted": len(tokens),
+        "max_claims": wanted.max_claims,
+    }
+    for window in database.window.sizes(len(tokens)):
+        try:
+            rows = _run(database, _claim_next(wanted.order, window), parameters)
+        except pg_errors.UniqueViolation:
+            continue  # of an exclusive key: the next look sees that somebody has it
+        claimed = sorted(row for row in rows if row.number is not None)
+        if not claimed and rows:
+            continue  # there are tasks, but others were faster at all that it looked at
+        if claimed:
+            database.window.worked(window)
+        if any(row.was_delayed for row in claimed):
+            recovery.wake_delayed(database)
+        return [Taken(tokens[row.number - 1], row.row) for row in claimed]
+    return []
+
+
+class _Claimed(NamedTuple):
+    number: Any  # which of the tokens, from 1; None: nothing was claimed
+    was_delayed: bool
+    row: Row
+
+
+def _parameters(
+    agent: str, agent_id: object, tokens: Sequence[str], terms: Terms
+) -> dict[str, Any]:
+    return {
+        "agent": agent,
+        "claimed_by": agent_json(agent_id),
+        "tokens": list(tokens),
+        "owner": terms.owner,
+        "lease_s": terms.lease_s,
+    }
+
+
+def _run(
+    database: Database, statement: str, parameters: dict[str, Any], task_id: object = None
+) -> list[_Claimed]:
+    text, already = database.sql(statement), database.sql(_CLAIMED_ALREADY)
+
+    def work(connection: Connection, retried: bool) -> list[tuple[Any, ...]]:
+        # The answer to an earlier try was lost: was it carried out?
+        if retried and (rows := connection.execute(already, parameters).fetchall()):
+            return rows
+        if parameters.get("max_claims") is None:
+            return connection.execute(text, parameters).fetchall()
+        with connection.transaction():
+            # One after the other, or each of an agent's processes counts without the others'.
+            lock = database.address.key(f"max_claims of {parameters['agent']} in")
+            connection.execute("SELECT pg_advisory_xact_lock(%s)", [lock])
+            return connection.execute(text, parameters).fetchall()
+
+    rows = database.run(work, task_id)
+    return [_Claimed(number, was_delayed, Row(*row)) for number, was_delayed, *row in rows]
+
+
+def _claimed_already(database: Database, agent: str, tokens: list[str]) -> list[_Claimed]:
+    rows = database.query(_CLAIMED_ALREADY, {"agent": agent, "tokens": tokens})
+    return [_Claimed(number, was_delayed, Row(*row)) for number, was_delayed, *row in rows]

@@ -1,0 +1,101 @@
+"""A pool's place on a server, and how its statements are run there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from . import schema
+from .address import Address, parse
+from .server import server_of
+from .session import Waiter
+from .window import Window
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    from psycopg import Connection
+
+T = TypeVar("T")
+Rows = list[tuple[Any, ...]]
+
+# Ends a statement that makes tasks available: wakes who waits, if anybody does. See `session`.
+NOTIFY: Final = (
+    "CASE WHEN NOT pg_try_advisory_xact_lock({waiting}) THEN pg_notify('{channel}', '') END"
+)
+
+
+class Database:
+    """A pool's tables.
+
+    Parameters
+    ----------
+    url : str
+        See `address`.
+    synchronous : bool
+        Whether a commit waits for the server's disk.
+
+    Attributes
+    ----------
+    window : Window
+        What claims of this process have found out about how many others there are.
+
+    Raises
+    ------
+    TaskPoolError
+        The URL cannot be read.
+    """
+
+    def __init__(self, url: str, synchronous: bool = True) -> None:
+        self.url = url
+        self.synchronous = synchronous
+        self.address: Address = parse(url, synchronous)
+        self.schema = schema.quoted(self.address)
+        self._names = {
+            "schema": self.schema,
+            "now": schema.NOW,
+            "channel": self.address.channel,
+            "waiting": self.address.key("waiting"),
+        }
+        self._names["notify"] = NOTIFY.format(**self._names)
+        self._texts: dict[str, str] = {}
+        self.window = Window()
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self.url, self.synchronous)
+
+    def make(self) -> None:
+        """Make the tables, or bring them to this version.
+
+        Raises
+        ------
+        PoolUnavailable, TaskPoolError
+            See `schema.make`.
+        """
+        server_of(self.address).make(self.address)
+
+    def sql(self, text: str) -> str:
+        """A statement with the names of this pool in it."""
+        formatted = self._texts.get(text)
+        if formatted is None:
+            formatted = self._texts[text] = text.format(**self._names)
+        return formatted
+
+    def run(self, work: Callable[[Connection, bool], T], task_id: object = None) -> T:
+        """See `server.Server.run`."""
+        return server_of(self.address).run(work, task_id)
+
+    def query(
+        self, text: str, parameters: Mapping[str, Any] | Sequence[Any], task_id: object = None
+    ) -> Rows:
+        """Run one statement that may be run twice, and fetch what it returns."""
+        statement = self.sql(text)
+        return self.run(lambda connection, _: connection.execute(statement, parameters).fetchall())
+
+    def owner(self) -> int:
+        """The lock that says that this process lives; see `session.Session.owner`."""
+        return server_of(self.address).session.owner()
+
+    def waiting(self) -> AbstractContextManager[Waiter]:
+        """Listen for tasks that become available; see `session.Session.waiting`."""
+        return server_of(self.address).session.waiting(self.address)

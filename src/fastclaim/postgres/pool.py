@@ -1,0 +1,431 @@
+"""`PostgresPool`: the verbs of `TaskPool`, and the original's five methods, on PostgreSQL."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, TypeVar, cast
+
+from .. import layout
+from ..claim import Claim
+from ..directories import DURABILITIES
+from ..errors import (
+    AlreadyClaimed,
+    ClaimLost,
+    LockTimeout,
+    TaskNotAvailable,
+    TaskPoolError,
+)
+from ..pausing import Pause
+from ..pool import TaskPool, _as_task, _check_seconds, _extra, _meets_any
+from ..recovery import RecoveryReport
+from ..tokens import new_token
+from . import claiming, finishing, health, listing, publishing, recovery, selecting, upkeep
+from .claiming import Taken, Terms, Wanted
+from .database import Database
+from .documents import Row
+from .finishing import ClaimOf
+from .publication import agent_key, original_task, row
+from .reports import Finding
+
+logger = logging.getLogger("fastclaim.pool")
+
+T = TypeVar("T")
+
+
+class PostgresPool(TaskPool):
+    """A pool of tasks in a PostgreSQL schema: `TaskPool` where it is given a URL.
+
+    Parameters
+    ----------
+    base_dir : str
+        ``postgresql://USER:PASSWORD@HOST/DATABASE?schema=NAME``; the schema is made if it is not
+        there, and "fastclaim" if none is named.
+    durability : {"data", "full", "none"}
+        Whether a commit waits for the server's disk: "none" does not, and a crash of the server
+        can undo the last fraction of a second.
+    lock_files : bool
+        Means nothing here.
+    bind_claims : bool
+        Whether claims are bound to their process, unless a call says otherwise.
+    max_attempts : int or None
+        After how many lost or failed claims a task is given up, unless it says so itself; None:
+        never.
+
+    Raises
+    ------
+    ValueError
+        `durability` is none of the three.
+    PoolUnavailable
+        The server cannot be reached, or refuses.
+    TaskPoolError
+        The URL cannot be read, or the schema is newer than this code.
+    """
+
+    def __init__(
+        self,
+        base_dir: str | None = None,
+        *,
+        durability: str = "data",
+        lock_files: bool = True,
+        bind_claims: bool = True,
+        max_attempts: int | None = None,
+    ) -> None:
+        if durability not in DURABILITIES:
+            raise ValueError(f"durability {durability!r} is none of {', '.join(DURABILITIES)}")
+        if max_attempts is not None and max_attempts < 1:
+            raise ValueError(f"max_attempts {max_attempts!r} is not positive")
+        url = layout.default_base_dir() if base_dir is None else base_dir
+        self._database = Database(url, synchronous=durability != "none")
+        self._bind_claims = bind_claims
+        self._max_attempts = max_attempts
+        self._database.make()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} at {self.base_dir!r}>"
+
+    @property
+    def base_dir(self) -> str:  # type: ignore[override]  # a place, but not one with a path
+        """The pool's URL, without secrets."""
+        return self._database.address.shown
+
+    # The verbs ----------------------------------------------------------------------------------
+
+    def publish(
+        self,
+        task: str | Mapping[str, Any],
+        description: str | None = None,
+        *,
+        if_exists: str = "error",
+        **fields: Any,
+    ) -> bool:
+        whole = _as_task(task, description, fields)
+        values = row(whole)
+        return publishing.publish(self._database, values, whole["task_id"], if_exists)
+
+    def publish_many(self, tasks: Iterable[Mapping[str, Any]], *, if_exists: str = "error") -> int:
+        return publishing.publish_many(self._database, tasks, if_exists)
+
+    def claim(
+        self,
+        task_id: object,
+        agent_id: object,
+        *,
+        timeout: float | None = 10.0,
+        lease_s: float | None = None,
+        bind: bool | None = None,
+    ) -> Claim:
+        token = new_token()
+        terms = self._terms(lease_s, bind)
+
+        def claim() -> Claim:
+            taken = claiming.claim(self._database, task_id, agent_id, token, timeout, terms)
+            return self._as_claim(taken, agent_id)
+
+        return self._or_give_back(claim, agent_id, [token])
+
+    def claim_next(
+        self,
+        agent_id: object,
+        capabilities: Iterable[str] = (),
+        *,
+        order: str = "priority",
+        wait: float | None = 0.0,
+        lease_s: float | None = None,
+        bind: bool | None = None,
+        max_claims: int | None = None,
+    ) -> Claim | None:
+        _check_seconds("wait", wait)
+        wanted = _wanted(agent_id, capabilities, order, max_claims)
+        claims = self._claim_next(wanted, 1, self._terms(lease_s, bind), wait)
+        return claims[0] if claims else None
+
+    def claim_many(
+        self,
+        agent_id: object,
+        n: int,
+        capabilities: Iterable[str] = (),
+        *,
+        order: str = "priority",
+        lease_s: float | None = None,
+        bind: bool | None = None,
+    ) -> list[Claim]:
+        wanted = _wanted(agent_id, capabilities, order, None)
+        if n < 1:
+            return []
+        return self._claim_next(wanted, n, self._terms(lease_s, bind), 0.0)
+
+    def complete(
+        self,
+        task_id: object,
+        agent_id: object,
+        result: object = None,
+        *,
+        token: str | None = None,
+    ) -> None:
+        ClaimOf(self._database, task_id, agent_id, token).complete(result)
+
+    def release(
+        self,
+        task_id: object,
+        agent_id: object,
+        *,
+        token: str | None = None,
+        not_before: float | None = None,
+    ) -> None:
+        _check_seconds("not_before", not_before)
+        ClaimOf(self._database, task_id, agent_id, token).release(not_before)
+
+    def fail(
+        self,
+        task_id: object,
+        agent_id: object,
+        error: object,
+        *,
+        token: str | None = None,
+        retry_after_s: float | None = None,
+    ) -> str:
+        _check_seconds("retry_after_s", retry_after_s)
+        claim = ClaimOf(self._database, task_id, agent_id, token)
+        return claim.fail(error, retry_after_s, self._max_attempts)
+
+    def renew(
+        self, task_id: object, agent_id: object, lease_s: float, *, token: str | None = None
+    ) -> float:
+        _check_seconds("lease_s", lease_s)
+        return ClaimOf(self._database, task_id, agent_id, token).renew(lease_s)
+
+    def retry_failed(self, task_id: object = None) -> int:
+        return upkeep.retry_failed(self._database, task_id)
+
+    def pause(self, until: float | None = None, reason: str = "") -> None:
+        _check_seconds("until", until)
+        upkeep.pause(self._database, math.inf if until is None else until, reason)
+
+    def resume(self) -> None:
+        upkeep.resume(self._database)
+
+    def paused(self) -> Pause | None:
+        return upkeep.paused(self._database)
+
+    def recover(self, older_than: float | None = None, dry_run: bool = False) -> RecoveryReport:
+        _check_seconds("older_than", older_than)
+        found = recovery.recover(
+            self._database, self._max_attempts, older_than_s=older_than, dry_run=dry_run
+        )
+        if not dry_run:
+            recovery.unblock(self._database)
+        return RecoveryReport(
+            returned=[task_id for task_id, state in found if state == layout.AVAILABLE],
+            failed=[task_id for task_id, state in found if state == layout.FAILED],
+            completed=[],
+            removed=[],
+            problems=[],
+        )
+
+    def doctor(self) -> list[Finding]:
+        return health.findings(self._database)
+
+    def tasks(self, state: str = layout.AVAILABLE) -> Iterator[dict[str, Any]]:
+        rows = listing.rows(self._database, state)
+        return (task for row in rows if (task := _task_or_log(row)) is not None)
+
+    def counts(self) -> dict[str, int]:
+        return listing.counts(self._database)
+
+    def mine(self, agent_id: object) -> list[Claim]:
+        return [
+            self._as_claim(Taken(row.token, row), agent_id)
+            for row in listing.mine(self._database, agent_id)
+            if row.token is not None
+        ]
+
+    def why(self, task_id: object, capabilities: Iterable[str] | None = None) -> str:
+        return health.why(self._database, task_id, capabilities)
+
+    def prune(self, state: str, older_than: float, *, dry_run: bool = True) -> list[str]:
+        _check_seconds("older_than", older_than)
+        return upkeep.prune(self._database, state, older_than, dry_run)
+
+    # The original's five; `validate_task_constraints` needs no pool ------------------------------
+
+    def publish_task(
+        self,
+        task_id: str,
+        task_description: str,
+        requirements: list[str] | None = None,
+        constraints: dict[str, Any] | None = None,
+    ) -> bool:
+        try:
+            task = original_task(task_id, task_description, requirements, constraints)
+            values = row(task, layout.TASK_SUFFIX)
+            publishing.publish(self._database, values, task_id, "replace")
+        except Exception as error:
+            extra = {"task_id": task_id}
+            logger.error("Failed to publish task %s: %s", task_id, error, extra=extra)
+            return False
+        if logger.isEnabledFor(logging.INFO):
+            logger.info("Published task %s", task_id, extra={"task_id": task_id})
+        return True
+
+    def claim_task(self, task_id: str, agent_id: str, timeout: float = 10.0) -> dict[str, Any]:
+        started_s = time.monotonic()
+        token = new_token()
+        try:
+            terms = self._terms(None, None)
+
+            def claim() -> dict[str, Any]:
+                taken = claiming.claim(self._database, task_id, agent_id, token, timeout, terms)
+                # A claim that this process has already is no news, as with the original.
+                return taken.row.task() if taken.token == token else {}
+
+            task = self._or_give_back(claim, agent_id, [token])
+        except Exception as error:
+            if isinstance(error, AlreadyClaimed) or not isinstance(error, TaskNotAvailable):
+                expected = isinstance(error, AlreadyClaimed | LockTimeout)
+                level = logging.WARNING if expected else logging.ERROR
+                extra = _extra(task_id, agent_id, started_s)
+                logger.log(level, "Failed to claim task %s: %s", task_id, error, extra=extra)
+            return {}
+        if task and logger.isEnabledFor(logging.INFO):
+            extra = _extra(task_id, agent_id, started_s)
+            logger.info("Task %s claimed by %s", task_id, agent_id, extra=extra)
+        return task
+
+    def complete_task(self, task_id: str, agent_id: str, result: dict[str, Any]) -> bool:
+        started_s = time.monotonic()
+        try:
+            self.complete(task_id, agent_id, result)
+        except Exception as error:
+            if not isinstance(error, ClaimLost) or error.holder is not None:
+                extra = _extra(task_id, agent_id, started_s)
+                logger.error("Failed to complete task %s: %s", task_id, error, extra=extra)
+            return False
+        if logger.isEnabledFor(logging.INFO):
+            extra = _extra(task_id, agent_id, started_s)
+            logger.info("Task %s completed by %s", task_id, agent_id, extra=extra)
+        return True
+
+    def get_available_tasks(
+        self, capability_filter: list[str] | None = None
+    ) -> list[dict[str, Any]]:
+        try:
+            return [
+                task
+                for task in self.tasks()
+                if _meets_any(task, capability_filter, f"{task.get('task_id')}")
+            ]
+        except Exception as error:
+            logger.error("Failed to list the available tasks: %s", error)
+            return []
+
+    # ----------------------------------------------------------------------------------------------
+
+    def _terms(self, lease_s: float | None, bind: bool | None) -> Terms:
+        _check_seconds("lease_s", lease_s)
+        if bind is None:
+            bind = self._bind_claims and lease_s is None
+        return Terms(self._database.owner() if bind else None, lease_s, self._max_attempts)
+
+    def _claim_next(
+        self, wanted: Wanted, n: int, terms: Terms, wait_s: float | None
+    ) -> list[Claim]:
+        tokens = [new_token() for _ in range(n)]
+
+        def claim() -> list[Claim]:
+            taken = selecting.claim_next(self._database, wanted, tokens, terms, wait_s)
+            return [self._as_claim(one, wanted.agent_id) for one in taken]
+
+        return self._or_give_back(claim, wanted.agent_id, tokens)
+
+    def _or_give_back(self, claim: Callable[[], T], agent_id: object, tokens: list[str]) -> T:
+        """Let nobody hold what nobody was told about."""
+        try:
+            return claim()
+        except TaskPoolError:
+            raise  # then nothing was claimed
+        except BaseException:
+            # Interrupted, or a task that Python cannot read any more.
+            self._give_back_quietly(agent_id, tokens)
+            raise
+
+    def _give_back_quietly(self, agent_id: object, tokens: list[str]) -> None:
+        try:
+            finishing.release_by_token(self._database, agent_id, tokens)
+        except TaskPoolError as error:
+            logger.error("Failed to give back what %s has claimed: %s", agent_id, error)
+
+    def _as_claim(self, taken: Taken, agent_id: object) -> Claim:
+        task = taken.row.task()
+        claim = Claim(self, task["task_id"], agent_id, taken.token)
+        claim._task = task  # it came with the claim: no second question for it
+        return claim
+
+    def _read_claim(self, claim: Claim) -> dict[str, Any]:
+        found = listing.one(self._database, claim.task_id)
+        if found is None or found.state != layout.CLAIMED or found.token != claim.token:
+            raise ClaimLost(
+                f"task {claim.task_id!r} is not claimed by {claim.agent_id!r} any more",
+                claim.task_id,
+            )
+        return found.task()
+
+
+def become(pool: TaskPool, url: object, **settings: Any) -> None:
+    """Let a pool that is being constructed, of whatever subclass, be one on PostgreSQL.
+
+    Parameters
+    ----------
+    pool : TaskPool
+        Which.
+    url : str
+        Where.
+    **settings
+        As for `PostgresPool`; the same errors.
+    """
+    pool.__class__ = _on_postgres(type(pool))
+    PostgresPool.__init__(cast(PostgresPool, pool), str(url), **settings)
+
+
+# One for each class, so that two pools of one class have one type.
+_on_postgres_of: dict[type[TaskPool], type[TaskPool]] = {TaskPool: PostgresPool}
+
+
+def _on_postgres(cls: type[TaskPool]) -> type[TaskPool]:
+    """`cls` with `PostgresPool` in the place of `TaskPool`: its own methods come first."""
+    if issubclass(cls, PostgresPool):
+        return cls
+
+    def reduce(pool: TaskPool) -> tuple[object, ...]:
+        return _rebuild, (cls,), pool.__dict__
+
+    if cls not in _on_postgres_of:
+        bases = (cls, PostgresPool)
+        _on_postgres_of[cls] = type(cls.__name__, bases, {"__reduce__": reduce})
+    return _on_postgres_of[cls]
+
+
+def _rebuild(cls: type[TaskPool]) -> TaskPool:
+    on_postgres = _on_postgres(cls)
+    return on_postgres.__new__(on_postgres)
+
+
+def _wanted(
+    agent_id: object, capabilities: Iterable[str], order: str, max_claims: int | None
+) -> Wanted:
+    agent_key("", agent_id)
+    if isinstance(capabilities, str):
+        raise TypeError(f"capabilities is a list of names, not the string {capabilities!r}")
+    if order not in claiming.ORDERS:
+        raise ValueError(f"order {order!r} is none of {', '.join(claiming.ORDERS)}")
+    return Wanted(agent_id, tuple(capabilities), order, max_claims)
+
+
+def _task_or_log(row: Row) -> dict[str, Any] | None:
+    try:
+        return row.task()
+    except ValueError as error:  # more digits than Python takes by now
+        logger.error("Failed to load task: %s", error)
+        return None

@@ -1,0 +1,200 @@
+"""From a caller's dict to a row."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from typing import Any, Final
+
+from .. import layout
+from ..document import ENFORCEMENT, ENFORCEMENT_CLAIM_FIELDS, MANAGED_FIELDS
+from ..errors import InvalidName, InvalidTask
+from ..tokens import new_token
+from .address import lock_number
+
+# What is written when a task is published, and its types; triggers write the rest.
+COLUMNS: Final = {
+    "task_id": "text",
+    "publication": "text",
+    "payload": "text",
+    "enforcement": "text",
+    "lane": "int8",
+    "requirements": "text[]",
+    "required": "text[]",
+    "priority": "float8",
+    "created_at": "float8",
+    "not_before": "float8",
+    "blocked_by": "text[]",
+    "deadline": "float8",
+    "exclusive": "text[]",
+    "max_attempts": "int4",
+}
+# What no agent can do: capabilities are compared as JSON texts, and this is none.
+_UNREADABLE: Final = "not a list"
+
+
+def row(task: Mapping[str, Any], suffix: str = layout.COMPLETED_SUFFIX) -> tuple[Any, ...]:
+    """The values of `COLUMNS` for a task: everything that could refuse it has been asked.
+
+    Parameters
+    ----------
+    task : Mapping
+        The task.
+    suffix : str
+        What its file's name would end in: that must not become too long.
+
+    Raises
+    ------
+    InvalidTask
+        No mapping, no `task_id`, or not JSON-serialisable.
+    InvalidName
+        The id could not be part of a file name: a pool can move to a directory at any time.
+    """
+    if not isinstance(task, Mapping):
+        raise InvalidTask(f"a task is a mapping, not {type(task).__name__}")
+    if "task_id" not in task:
+        raise InvalidTask("the task has no task_id")
+    task_id = task["task_id"]
+    key = task_key(task_id, suffix)
+    enforcement = task.get(ENFORCEMENT)
+    if not isinstance(task.get(ENFORCEMENT, {}), dict):
+        raise InvalidTask(f"task {task_id!r}: {ENFORCEMENT} is not a dict", task_id)
+    try:
+        payload = json.dumps({name: task[name] for name in task if name not in MANAGED_FIELDS})
+        if enforcement is not None:
+            enforcement = json.dumps(
+                {n: v for n, v in enforcement.items() if n not in ENFORCEMENT_CLAIM_FIELDS}
+            )
+        constraints = task.get("constraints")
+        if not isinstance(constraints, Mapping):
+            constraints = {}
+        requirements = capability_keys(task.get("requirements") or ())
+        required = capability_keys(constraints.get("required_capabilities") or ())
+        blocked_by, exclusive = (_texts(task.get(name)) for name in ("blocked_by", "exclusive"))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InvalidTask(f"task {task_id!r} is not JSON-serialisable: {error}", task_id) from error
+    return (
+        key,
+        new_token(),
+        payload,
+        enforcement,
+        lane(requirements, required),
+        requirements,
+        required,
+        _number(task.get("priority")) or 0.0,
+        _time_s(task.get("created_at")),
+        _time_s(task.get("not_before")),
+        blocked_by,
+        _number(constraints.get("deadline")),
+        exclusive,
+        _whole_number(task.get("max_attempts")),
+    )
+
+
+def original_task(
+    task_id: object,
+    description: object,
+    requirements: list[str] | None,
+    constraints: dict[str, Any] | None,
+) -> dict[str, Any]:
+    """A task as the original's `publish_task` makes it."""
+    now_s = time.time()
+    enforcement = {
+        "enabled": bool(constraints),
+        "validation_required": bool(constraints and constraints.get("validation_rules")),
+        "created_at": now_s,
+    }
+    return {
+        "task_id": task_id,
+        "description": description,
+        "requirements": requirements or [],
+        "constraints": constraints or {},
+        ENFORCEMENT: enforcement,
+        "created_at": now_s,
+    }
+
+
+def lane(requirements: list[str], required: list[str]) -> int:
+    """The number of the lane of tasks that ask for just these capabilities."""
+    return lock_number(json.dumps([requirements, required]))
+
+
+def capability_keys(capabilities: object) -> list[str]:
+    """Capabilities as JSON texts, sorted: so 7 and "7" are different ones, as they are in Python.
+
+    Raises
+    ------
+    TypeError, ValueError
+        One of them is not JSON-serialisable.
+    """
+    if not isinstance(capabilities, Iterable):
+        return [_UNREADABLE]
+    return sorted({json.dumps(capability) for capability in capabilities})
+
+
+def task_key(task_id: object, suffix: str = layout.COMPLETED_SUFFIX) -> str:
+    """What a task is called in the table: as in its file's name; raises InvalidName."""
+    return _name(f"{task_id}", suffix, f"task id {task_id!r}", task_id)
+
+
+def agent_key(task_id: object, agent_id: object) -> str:
+    """What an agent that claims the task is called in the table; raises InvalidName."""
+    what = f"task id {task_id!r} with agent id {agent_id!r}"
+    _name(f"{task_id}_{agent_id}", layout.TASK_SUFFIX, what, task_id)
+    return f"{agent_id}"
+
+
+def agent_json(agent_id: object) -> str:
+    """An agent's id as JSON; raises InvalidTask."""
+    try:
+        return json.dumps(agent_id)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InvalidTask(f"agent id {agent_id!r} is not JSON-serialisable: {error}") from error
+
+
+def _name(name: str, suffix: str, what: str, task_id: object) -> str:
+    try:
+        layout.encode_name(name + suffix)
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        raise InvalidName(f"{what}: cannot be encoded as utf-8", task_id) from None
+    except ValueError as error:
+        raise InvalidName(f"{what}: {error}", task_id) from None
+    return name
+
+
+def _number(value: object) -> float | None:
+    """A number as PostgreSQL orders it, or None for what is none."""
+    if not isinstance(value, int | float) or value != value:
+        return None
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
+
+
+def _time_s(value: object) -> float | None:
+    """Seconds since the epoch, of a number or an ISO 8601 text; None for what is neither."""
+    if isinstance(value, str):
+        try:
+            return datetime.fromisoformat(value).timestamp()
+        except (ValueError, OverflowError, OSError):
+            return None
+    return _number(value)
+
+
+def _whole_number(value: object) -> int | None:
+    if not isinstance(value, int):
+        return None
+    return max(-(2**31), min(value, 2**31 - 1))
+
+
+def _texts(value: object) -> list[str] | None:
+    """Ids or keys, formatted as in file names and sorted: two claims take them in one order."""
+    names = value if isinstance(value, list | tuple) else [value]
+    if not value or not all(isinstance(name, str | int | float) for name in names):
+        return None
+    return sorted({f"{name}".replace("\0", "\\0") for name in names})

@@ -1,0 +1,168 @@
+"""Claims whose time is over, and tasks whose time has come."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from .database import Database
+
+# After a restart of the server every session is gone; so long the living have to make theirs anew.
+RECONNECT_GRACE_S: Final = 10.0
+
+# The owners of claims, one index look-up each however many claims they have, and of these the dead.
+# A bigint's lock shows as two halves.
+_DEAD: Final = """
+RECURSIVE owners AS (
+    (SELECT owner FROM {schema}.tasks WHERE state = 'claimed' AND owner IS NOT NULL
+     ORDER BY owner LIMIT 1)
+    UNION ALL
+    SELECT (SELECT t.owner FROM {schema}.tasks t
+            WHERE t.state = 'claimed' AND t.owner IS NOT NULL AND t.owner > owners.owner
+            ORDER BY t.owner LIMIT 1)
+    FROM owners WHERE owners.owner IS NOT NULL
+), dead AS MATERIALIZED (
+    SELECT owner FROM owners WHERE owner IS NOT NULL
+    AND pg_postmaster_start_time() < clock_timestamp() - make_interval(secs => %(grace_s)s)
+    EXCEPT
+    SELECT classid::bigint << 32 | objid::bigint FROM pg_locks
+    WHERE locktype = 'advisory' AND objsubid = 1 AND granted
+        AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+)"""
+
+_LOST: Final = f"""
+WITH {_DEAD}, clock AS MATERIALIZED (SELECT {{now}} AS now), found AS MATERIALIZED (
+    SELECT t.task_id, t.token, t.lease_expires_at FROM dead
+        JOIN {{schema}}.tasks t ON t.owner = dead.owner
+    WHERE t.state = 'claimed' AND t.owner IS NOT NULL
+    UNION
+    SELECT t.task_id, t.token, t.lease_expires_at FROM clock
+        JOIN {{schema}}.tasks t ON t.lease_expires_at <= clock.now
+    WHERE t.state = 'claimed' AND t.lease_expires_at IS NOT NULL
+    UNION
+    SELECT t.task_id, t.token, t.lease_expires_at FROM clock
+        JOIN {{schema}}.tasks t ON t.claimed_at <= clock.now - %(older_than_s)s::float8
+    WHERE t.state = 'claimed' AND t.owner IS NULL AND t.lease_expires_at IS NULL
+        AND %(older_than_s)s::float8 IS NOT NULL
+), lost AS MATERIALIZED (
+    SELECT t.task_id FROM found f JOIN {{schema}}.tasks t ON t.task_id = f.task_id
+    -- Asked again of a row that was changed meanwhile: released, claimed anew, renewed.
+    WHERE t.state = 'claimed' AND t.token = f.token
+        AND t.lease_expires_at IS NOT DISTINCT FROM f.lease_expires_at
+        AND (%(task_id)s::text IS NULL OR t.task_id = %(task_id)s)
+    FOR UPDATE OF t SKIP LOCKED
+)"""
+
+_RECOVER: Final = f"""
+{_LOST}, back AS (
+    UPDATE {{schema}}.tasks t SET
+        attempts = t.attempts + 1, owner = NULL, lease_expires_at = NULL,
+        state = CASE WHEN t.attempts + 1 >= coalesce(t.max_attempts, %(max_attempts)s)
+            THEN 'failed' ELSE 'available' END,
+        ended_at = CASE WHEN t.attempts + 1 >= coalesce(t.max_attempts, %(max_attempts)s)
+            THEN clock.now END
+    FROM lost, clock WHERE t.task_id = lost.task_id
+    RETURNING t.task_id, t.state
+)
+SELECT task_id, state, {{notify}} FROM back
+"""
+_WOULD_RECOVER: Final = f"""
+{_LOST}
+SELECT t.task_id, CASE WHEN t.attempts + 1 >= coalesce(t.max_attempts, %(max_attempts)s)
+    THEN 'failed' ELSE 'available' END
+FROM lost JOIN {{schema}}.tasks t ON t.task_id = lost.task_id
+"""
+
+_WAKE_DELAYED: Final = """
+WITH due AS MATERIALIZED (
+    SELECT task_id FROM {schema}.tasks
+    WHERE state = 'available' AND delayed AND NOT blocked AND not_before <= {now}
+    ORDER BY not_before LIMIT 1000 FOR UPDATE SKIP LOCKED
+)
+UPDATE {schema}.tasks t SET delayed = false FROM due WHERE t.task_id = due.task_id
+RETURNING t.task_id
+"""
+
+# Right after a completion, in a transaction of its own: of two blockers that are completed at the
+# same time the later one's look sees both.
+_UNBLOCK: Final = """
+WITH free AS (
+    UPDATE {schema}.tasks t SET blocked = false
+    WHERE t.state = 'available' AND t.blocked
+        AND (%(blocker)s::text IS NULL OR t.blocked_by @> ARRAY[%(blocker)s]::text[])
+        AND NOT EXISTS (
+            SELECT FROM unnest(t.blocked_by) AS blocker WHERE NOT EXISTS (
+                SELECT FROM {schema}.tasks d WHERE d.task_id = blocker AND d.state = 'completed'))
+    RETURNING t.task_id
+)
+SELECT task_id, {notify} FROM free
+"""
+
+_NEXT_CHANGE: Final = """
+SELECT least(
+    (SELECT min(not_before) FROM {schema}.tasks
+     WHERE state = 'available' AND delayed AND NOT blocked),
+    (SELECT min(lease_expires_at) FROM {schema}.tasks
+     WHERE state = 'claimed' AND lease_expires_at IS NOT NULL),
+    (SELECT paused_until FROM {schema}.pool)
+) - {now}
+"""
+
+
+def recover(
+    database: Database,
+    max_attempts: int | None,
+    *,
+    task_id: object = None,
+    older_than_s: float | None = None,
+    dry_run: bool = False,
+) -> list[tuple[str, str]]:
+    """Give back the claims of dead processes, and those past their lease.
+
+    Parameters
+    ----------
+    max_attempts : int or None
+        After how many lost or failed claims a task is given up, unless the task says so itself.
+    task_id : object
+        Only this one's.
+    older_than_s : float or None
+        Also claims without owner and lease that are older than this, in seconds.
+    dry_run : bool
+        Change nothing.
+
+    Returns
+    -------
+    list of (str, str)
+        The tasks' ids, and whether each is "available" or "failed" now.
+    """
+    parameters: dict[str, Any] = {
+        "max_attempts": max_attempts,
+        "task_id": None if task_id is None else f"{task_id}",
+        "older_than_s": older_than_s,
+        "grace_s": RECONNECT_GRACE_S,
+    }
+    rows = database.query(_WOULD_RECOVER if dry_run else _RECOVER, parameters, task_id)
+    return [(row[0], row[1]) for row in rows]
+
+
+def wake_delayed(database: Database) -> int:
+    """Put tasks whose `not_before` has come among those that wait for nothing; how many."""
+    return len(database.query(_WAKE_DELAYED, {}))
+
+
+def unblock(database: Database, blocker: str | None = None) -> int:
+    """Put tasks all of whose blockers are completed among those that wait for nothing; how many.
+
+    Parameters
+    ----------
+    blocker : str or None
+        One of the blockers, just completed; None: look at all that are blocked, in case somebody
+        died between a completion and this.
+    """
+    return len(database.query(_UNBLOCK, {"blocker": blocker}))
+
+
+def next_change_s(database: Database) -> float | None:
+    """Seconds until time alone makes a task available; None: it will not."""
+    value: float | None = database.query(_NEXT_CHANGE, {})[0][0]
+    return value

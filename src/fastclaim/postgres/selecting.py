@@ -1,0 +1,71 @@
+"""The next tasks for an agent, and the wait for them."""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
+
+from . import claiming, recovery
+from .claiming import Taken, Terms, Wanted
+
+if TYPE_CHECKING:
+    from .database import Database
+    from .session import Waiter
+
+# Behind the notifications: who has died, and what a broken line has swallowed, is found this late.
+SLOW_POLL_S: Final = 5.0
+
+
+def claim_next(
+    database: Database,
+    wanted: Wanted,
+    tokens: Sequence[str],
+    terms: Terms,
+    wait_s: float | None,
+) -> list[Taken]:
+    """Claim the next tasks, and wait for the first of them if there is none.
+
+    Parameters
+    ----------
+    wait_s : float or None
+        How long, in seconds; None: as long as it takes.
+
+    Raises
+    ------
+    PoolUnavailable
+        The server cannot be reached, or refuses.
+    """
+    until_s = math.inf if wait_s is None else time.monotonic() + wait_s
+    taken = _try(database, wanted, tokens, terms)
+    if taken or until_s <= time.monotonic():
+        return taken
+    with database.waiting() as waiter:
+        while True:
+            waiter.arm(min(SLOW_POLL_S, until_s - time.monotonic()))
+            # Again after arming: what came in between was not heard.
+            taken = _try(database, wanted, tokens, terms)
+            left_s = until_s - time.monotonic()
+            if taken or left_s <= 0:
+                return taken
+            _wait(database, waiter, left_s)
+
+
+def _try(database: Database, wanted: Wanted, tokens: Sequence[str], terms: Terms) -> list[Taken]:
+    taken = claiming.claim_next(database, wanted, tokens, terms)
+    if taken:
+        return taken
+    # Nothing to do: time for what the dead have left, and for what nobody came to unblock.
+    changed = recovery.recover(database, terms.max_attempts)
+    if recovery.unblock(database) or changed:
+        return claiming.claim_next(database, wanted, tokens, terms)
+    return taken
+
+
+def _wait(database: Database, waiter: Waiter, left_s: float) -> None:
+    due_s = recovery.next_change_s(database)
+    # Not all at the same moment: there may be thousands of us.
+    poll_s = SLOW_POLL_S * random.uniform(0.5, 1.0)
+    waiter.wait(min(left_s, poll_s, math.inf if due_s is None else max(due_s, 0.01)))

@@ -1,0 +1,250 @@
+"""This process's connections to a database: shared by its pools, re-made when they break.
+
+All pools of a process that name the same database share one `Server`: a few connections for
+statements (psycopg's pool) and one session that says that this process lives (`session`).
+
+A statement whose connection breaks may have been carried out or not. Whoever runs one through
+`Server.run` has written it so that it can be run again, and is told that it is the second time.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import random
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Final, TypeVar
+
+import psycopg
+import psycopg_pool
+from psycopg import errors as pg_errors
+
+from ..errors import LockTimeout, PoolUnavailable
+from . import schema, trouble
+from .session import Session, abandon
+from .trouble import unavailable
+
+if TYPE_CHECKING:
+    from psycopg import Connection
+
+    from .address import Address
+
+T = TypeVar("T")
+
+# How long a verb waits for a row that somebody else's transaction holds; as `finishing` does.
+LOCK_TIMEOUT_S: Final = 10.0
+# Threads of one process that talk to the server at once; more than that wait for one another.
+CONNECTIONS_MAX: Final = 16
+_FIRST_PAUSE_S: Final = 0.01
+_LONGEST_PAUSE_S: Final = 1.0
+
+# What a server says that has gone, is about to go, is coming up, or has become a standby.
+_GONE: Final = (
+    psycopg.InterfaceError,
+    pg_errors.AdminShutdown,
+    pg_errors.CrashShutdown,
+    pg_errors.CannotConnectNow,
+    pg_errors.IdleSessionTimeout,
+    pg_errors.IdleInTransactionSessionTimeout,
+    pg_errors.ReadOnlySqlTransaction,
+)
+
+
+# Whatever the role's settings say: these are what the statements were written for. Without seqscan,
+# because a plan made for an empty table would read all of it when it is full; not through a pooler,
+# which gives the connection, settings and all, to others.
+_SETTINGS: Final = """
+SELECT set_config('default_transaction_isolation', 'read committed', false),
+    set_config('lock_timeout', %s, false),
+    CASE WHEN pg_backend_pid() = %s THEN set_config('enable_seqscan', 'off', false) END
+"""
+
+
+class Server:
+    """The connections of this process to one database.
+
+    Parameters
+    ----------
+    address : Address
+        Of the first pool that asked; its schema does not matter here.
+    """
+
+    def __init__(self, address: Address) -> None:
+        self._shown = address.shown
+        self._conninfo = address.conninfo
+        self._opened: weakref.WeakSet[Connection] = weakref.WeakSet()
+        self.session = Session(address)
+        self._pool = psycopg_pool.ConnectionPool(
+            self._conninfo,
+            kwargs={"autocommit": True},
+            min_size=0,
+            max_size=CONNECTIONS_MAX,
+            timeout=trouble.RECONNECT_S,
+            reconnect_timeout=trouble.RECONNECT_S,
+            configure=self._configure,
+            num_workers=2,
+            name="fastclaim",
+            open=True,
+        )
+
+    def _configure(self, connection: Connection) -> None:
+        self._opened.add(connection)
+        connection.execute(_SETTINGS, [f"{LOCK_TIMEOUT_S:g}s", connection.info.backend_pid])
+
+    def connect(self) -> Connection:
+        """A connection beside the pool, for what happens once.
+
+        Raises
+        ------
+        PoolUnavailable
+            There is none to be had.
+        """
+        try:
+            return psycopg.connect(self._conninfo, autocommit=True)
+        except psycopg.Error as error:
+            raise unavailable(self._shown, error) from None
+
+    def make(self, address: Address) -> None:
+        """Make a pool's tables, or bring them to the version that this code knows.
+
+        Raises
+        ------
+        PoolUnavailable
+            The server cannot be reached, or refuses.
+        TaskPoolError
+            They are newer than this code.
+        """
+        if self._opened:
+            return self.run(lambda connection, _: schema.make(connection, address))
+        # Beside psycopg's pool, which would try for long before it says that nobody is there.
+        with self.connect() as connection:
+            try:
+                schema.make(connection, address)
+            except psycopg.Error as error:
+                raise unavailable(self._shown, error) from None
+
+    def run(self, work: Callable[[Connection, bool], T], task_id: object = None) -> T:
+        """Do something with a connection, and again if the connection breaks.
+
+        Parameters
+        ----------
+        work : callable
+            Gets the connection, and whether this is not the first try: then an earlier one may
+            have been carried out.
+        task_id : object
+            What the errors name.
+
+        Raises
+        ------
+        PoolUnavailable
+            The server was not to be reached for `trouble.RECONNECT_S` seconds, or refused.
+        LockTimeout
+            Somebody's transaction holds the row.
+        """
+        retried = False
+        for left_s in _turns(trouble.RECONNECT_S):
+            try:
+                with self._pool.connection(timeout=left_s) as connection:
+                    try:
+                        return work(connection, retried)
+                    except _GONE:
+                        connection.close()  # a standby's is not broken, but of no use
+                        raise
+            except psycopg_pool.PoolTimeout:
+                raise self._unreachable() from None
+            except pg_errors.LockNotAvailable:
+                raise LockTimeout(
+                    f"task {task_id!r} was held by others' transactions for {LOCK_TIMEOUT_S:g} s",
+                    task_id,
+                ) from None
+            except (pg_errors.SerializationFailure, pg_errors.DeadlockDetected) as error:
+                problem: psycopg.Error = error  # nothing was done: try again
+            except _GONE as error:
+                problem, retried = error, True
+            except psycopg.OperationalError as error:
+                # With a code it is the server's word about this statement; without, a lost line.
+                if error.sqlstate is not None and not error.sqlstate.startswith("08"):
+                    raise unavailable(self._shown, error) from None
+                problem, retried = error, True
+            except pg_errors.IntegrityError:
+                raise
+            except psycopg.Error as error:
+                raise unavailable(self._shown, error) from None
+            if retried:
+                # The idle connections are as dead as this one.
+                self._pool.check()
+        raise unavailable(self._shown, problem)
+
+    def _unreachable(self) -> PoolUnavailable:
+        """What keeps us from connecting, asked once more: psycopg's pool does not say."""
+        try:
+            psycopg.connect(self._conninfo, autocommit=True, connect_timeout=3).close()
+        except psycopg.Error as error:
+            return unavailable(self._shown, error)
+        return PoolUnavailable(
+            f"{self._shown}: all {CONNECTIONS_MAX} connections of this process were in use for"
+            f" {trouble.RECONNECT_S:g} s"
+        )
+
+    def close(self) -> None:
+        """Close all connections: bound claims of this process go to whoever asks next."""
+        self.session.close()
+        self._pool.close()
+
+    def forget(self) -> None:
+        """In a forked child: let the parent's connections be the parent's alone."""
+        for connection in [*self._opened]:
+            abandon(connection)
+        self._pool._closed = True  # or its __del__ waits for threads that the child does not have
+        self.session.forget()
+
+
+def _turns(timeout_s: float) -> Iterator[float]:
+    """Yield the seconds that are left: at once, then after growing pauses until it is late."""
+    until_s = time.monotonic() + timeout_s
+    yield timeout_s
+    pause_s = _FIRST_PAUSE_S
+    while (left_s := until_s - time.monotonic()) > 0:
+        time.sleep(min(pause_s * random.uniform(0.5, 1.0), left_s))
+        yield max(left_s, _LONGEST_PAUSE_S)
+        pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+
+
+# One for each database, for as long as the process lives: its claims live as long. -----
+
+_servers: dict[str, Server] = {}
+_lock = threading.Lock()
+
+
+def server_of(address: Address) -> Server:
+    """This process's connections to the database at `address`."""
+    server = _servers.get(address.conninfo)
+    if server is not None:
+        return server
+    with _lock:
+        server = _servers.get(address.conninfo)
+        if server is None:
+            server = _servers[address.conninfo] = Server(address)
+        return server
+
+
+def close_all() -> None:
+    """Close every connection of this process; the next call of a pool makes new ones."""
+    with _lock:
+        while _servers:
+            _servers.popitem()[1].close()
+
+
+def _forget_in_child() -> None:
+    global _lock
+    _lock = threading.Lock()  # a thread that is not here may have held it
+    for server in _servers.values():
+        server.forget()
+    _servers.clear()
+
+
+os.register_at_fork(after_in_child=_forget_in_child)
+atexit.register(close_all)

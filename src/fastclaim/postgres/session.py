@@ -1,0 +1,291 @@
+"""The session that says that this process lives, and hears when tasks become available.
+
+It is one connection, which a thread of its own keeps. While it stands, the process holds an
+advisory lock whose number its claims carry as `owner`: the server drops the lock when the process,
+its host or the line between them dies, and then the claims are anybody's. If only the connection
+breaks, the thread makes a new one at once and takes the same lock again.
+
+While a thread of this process waits for tasks, the session also listens to the pool's channel, and
+holds the pool's *waiting* lock, shared. Who makes tasks available tries that lock, exclusively, in
+the same transaction, and notifies only if somebody has it: NOTIFY makes commits queue up. Since
+the lock is held until the commit, who begins to wait either is seen by the publisher or sees the
+task.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import secrets
+import select
+import threading
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Final
+
+import psycopg
+
+from ..errors import TaskPoolError
+from . import trouble
+
+if TYPE_CHECKING:
+    from psycopg import Connection
+
+    from .address import Address
+
+# How long a session goes on listening after the last thread has stopped waiting.
+_LINGER_S: Final = 2.0
+_FIRST_PAUSE_S: Final = 0.02
+_LONGEST_PAUSE_S: Final = 1.0
+
+_SETTINGS: Final = (
+    # So that the server finds out that this host is gone; nothing on unix sockets.
+    "SELECT set_config('tcp_keepalives_idle', '10', false),"
+    " set_config('tcp_keepalives_interval', '5', false),"
+    " set_config('tcp_keepalives_count', '3', false),"
+    " set_config('tcp_user_timeout', '25000', false),"
+    # It idles for a living.
+    " set_config('idle_session_timeout', '0', false)"
+)
+
+
+class Session:
+    """See the head of this module.
+
+    Parameters
+    ----------
+    address : Address
+        Where; its schema does not matter here.
+    """
+
+    def __init__(self, address: Address) -> None:
+        self._shown = address.shown
+        self._conninfo = address.conninfo
+        self._changed = threading.Condition()
+        self._thread: threading.Thread | None = None
+        self._connection: Connection | None = None
+        self._problem: Exception = TimeoutError("it does not answer")
+        self._closing = False
+        self._pause_s = _FIRST_PAUSE_S
+        self._pooler = False
+        self._owner = secrets.randbits(62) | 1
+        self._wanted: dict[str, int] = {}  # how many threads wait on a channel
+        self._waiting_locks: dict[str, int] = {}  # a channel's lock
+        self._armed: set[str] = set()
+        self._news: dict[str, int] = {}  # how often a channel may have changed
+        self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+
+    def owner(self) -> int:
+        """The number of the lock that this process holds for as long as it lives.
+
+        Raises
+        ------
+        PoolUnavailable
+            The session cannot be made.
+        TaskPoolError
+            A pooler stands between, which lends each statement another connection.
+        """
+        with self._changed:
+            self._start()
+            if self._connection is None:
+                stands = self._changed.wait_for(
+                    lambda: self._connection is not None or self._pooler, trouble.RECONNECT_S
+                )
+                if not stands:
+                    raise trouble.unavailable(self._shown, self._problem)
+            if self._pooler:
+                raise TaskPoolError(
+                    "a pooler such as pgbouncer stands between: claims cannot be bound to this"
+                    " process. Use TaskPool(..., bind_claims=False) and leases, or connect directly"
+                )
+            return self._owner
+
+    @contextlib.contextmanager
+    def waiting(self, address: Address) -> Iterator[Waiter]:
+        """Listen to a pool's channel until the block ends."""
+        channel = address.channel
+        with self._changed:
+            self._start()
+            self._waiting_locks[channel] = address.key("waiting")
+            self._wanted[channel] = self._wanted.get(channel, 0) + 1
+        try:
+            self._wake()
+            yield Waiter(self, channel)
+        finally:
+            with self._changed:
+                self._wanted[channel] -= 1
+
+    def close(self) -> None:
+        """End the session, and with it this process's hold on its bound claims."""
+        with self._changed:
+            self._closing = True
+            thread = self._thread
+        self._wake()
+        if thread is not None:
+            thread.join()
+        os.close(self._wake_read)
+        os.close(self._wake_write)
+
+    def forget(self) -> None:
+        """In a forked child: the parent's session must end when the parent ends."""
+        if self._connection is not None:
+            abandon(self._connection)
+        os.close(self._wake_read)
+        os.close(self._wake_write)
+
+    # The thread ---------------------------------------------------------------------------------
+
+    def _start(self) -> None:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="fastclaim-session", daemon=True)
+            self._thread.start()
+
+    def _wake(self) -> None:
+        with contextlib.suppress(BlockingIOError):  # it is awake
+            os.write(self._wake_write, b"\0")
+
+    def _run(self) -> None:
+        while not self._closing:
+            try:
+                self._connect_and_serve()
+            except (psycopg.Error, OSError) as error:
+                with self._changed:
+                    self._problem = error
+                pause_s = self._pause_s * random.uniform(0.5, 1.0)
+                select.select([self._wake_read], [], [], pause_s)
+                self._pause_s = min(2 * self._pause_s, _LONGEST_PAUSE_S)
+
+    def _connect_and_serve(self) -> None:
+        """Until the connection breaks."""
+        forks = _forks
+        with psycopg.connect(self._conninfo, autocommit=True) as connection:
+            pid = connection.execute("SELECT pg_backend_pid()").fetchall()[0][0]
+            # A pooler makes up the number that it tells at connecting.
+            if pid != connection.info.backend_pid:
+                with self._changed:
+                    self._pooler = True
+                    self._changed.notify_all()
+                return self._idle()
+            connection.execute(_SETTINGS)
+            connection.execute("SELECT pg_advisory_lock(%s)", [self._owner])
+            try:
+                with self._changed:
+                    self._connection = connection
+                    self._changed.notify_all()
+                # A child that was forked before this line has a copy of the connection, which
+                # would keep the session standing after this process's death.
+                if _forks == forks:
+                    self._pause_s = _FIRST_PAUSE_S
+                    self._serve(connection)
+            finally:
+                with self._changed:
+                    self._connection = None
+                    self._armed.clear()
+                    for channel in self._news:  # who knows what was missed
+                        self._news[channel] += 1
+                    self._changed.notify_all()
+
+    def _idle(self) -> None:
+        while not self._closing:
+            select.select([self._wake_read], [], [])
+            _drain(self._wake_read)
+
+    def _serve(self, connection: Connection) -> None:
+        """Listen to the channels that are wanted, and pass on what comes."""
+        idle_since_s: dict[str, float] = {}
+        while not self._closing:
+            for channel in list(self._wanted):
+                if self._wanted[channel] > 0:
+                    idle_since_s.pop(channel, None)
+                    self._arm(connection, channel)
+                elif channel in self._armed:
+                    since_s = idle_since_s.setdefault(channel, time.monotonic())
+                    if time.monotonic() - since_s >= _LINGER_S:
+                        self._disarm(connection, channel)
+            # A notification may have come with the answer to one of these statements.
+            self._pass_on(connection)
+            timeout_s = _LINGER_S if self._armed else None
+            select.select([connection.fileno(), self._wake_read], [], [], timeout_s)
+            _drain(self._wake_read)
+
+    def _arm(self, connection: Connection, channel: str) -> None:
+        if channel in self._armed:
+            return
+        connection.execute(f"LISTEN {channel}")
+        connection.execute("SELECT pg_advisory_lock_shared(%s)", [self._waiting_locks[channel]])
+        with self._changed:
+            self._armed.add(channel)
+            self._changed.notify_all()
+
+    def _disarm(self, connection: Connection, channel: str) -> None:
+        with self._changed:
+            if self._wanted[channel] > 0:
+                return
+            self._armed.discard(channel)
+        connection.execute("SELECT pg_advisory_unlock_shared(%s)", [self._waiting_locks[channel]])
+        connection.execute(f"UNLISTEN {channel}")
+
+    def _pass_on(self, connection: Connection) -> None:
+        heard = {notify.channel for notify in connection.notifies(timeout=0)}
+        if heard:
+            with self._changed:
+                for channel in heard:
+                    self._news[channel] = self._news.get(channel, 0) + 1
+                self._changed.notify_all()
+
+
+class Waiter:
+    """One thread's wait for a pool's news.
+
+    Parameters
+    ----------
+    session : Session
+        Which hears them.
+    channel : str
+        Where.
+    """
+
+    def __init__(self, session: Session, channel: str) -> None:
+        self._session = session
+        self._channel = channel
+        self._seen = 0
+
+    def arm(self, timeout_s: float) -> None:
+        """Return once whatever becomes available from now on is heard; late if the line is down."""
+        session = self._session
+        with session._changed:
+            session._changed.wait_for(lambda: self._channel in session._armed, timeout_s)
+            self._seen = session._news.setdefault(self._channel, 0)
+
+    def wait(self, timeout_s: float) -> None:
+        """Return when there was news since `arm`, or after that many seconds."""
+        session = self._session
+        with session._changed:
+            session._changed.wait_for(lambda: session._news[self._channel] != self._seen, timeout_s)
+
+
+_forks = 0
+
+
+def _count_fork() -> None:
+    global _forks
+    _forks += 1
+
+
+os.register_at_fork(before=_count_fork)
+
+
+def abandon(connection: Connection) -> None:
+    """Close a copy of a connection that is somebody else's, without a word to the server."""
+    with contextlib.suppress(OSError, psycopg.Error):
+        nowhere = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        os.dup2(nowhere, connection.fileno(), inheritable=False)
+        os.close(nowhere)
+        connection.close()
+
+
+def _drain(descriptor: int) -> None:
+    with contextlib.suppress(BlockingIOError):
+        while os.read(descriptor, 64):
+            pass

@@ -1,0 +1,87 @@
+"""What people do to a whole pool: pause it, retry what was given up, remove what is old."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from ..errors import TaskNotAvailable
+from ..layout import STATES
+from ..pausing import Pause
+
+if TYPE_CHECKING:
+    from .database import Database
+
+_PAUSE: Final = "UPDATE {schema}.pool SET paused_until = %s, paused_reason = %s RETURNING true"
+_RESUME: Final = """
+WITH ended AS (UPDATE {schema}.pool SET paused_until = NULL, paused_reason = NULL RETURNING one)
+SELECT {notify} FROM ended
+"""
+_PAUSED: Final = "SELECT paused_until, paused_reason FROM {schema}.pool WHERE paused_until > {now}"
+
+_RETRY_FAILED: Final = """
+WITH retried AS (
+    UPDATE {schema}.tasks SET state = 'available', attempts = 0, ended_at = NULL,
+        not_before = NULL, delayed = false
+    WHERE state = 'failed' AND (%(task_id)s::text IS NULL OR task_id = %(task_id)s)
+    RETURNING task_id
+)
+SELECT task_id, {notify} FROM retried
+"""
+_STATE: Final = "SELECT state FROM {schema}.tasks WHERE task_id = %(task_id)s"
+
+# What a task's age is counted from, by its state.
+_SINCE: Final = dict(zip(STATES, ("created_at", "claimed_at", "ended_at", "ended_at"), strict=True))
+_OLD: Final = """
+    state = %(state)s AND <since> <= {now} - %(older_than_s)s::float8
+"""
+_WOULD_PRUNE: Final = f"SELECT task_id FROM {{schema}}.tasks WHERE {_OLD}"
+_PRUNE: Final = f"DELETE FROM {{schema}}.tasks WHERE {_OLD} RETURNING task_id"
+
+
+def pause(database: Database, until: float, reason: str) -> None:
+    """Let nobody claim until then, seconds since the epoch by the server's clock."""
+    database.query(_PAUSE, [until, reason])
+
+
+def resume(database: Database) -> None:
+    """Let agents claim again."""
+    database.query(_RESUME, {})
+
+
+def paused(database: Database) -> Pause | None:
+    """The pause that holds now, if any."""
+    for until, reason in database.query(_PAUSED, {}):
+        return Pause(until, reason)
+    return None
+
+
+def retry_failed(database: Database, task_id: object) -> int:
+    """Make one failed task, or all, available again; how many.
+
+    Raises
+    ------
+    TaskNotAvailable
+        One was named that has not failed.
+    """
+    parameters = {"task_id": None if task_id is None else f"{task_id}"}
+    retried = len(database.query(_RETRY_FAILED, parameters))
+    if task_id is not None and not retried:
+        found = database.query(_STATE, parameters)
+        state = found[0][0] if found else "not in the pool"
+        raise TaskNotAvailable(f"task {task_id!r} has not failed: it is {state}", task_id)
+    return retried
+
+
+def prune(database: Database, state: str, older_than_s: float, dry_run: bool) -> list[str]:
+    """Remove the tasks that have been in a state for so long; their ids.
+
+    Raises
+    ------
+    ValueError
+        There is no such state.
+    """
+    if state not in STATES:
+        raise ValueError(f"state {state!r} is none of {', '.join(STATES)}")
+    statement = (_WOULD_PRUNE if dry_run else _PRUNE).replace("<since>", _SINCE[state])
+    rows = database.query(statement, {"state": state, "older_than_s": older_than_s})
+    return [row[0] for row in rows]

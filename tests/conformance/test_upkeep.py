@@ -1,0 +1,271 @@
+"""Who has died, what is paused, what is old, and what people can ask a pool."""
+
+from __future__ import annotations
+
+import math
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from fastclaim import AlreadyClaimed, ClaimLost, TaskNotAvailable, TaskPool, errors
+
+from .conftest import MakePool
+
+CLAIM_AND_LIVE = """
+import os, pickle, sys
+pool, bind = pickle.load(sys.stdin.buffer)
+for task_id in sys.argv[1:]:
+    pool.claim(task_id, "mortal", bind=bind)
+print("claimed", flush=True)
+os.read(0, 1)
+import time
+time.sleep(600)
+"""
+
+
+class Mortal:
+    """A process that claims, and can be killed."""
+
+    def __init__(self, pool: TaskPool, *task_ids: str, bind: bool | None = None) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", CLAIM_AND_LIVE, *task_ids],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(pickle.dumps((pool, bind)))
+        self.process.stdin.flush()
+        assert self.process.stdout.readline() == b"claimed\n"
+
+    def die(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        for pipe in (self.process.stdin, self.process.stdout):
+            assert pipe is not None
+            try:
+                pipe.close()
+            except BrokenPipeError:
+                pass
+
+
+@pytest.fixture
+def mortals() -> Iterator[list[Mortal]]:
+    """Whoever is still alive at the end is not then."""
+    alive: list[Mortal] = []
+    yield alive
+    for mortal in alive:
+        mortal.die()
+
+
+# The dead -----------------------------------------------------------------------------------------
+
+
+def test_the_claims_of_a_dead_process_go_to_who_asks_next(
+    pool: TaskPool, mortals: list[Mortal]
+) -> None:
+    for task_id in ("x", "y"):
+        pool.publish(task_id)
+    mortals.append(mortal := Mortal(pool, "x", "y"))
+    with pytest.raises(AlreadyClaimed):
+        pool.claim("x", "heir")
+    assert pool.claim_next("heir") is None
+    mortal.die()
+    # Waiting: another machine, or kernel thread, has to notice the death first.
+    claim = pool.claim_next("heir", wait=60)
+    assert claim is not None
+    assert claim.task["attempts"] == 1
+    other = pool.claim("y" if claim.task_id == "x" else "x", "heir")
+    assert other.task["attempts"] == 1
+
+
+def test_a_dead_processs_task_can_be_claimed_by_id(pool: TaskPool, mortals: list[Mortal]) -> None:
+    pool.publish("x")
+    mortals.append(mortal := Mortal(pool, "x"))
+    mortal.die()
+    until_s = time.monotonic() + 60
+    while True:
+        try:
+            claim = pool.claim("x", "heir")
+        except AlreadyClaimed:
+            assert time.monotonic() < until_s
+            time.sleep(0.01)  # until the death is noticed
+        else:
+            break
+    assert claim.task["attempts"] == 1
+
+
+def test_the_claims_of_a_living_process_are_never_touched(
+    pool: TaskPool, mortals: list[Mortal]
+) -> None:
+    pool.publish("x")
+    pool.publish("mine")
+    mortals.append(mortal := Mortal(pool, "x"))
+    mortal.process.send_signal(signal.SIGSTOP)
+    pool.claim("mine", "a")
+    pool.recover()
+    pool.recover(older_than=0)
+    assert pool.counts()["claimed"] == 2
+
+
+def test_an_unbound_claim_outlives_its_process(pool: TaskPool, mortals: list[Mortal]) -> None:
+    pool.publish("x")
+    mortals.append(mortal := Mortal(pool, "x", bind=False))
+    mortal.die()
+    pool.recover()
+    with pytest.raises(AlreadyClaimed):
+        pool.claim("x", "heir")
+    pool.recover(older_than=3600)
+    assert pool.counts()["claimed"] == 1
+    pool.recover(older_than=0, dry_run=True)
+    assert pool.counts()["claimed"] == 1
+    pool.recover(older_than=0)
+    assert pool.claim("x", "heir").task["attempts"] == 1
+
+
+def test_a_task_whose_claimers_keep_dying_is_given_up(
+    make_pool: MakePool, mortals: list[Mortal]
+) -> None:
+    pool = make_pool(max_attempts=1)
+    pool.publish("x")
+    mortals.append(mortal := Mortal(pool, "x"))
+    mortal.die()
+    until_s = time.monotonic() + 60
+    while pool.counts()["failed"] == 0:
+        pool.recover()
+        assert time.monotonic() < until_s
+        time.sleep(0.01)  # until the death is noticed
+    (task,) = pool.tasks("failed")
+    assert task["attempts"] == 1
+
+
+def test_a_pool_can_bind_no_claims(make_pool: MakePool, mortals: list[Mortal]) -> None:
+    pool = make_pool(bind_claims=False)
+    pool.publish("x")
+    mortals.append(mortal := Mortal(pool, "x"))
+    mortal.die()
+    pool.recover()
+    pool.complete("x", "mortal")
+
+
+def test_a_late_completion_by_the_dead_changes_nothing(
+    pool: TaskPool, mortals: list[Mortal]
+) -> None:
+    pool.publish("x")
+    mortals.append(mortal := Mortal(pool, "x"))
+    (token,) = [task["claim_token"] for task in pool.tasks("claimed")]
+    mortal.die()
+    until_s = time.monotonic() + 60
+    while pool.counts()["available"] == 0:
+        pool.recover()
+        assert time.monotonic() < until_s
+        time.sleep(0.01)  # until the death is noticed
+    pool.claim("x", "heir")
+    with pytest.raises(ClaimLost):
+        pool.complete("x", "mortal", {"late": True}, token=token)
+    assert [task["claimed_by"] for task in pool.tasks("claimed")] == ["heir"]
+
+
+# Pauses -------------------------------------------------------------------------------------------
+
+
+def test_nobody_claims_while_the_pool_is_paused(pool: TaskPool) -> None:
+    pool.publish("x")
+    pool.publish("y")
+    claim = pool.claim("y", "a")
+    assert pool.paused() is None
+    pool.pause(reason="deploy")
+    pause = pool.paused()
+    assert pause is not None
+    assert pause.reason == "deploy"
+    assert pool.claim_next("a") is None
+    with pytest.raises(errors.PoolPaused, match="deploy") as refused:
+        pool.claim("x", "a")
+    assert isinstance(refused.value, TaskNotAvailable)
+    assert refused.value.until == math.inf
+    assert pool.claim_task("x", "a") == {}
+    claim.complete()
+    pool.publish("z")
+    pool.resume()
+    assert pool.paused() is None
+    pool.claim("x", "a")
+
+
+def test_a_pause_ends_by_itself(pool: TaskPool) -> None:
+    pool.publish("x")
+    pool.pause(time.time() - 1)
+    assert pool.paused() is None
+    until = time.time() + 3600
+    pool.pause(until)
+    pause = pool.paused()
+    assert pause is not None
+    assert pause.until == pytest.approx(until)
+    pool.pause(time.time() - 1)
+    pool.claim("x", "a")
+
+
+# Looking, removing --------------------------------------------------------------------------------
+
+
+def test_why_says_where_a_task_is_and_what_it_waits_for(pool: TaskPool) -> None:
+    pool.publish("x", requirements=["rust"])
+    pool.publish("blocked", blocked_by=["blocker"])
+    pool.publish("later", not_before=time.time() + 3600)
+    pool.publish("held", exclusive=["k"])
+    pool.publish("holder", exclusive=["k"])
+    pool.claim("holder", "somebody")
+    pool.publish("given-up", max_attempts=1)
+    pool.claim("given-up", "a")
+    pool.fail("given-up", "a", "e")
+    for task_id, capabilities, words in (
+        ("nowhere", None, "nowhere"),
+        ("x", None, "x"),
+        ("x", ["python"], "rust"),
+        ("blocked", None, "blocker"),
+        ("later", None, ""),
+        ("held", None, "k"),
+        ("holder", None, "somebody"),
+        ("given-up", None, "failed"),
+    ):
+        sentence = pool.why(task_id, capabilities)
+        assert words in sentence
+        assert "\n" not in sentence
+
+
+def test_what_is_old_is_removed_when_asked_twice(pool: TaskPool) -> None:
+    for task_id in ("x", "y"):
+        pool.publish(task_id)
+    pool.claim("x", "a").complete()
+    assert pool.prune("completed", 3600, dry_run=False) == []
+    assert pool.prune("completed", 0) == ["x"]
+    assert pool.counts()["completed"] == 1
+    assert pool.prune("completed", 0, dry_run=False) == ["x"]
+    assert pool.counts()["completed"] == 0
+    assert pool.counts()["available"] == 1
+    with pytest.raises(ValueError, match="'done'"):
+        pool.prune("done", 0)
+
+
+def test_the_doctor_finds_a_new_pool_healthy(pool: TaskPool) -> None:
+    findings = pool.doctor()
+    assert findings
+    for finding in findings:
+        assert finding.level in ("ok", "warning", "error")
+        assert finding.message
+    assert [finding for finding in findings if finding.level == "error"] == []
+
+
+def test_counts_and_tasks_agree(pool: TaskPool) -> None:
+    pool.publish_many([{"task_id": f"t{n}"} for n in range(1200)])
+    for n in range(3):
+        pool.claim(f"t{n}", "a")
+    pool.complete("t0", "a")
+    counts = pool.counts()
+    assert (counts["available"], counts["claimed"], counts["completed"]) == (1197, 2, 1)
+    for state in counts:
+        assert len(list(pool.tasks(state))) == counts[state]

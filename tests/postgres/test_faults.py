@@ -1,0 +1,577 @@
+"""Servers that die, lines that break, answers that are lost: no task is lost, or done twice."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import multiprocessing
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from fastclaim import ClaimLost, LockTimeout, errors
+from fastclaim.postgres import server as server_module
+from fastclaim.postgres import trouble
+from fastclaim.postgres.messaging import PostgresMessaging
+from fastclaim.postgres.pool import PostgresPool
+
+from .. import postgres_server
+from ..postgres_server import Server
+
+ROOT = Path(__file__).resolve().parents[2]
+
+AGENTS = 3
+TASKS = 300
+
+
+# The server dies ----------------------------------------------------------------------------------
+
+
+def drain(url: str, agent: str, barrier: Any, completed: Any) -> None:
+    pool = PostgresPool(url)
+    barrier.wait()
+    while pool.counts()["completed"] < TASKS:
+        claim = pool.claim_next(agent, wait=0.1)
+        if claim is None:
+            continue
+        try:
+            claim.complete({"by": agent})
+        except ClaimLost:
+            continue
+        completed.put((claim.task_id, agent))
+    completed.put(None)
+
+
+def test_a_server_that_is_killed_in_mid_drain_loses_and_doubles_nothing(
+    own_server: Server,
+) -> None:
+    pool = PostgresPool(own_server.url)
+    pool.publish_many([{"task_id": f"t{number}"} for number in range(TASKS)])
+    spawn = multiprocessing.get_context("spawn")
+    barrier, completed = spawn.Barrier(AGENTS), spawn.Queue()
+    agents = [
+        spawn.Process(target=drain, args=(own_server.url, f"a{number}", barrier, completed))
+        for number in range(AGENTS)
+    ]
+    for agent in agents:
+        agent.start()
+    told: list[tuple[str, str]] = []
+    ended = 0
+    while ended < AGENTS:
+        if (word := completed.get(timeout=120)) is None:
+            ended += 1
+            continue
+        told.append(word)
+        if len(told) in (TASKS // 4, TASKS // 2):
+            own_server.kill()
+            own_server.start()
+    for agent in agents:
+        agent.join()
+        assert agent.exitcode == 0
+    assert sorted(task_id for task_id, _ in told) == sorted(f"t{n}" for n in range(TASKS))
+    assert {task["task_id"]: task["result"]["by"] for task in pool.tasks("completed")} == dict(told)
+
+
+def test_claims_outlive_a_restart_of_the_server(own_server: Server) -> None:
+    pool = PostgresPool(own_server.url)
+    pool.publish("x")
+    claim = pool.claim("x", "a")
+    own_server.kill()
+    own_server.start()
+    other = PostgresPool(own_server.url)
+    # Before this process's session stands again as well as after it.
+    assert other.recover().returned == []
+    claim.complete()
+
+
+def test_a_server_that_does_not_come_back_is_given_up_in_one_line(
+    own_server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server_module.close_all()
+    monkeypatch.setattr(trouble, "RECONNECT_S", 0.5)
+    url = own_server.url.replace("postgres@", "postgres:SECRET@")
+    pool = PostgresPool(url)
+    pool.publish("x")
+    claim = pool.claim("x", "a")
+    own_server.stop()
+    for call in (
+        lambda: pool.publish("y"),
+        lambda: pool.claim_next("a"),
+        claim.complete,
+        pool.counts,
+        lambda: PostgresPool(url + "?schema=other"),
+    ):
+        with pytest.raises(errors.PoolUnavailable) as refused:
+            call()
+        assert isinstance(refused.value, OSError)
+        words = str(refused.value)
+        assert f"127.0.0.1:{own_server.port}" in words
+        assert "\n" not in words
+        assert "SECRET" not in words
+        assert refused.value.__cause__ is None
+    assert pool.publish_task("y", "d") is False
+    assert pool.claim_task("x", "a") == {}
+    own_server.start()
+    claim.complete()
+
+
+# A line breaks ------------------------------------------------------------------------------------
+
+
+def terminate_all(outsider: psycopg.Connection) -> int:
+    """End every session of fastclaim's; how many there were."""
+    return len(
+        outsider.execute(
+            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
+            " WHERE application_name = 'fastclaim'"
+        ).fetchall()
+    )
+
+
+def test_a_claim_whose_connections_are_dropped_stays_and_is_completed(
+    pool: PostgresPool, outsider: psycopg.Connection
+) -> None:
+    pool.publish("x")
+    claim = pool.claim("x", "a")
+    owner = pool._database.owner()
+    assert terminate_all(outsider) >= 2
+    # The session has taken the same lock again, or is about to.
+    assert pool._database.owner() == owner
+    assert pool.recover().returned == []
+    claim.complete()
+
+
+def test_who_waits_hears_of_a_task_after_the_session_was_dropped(
+    pool: PostgresPool, outsider: psycopg.Connection
+) -> None:
+    import threading
+
+    got: list[Any] = []
+    thread = threading.Thread(target=lambda: got.append(pool.claim_next("a", wait=60)))
+    thread.start()
+    session = server_module.server_of(pool._database.address).session
+    with session._changed:
+        session._changed.wait_for(lambda: pool._database.address.channel in session._armed)
+    terminate_all(outsider)
+    pool.publish("x")
+    thread.join()
+    assert got[0].task_id == "x"
+
+
+def test_idle_connections_that_the_server_ends_are_no_loss(postgres_url: str) -> None:
+    pool = PostgresPool(f"{postgres_url}&options=-c%20idle_session_timeout%3D50")
+    pool.publish("x")
+    claim = pool.claim("x", "a")
+    time.sleep(0.2)  # longer than the server lets a session idle
+    assert pool.recover().returned == []
+    claim.complete()
+
+
+def test_no_transaction_waits_for_the_caller(postgres_url: str) -> None:
+    timeout = "options=-c%20idle_in_transaction_session_timeout%3D50"
+    pool = PostgresPool(f"{postgres_url}&{timeout}")
+
+    def slowly() -> Iterator[dict[str, object]]:
+        for number in range(3):
+            time.sleep(0.06)  # longer than the server lets a transaction idle
+            yield {"task_id": f"t{number}"}
+
+    assert pool.publish_many(slowly()) == 3
+    for number, _ in enumerate(pool.tasks()):
+        time.sleep(0.06 if number == 0 else 0)
+    for claim in pool.claim_many("a", 3):
+        claim.complete()
+
+
+class LostAnswer:
+    """Carries statements out, and then loses the answer to one that has `words` in it."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, words: str) -> None:
+        self.lost = 0
+        execute = psycopg.Connection.execute
+
+        def execute_and_lose(connection: Any, query: Any, *args: Any, **kwargs: Any) -> Any:
+            cursor = execute(connection, query, *args, **kwargs)
+            if words in str(query) and not self.lost:
+                self.lost += 1
+                connection.close()
+                raise psycopg.OperationalError("server closed the connection unexpectedly")
+            return cursor
+
+        monkeypatch.setattr(psycopg.Connection, "execute", execute_and_lose)
+
+
+def by_id(pool: PostgresPool) -> Any:
+    return pool.claim("x", "a").token
+
+
+def next_one(pool: PostgresPool) -> Any:
+    claim = pool.claim_next("a")
+    return claim is not None and claim.token
+
+
+def several(pool: PostgresPool) -> Any:
+    return pool.claim_many("a", 2)[0].token
+
+
+def drop_in(pool: PostgresPool) -> Any:
+    return pool.claim_task("x", "a")["claim_token"]
+
+
+@pytest.mark.parametrize("claim", [by_id, next_one, several, drop_in])
+def test_a_claim_whose_answer_is_lost_is_found_to_be_made(
+    pool: PostgresPool, monkeypatch: pytest.MonkeyPatch, claim: Callable[[PostgresPool], Any]
+) -> None:
+    pool.publish("x")
+    loss = LostAnswer(monkeypatch, "state = 'claimed', agent")
+    token = claim(pool)
+    assert loss.lost == 1
+    (task,) = pool.tasks("claimed")
+    assert task["claim_token"] == token
+
+
+def test_an_end_whose_answer_is_lost_is_found_to_be_made(
+    pool: PostgresPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for end, words, state in (
+        (lambda claim: pool.complete("x", "a", token=claim.token), "'completed'", "completed"),
+        (lambda claim: pool.complete("x", "a"), "'completed'", "completed"),
+        (lambda claim: pool.release("x", "a", token=claim.token), "given_back", "available"),
+        (lambda claim: pool.fail("x", "a", "e", token=claim.token), "failures", "available"),
+    ):
+        pool.publish("x", if_exists="replace")
+        claim = pool.claim("x", "a")
+        with monkeypatch.context() as patch:
+            loss = LostAnswer(patch, words)
+            end(claim)
+            assert loss.lost == 1
+        assert pool.counts()[state] == 1
+        (task,) = pool.tasks(state)
+        assert task.get("attempts", 0) == (words == "failures")
+        with pytest.raises(ClaimLost):
+            end(claim)
+
+
+def test_a_publication_whose_answer_is_lost_is_found_to_be_made(
+    pool: PostgresPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        loss = LostAnswer(patch, "INSERT INTO")
+        assert pool.publish("x") is True
+        assert loss.lost == 1
+    with monkeypatch.context() as patch:
+        loss = LostAnswer(patch, "SELECT CASE")  # the last before the commit
+        assert pool.publish_many([{"task_id": "y"}, {"task_id": "z"}]) == 2
+        assert loss.lost == 1
+    assert pool.counts()["available"] == 3
+
+
+def test_messages_whose_answer_is_lost_are_received_all_the_same(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fastclaim import FileBasedMessaging, a2a
+
+    monkeypatch.setenv("A2A_BASE_DIR", postgres_url)
+    bob = FileBasedMessaging("bob")
+    assert isinstance(bob, PostgresMessaging)
+    message = a2a.A2AMessage("m", "alice", "bob", "status", {}, 1.0)
+    assert bob.send_message(message)
+    loss = LostAnswer(monkeypatch, "receipt = %(receipt)s\nFROM waiting")
+    assert bob.receive_messages() == [message]
+    assert loss.lost == 1
+
+
+# Others hold what we need -------------------------------------------------------------------------
+
+
+def test_a_row_that_somebody_holds_is_waited_for_until_the_timeout(
+    pool: PostgresPool, outsider: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server_module.close_all()
+    monkeypatch.setattr(server_module, "LOCK_TIMEOUT_S", 0.2)
+    schema = pool._database.schema
+    for task_id in ("x", "y", "z"):
+        pool.publish(task_id)
+    claim = pool.claim("y", "a")
+    with outsider.transaction():
+        outsider.execute(f"SELECT FROM {schema}.tasks WHERE task_id <> 'z' FOR UPDATE")
+        with pytest.raises(LockTimeout, match="'x'"):
+            pool.claim("x", "a", timeout=0.1)
+        with pytest.raises(LockTimeout, match="'y'"):
+            claim.complete()
+        other = pool.claim_next("a")
+        assert other is not None
+        assert other.task_id == "z"  # the next one that is free
+    claim.complete()
+    server_module.close_all()
+
+
+def test_ctrl_c_in_a_wait_leaves_no_claim_that_nobody_knows_of(
+    pool: PostgresPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool.publish("x")
+    execute = psycopg.Connection.execute
+
+    def execute_and_interrupt(connection: Any, query: Any, *args: Any, **kwargs: Any) -> Any:
+        cursor = execute(connection, query, *args, **kwargs)
+        if "state = 'claimed', agent" in str(query):
+            monkeypatch.undo()
+            raise KeyboardInterrupt
+        return cursor
+
+    for claim in (lambda: pool.claim("x", "a"), lambda: pool.claim_next("a", wait=None)):
+        monkeypatch.setattr(psycopg.Connection, "execute", execute_and_interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            claim()
+        assert pool.counts()["available"] == 1
+
+
+# Forks --------------------------------------------------------------------------------------------
+
+
+def test_a_forked_child_has_claims_and_a_life_of_its_own(pool: PostgresPool) -> None:
+    for task_id in ("x", "y"):
+        pool.publish(task_id)
+    claim = pool.claim("x", "a")
+    child = os.fork()
+    if child == 0:
+        try:
+            pool.claim("y", "a")
+            os._exit(0)
+        except BaseException:
+            os._exit(1)
+    assert os.waitpid(child, 0)[1] == 0
+    until_s = time.monotonic() + 60
+    while (heir := pool.claim_next("heir")) is None:
+        assert time.monotonic() < until_s
+    assert heir.task_id == "y"
+    claim.complete()
+
+
+def claim_fork_and_die(url: str, told: Any) -> None:
+    pool = PostgresPool(url)
+    pool.claim("x", "a")
+    if os.fork() == 0:
+        time.sleep(60)
+        os._exit(0)
+    told.send(True)
+    os.kill(os.getpid(), 9)
+
+
+def test_a_child_does_not_prolong_its_dead_parents_life(
+    pool: PostgresPool, postgres_url: str
+) -> None:
+    pool.publish("x")
+    spawn = multiprocessing.get_context("spawn")
+    here, there = spawn.Pipe()
+    parent = spawn.Process(target=claim_fork_and_die, args=(postgres_url, there))
+    parent.start()
+    assert here.recv()
+    parent.join()
+    claim = pool.claim_next("heir", wait=50)
+    assert claim is not None
+    claim.complete()
+
+
+def test_two_threads_that_meet_at_one_exclusive_key_do_not_both_get_it(
+    pool: PostgresPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool.publish("x", exclusive=["k"])
+    pool.publish("y", exclusive=["k"])
+    execute = psycopg.Connection.execute
+
+    def be_overtaken(connection: Any, query: Any, *args: Any, **kwargs: Any) -> Any:
+        if "state = 'claimed', agent" in str(query):
+            # Between its look at the keys and its own taking of them, as its snapshot sees it.
+            monkeypatch.setattr(psycopg.Connection, "execute", execute)
+            blind = str(query).replace("k.key = ANY(t.exclusive)", "false")
+            pool.claim("y", "faster")
+            return execute(connection, blind, *args, **kwargs)
+        return execute(connection, query, *args, **kwargs)
+
+    monkeypatch.setattr(psycopg.Connection, "execute", be_overtaken)
+    with pytest.raises(errors.TaskNotAvailable, match="'k'"):
+        pool.claim("x", "slower")
+    assert [task["claimed_by"] for task in pool.tasks("claimed")] == ["faster"]
+
+
+# The disk, the network ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 24 MiB."""
+    place = tmp_path / "small"
+    place.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", os.fspath(place)]
+    if os.geteuid() != 0 or subprocess.run(command, check=False).returncode != 0:
+        pytest.skip("no right to mount a small file system")
+    for parent in (tmp_path, *tmp_path.parents):
+        if os.stat(parent).st_uid == 0 and parent != Path("/"):
+            os.chmod(parent, os.stat(parent).st_mode | 0o011)
+    yield place
+    subprocess.run(["umount", "-l", os.fspath(place)], check=True)
+
+
+def publish_without_end(pool: PostgresPool, published: list[str]) -> None:
+    filling = os.urandom(100_000).hex()
+    for number in range(1000):
+        pool.publish(f"t{number}", filling=filling)
+        published.append(f"t{number}")
+
+
+def test_a_full_disk_refuses_and_loses_nothing(own_server: Server, small_disk: Path) -> None:
+    location = small_disk / "space"
+    location.mkdir()
+    shutil.chown(location, "nobody")
+    with psycopg.connect(own_server.url, autocommit=True) as outsider:
+        outsider.execute(f"CREATE TABLESPACE small LOCATION '{location}'")
+    pool = PostgresPool(f"{own_server.url}?options=-c%20default_tablespace%3Dsmall")
+    pool.publish("first")
+    published: list[str] = []
+    with pytest.raises(errors.PoolUnavailable) as refused:
+        publish_without_end(pool, published)
+    assert refused.value.errno == errno.ENOSPC
+    assert pool.counts()["available"] == 1 + len(published)
+    subprocess.run(["mount", "-o", "remount,size=64m", os.fspath(small_disk)], check=True)
+    for task_id in ("first", *published):
+        pool.claim(task_id, "a").complete()
+
+
+class Host:
+    """A network namespace that reaches this one: the host of an agent."""
+
+    def __init__(self, number: int) -> None:
+        self.name = f"fc-{os.urandom(3).hex()}"
+        self.network = f"10.213.{number}"
+        self._run(f"ip netns add {self.name}")
+
+    def connect(self) -> None:
+        """Lay the line."""
+        for command in (
+            f"ip link add {self.name} type veth peer name eth0 netns {self.name}",
+            f"ip addr add {self.network}.1/24 dev {self.name}",
+            f"ip link set {self.name} up",
+            f"ip -n {self.name} addr add {self.network}.2/24 dev eth0",
+            f"ip -n {self.name} link set eth0 up",
+        ):
+            self._run(command)
+
+    def start(self, code: str, *arguments: str) -> subprocess.Popen[str]:
+        """Run Python there."""
+        command = ["ip", "netns", "exec", self.name, sys.executable, "-c", code, *arguments]
+        return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+
+    def cut(self) -> None:
+        self._run(f"ip link set {self.name} down")
+
+    def mend(self) -> None:
+        self._run(f"ip link set {self.name} up")
+
+    def lose(self, share: str) -> None:
+        """Lose packets, both ways."""
+        self._run(f"tc qdisc add dev {self.name} root netem loss {share}")
+        self._run(f"tc -n {self.name} qdisc add dev eth0 root netem loss {share}")
+
+    def close(self) -> None:
+        subprocess.run(["ip", "netns", "del", self.name], check=True)
+
+    def _run(self, command: str) -> None:
+        subprocess.run(command.split(), check=True, capture_output=True)
+
+
+@pytest.fixture
+def hosts() -> Iterator[list[Host]]:
+    """Two hosts, if namespaces are allowed here."""
+    hosts: list[Host] = []
+    try:
+        for number in (1, 2):
+            hosts.append(Host(number))
+            hosts[-1].connect()
+        yield hosts
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"no network namespaces here: {error}")
+    finally:
+        for host in hosts:
+            host.close()
+
+
+DRAIN_AND_TELL = """
+import sys
+from fastclaim import ClaimLost
+from fastclaim.postgres.pool import PostgresPool
+url, agent, number = sys.argv[1:]
+pool = PostgresPool(url)
+print("ready", flush=True)
+while pool.counts()["completed"] < int(number):
+    claim = pool.claim_next(agent, wait=0.1)
+    if claim is None:
+        continue
+    try:
+        claim.complete({"by": agent})
+    except ClaimLost:
+        continue
+    print(claim.task_id, flush=True)
+"""
+
+
+def cut_off_for_a_second(host: Host) -> None:
+    host.cut()
+    time.sleep(1.0)
+    host.mend()
+
+
+def lose_packets(host: Host) -> None:
+    try:
+        host.lose("30%")
+    except subprocess.CalledProcessError:
+        pytest.skip("this kernel cannot lose packets: no netem")
+
+
+@pytest.mark.parametrize("trouble", [cut_off_for_a_second, lose_packets])
+def test_hosts_with_a_bad_line_lose_and_double_nothing(
+    hosts: list[Host], trouble: Callable[[Host], None]
+) -> None:
+    problem = postgres_server.unusable()
+    if problem is not None:
+        pytest.skip(problem)
+    number = 40
+    with (
+        postgres_server.running(trusted="10.213.0.0/16", listen_addresses="*") as server,
+        contextlib.ExitStack() as there,
+    ):
+        pool = PostgresPool(server.url)
+        pool.publish_many([{"task_id": f"t{n}"} for n in range(number)])
+        agents = [
+            there.enter_context(
+                host.start(
+                    DRAIN_AND_TELL,
+                    server.url.replace("127.0.0.1", f"{host.network}.1"),
+                    host.name,
+                    f"{number}",
+                )
+            )
+            for host in hosts
+        ]
+        told = {host.name: [] for host in hosts}
+        for host, agent in zip(hosts, agents, strict=True):
+            assert agent.stdout is not None
+            assert agent.stdout.readline() == "ready\n"
+            told[host.name].append(agent.stdout.readline())
+        trouble(hosts[0])
+        for host, agent in zip(hosts, agents, strict=True):
+            assert agent.stdout is not None
+            told[host.name].extend(agent.stdout)
+            assert agent.wait() == 0
+        by = {task["task_id"]: task["result"]["by"] for task in pool.tasks("completed")}
+        server_module.close_all()
+    assert by == {word.strip(): name for name, words in told.items() for word in words}
+    assert len(by) == sum(len(words) for words in told.values()) == number

@@ -1,0 +1,262 @@
+"""A live pool moves without losing or doubling a task, also when it is interrupted anywhere."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fastclaim import TaskPool, cli
+from fastclaim.postgres import migrate as migration
+from fastclaim.postgres.migrate import MOVER, migrate
+from fastclaim.postgres.pool import PostgresPool
+
+Pools = tuple[TaskPool, str, TaskPool, str]
+
+
+@pytest.fixture(params=["to the server", "to the directory"])
+def pools(request: pytest.FixtureRequest, tmp_path: Path, postgres_url: str) -> Pools:
+    """The pool to move, its place, and where to."""
+    directory = str(tmp_path / "pool")
+    places = (directory, postgres_url)
+    if request.param == "to the directory":
+        places = places[::-1]
+    source, target = (TaskPool(place) for place in places)
+    return source, places[0], target, places[1]
+
+
+def fill(pool: TaskPool) -> None:
+    pool.publish("plain", "d", requirements=["python"], number=float("inf"), text="\ud800\0")
+    pool.publish_task("original", "d", None, {"deadline": 4e9})
+    pool.publish("blocked", blocked_by=["done"])
+    pool.publish("done")
+    pool.claim("done", "a").complete({"r": [1, None]})
+    pool.publish("given-back")
+    pool.claim("given-back", "a").release()
+
+
+def states(*pools: TaskPool) -> dict[object, str]:
+    """Where each task is; it must be in one place."""
+    found = [
+        (task["task_id"], state)
+        for pool in pools
+        for state in pool.counts()
+        for task in pool.tasks(state)
+        if task.get("claimed_by") != MOVER
+    ]
+    assert len({task_id for task_id, _ in found}) == len(found)
+    return dict(found)
+
+
+# A mark of the directory's; and a process, which means nothing in another pool.
+OF_ONE_POOL = ("fastclaim", "owner")
+
+
+def tasks(pool: TaskPool) -> dict[object, Any]:
+    return {
+        task["task_id"]: {name: value for name, value in task.items() if name not in OF_ONE_POOL}
+        for state in pool.counts()
+        for task in pool.tasks(state)
+    }
+
+
+def test_everything_arrives_as_it_was(pools: Pools) -> None:
+    source, come_from, target, go_to = pools
+    fill(source)
+    before, where = tasks(source), states(source)
+    moved, left = migrate(come_from, go_to)
+    assert (moved, left) == (5, [])
+    assert sum(source.counts().values()) == 0
+    assert states(target) == where
+    assert tasks(target) == before
+    assert migrate(come_from, go_to) == (0, [])
+    # They are tasks like any other there.
+    assert target.claim("plain", "b").task["number"] == float("inf")
+    target.complete("plain", "b")
+    if isinstance(target, PostgresPool):
+        got = []
+        while (claim := target.claim_next("b")) is not None:
+            got.append(claim.task_id)
+        assert sorted(map(str, got)) == ["blocked", "given-back", "original"]
+
+
+def test_what_was_tried_and_given_up_arrives_too(postgres_url: str, tmp_path: Path) -> None:
+    source = PostgresPool(postgres_url)
+    for task_id, attempts in (("tried", 3), ("given-up", 1)):
+        source.publish(task_id, max_attempts=attempts)
+        source.claim(task_id, "a")
+        source.fail(task_id, "a", "e")
+    before = tasks(source)
+    assert migrate(postgres_url, tmp_path / "pool") == (2, [])
+    assert migrate(tmp_path / "pool", postgres_url) == (2, [])
+    assert tasks(source) == before
+    assert source.counts()["failed"] == 1
+
+
+def test_a_task_whose_time_is_to_come_is_moved_or_left_and_told(pools: Pools) -> None:
+    source, come_from, target, go_to = pools
+    source.publish("later", not_before=4e9)
+    moved, left = migrate(come_from, go_to)
+    if isinstance(source, PostgresPool):
+        assert (moved, left) == (1, [])
+        assert next(iter(target.tasks()))["not_before"] == 4e9
+    else:
+        # A directory gives it to nobody, not to the mover either.
+        assert (moved, [task_id for task_id, _ in left]) == (0, ["later"])
+        assert "4000000000" in left[0][1]
+
+
+def test_a_claim_stays_with_its_holder_until_it_ends(pools: Pools) -> None:
+    source, come_from, target, go_to = pools
+    source.publish("x")
+    claim = source.claim("x", "a")
+    moved, left = migrate(come_from, go_to)
+    assert moved == 0
+    assert left == [("x", "it is claimed by 'a'")]
+    claim.complete({"r": 1})
+    assert migrate(come_from, go_to) == (1, [])
+    (task,) = target.tasks("completed")
+    assert task["result"] == {"r": 1}
+
+
+def test_another_task_of_the_same_id_is_left_and_told(pools: Pools) -> None:
+    source, come_from, target, go_to = pools
+    source.publish("x", "ours")
+    source.publish("y", "ours")
+    source.claim("y", "a").complete()
+    target.publish("x", "theirs")
+    target.publish("y", "theirs")
+    moved, left = migrate(come_from, go_to)
+    assert moved == 0
+    assert sorted(str(task_id) for task_id, _ in left) == ["x", "y"]
+    assert source.counts()["available"] == 1
+    assert {task["description"] for task in target.tasks()} == {"theirs"}
+
+
+class Interrupted(BaseException):
+    """Somebody pulled the plug."""
+
+
+STEPS = ("hold", "adopt", "remove")
+
+
+@pytest.fixture
+def interrupt_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Let the n-th step, before or after what it does, be the last of a run."""
+    originals = {
+        (side, name): getattr(side, name)
+        for side in (migration._Server, migration._Directory)
+        for name in STEPS
+    }
+
+    def interrupt_at(n: int) -> None:
+        moments = itertools.count(1)
+
+        def pass_moment() -> None:
+            if next(moments) == n:
+                raise Interrupted
+
+        def with_moments(step: Callable[..., object]) -> Callable[..., object]:
+            def stepping(*args: object) -> object:
+                pass_moment()
+                result = step(*args)
+                pass_moment()
+                return result
+
+            return stepping
+
+        for (side, name), step in originals.items():
+            monkeypatch.setattr(side, name, with_moments(step))
+
+    return interrupt_at
+
+
+def moments_of(run: Callable[[], object], interrupt_at: Callable[[int], None]) -> Iterator[int]:
+    for n in itertools.count(1):
+        interrupt_at(n)
+        try:
+            run()
+        except Interrupted:
+            yield n
+        else:
+            return
+
+
+def test_an_interruption_anywhere_is_made_good_by_the_next_run(
+    pools: Pools, interrupt_at: Callable[[int], None]
+) -> None:
+    source, come_from, target, go_to = pools
+    fill(source)
+    where = states(source)
+    interruptions = 0
+    for n in moments_of(lambda: migrate(come_from, go_to), interrupt_at):
+        interruptions = n
+        # Nobody can get a task in both pools; ended ones may be seen twice.
+        claimable = [task["task_id"] for pool in (source, target) for task in pool.tasks()]
+        assert len(set(claimable)) == len(claimable)
+        # And back to the beginning, so that the next moment is one of a whole run.
+        interrupt_at(0)
+        assert migrate(come_from, go_to)[1] == []
+        assert states(source, target) == where
+        assert migrate(go_to, come_from)[1] == []
+        assert states(source) == where
+    assert interruptions > len(where) * 4
+    assert states(target) == where
+
+
+def test_agents_on_both_sides_complete_each_task_once(pools: Pools) -> None:
+    source, come_from, target, go_to = pools
+    number = 60
+    source.publish_many([{"task_id": f"t{n}"} for n in range(number)])
+    completed: list[str] = []
+    moving = True
+
+    def work(pool: TaskPool) -> None:
+        while len(completed) < number:
+            ids = [f"{task['task_id']}" for task in itertools.islice(pool.tasks(), 3)]
+            for task_id in ids:
+                if pool.claim_task(task_id, "a") and pool.complete_task(task_id, "a", {}):
+                    completed.append(task_id)
+            assert time.monotonic() < until_s
+
+    until_s = time.monotonic() + 60
+    agents = [threading.Thread(target=work, args=(pool,)) for pool in (source, target)]
+    for agent in agents:
+        agent.start()
+    while moving:
+        _, left = migrate(come_from, go_to)
+        moving = bool(left) or sum(source.counts().values()) > 0
+        assert time.monotonic() < until_s
+    for agent in agents:
+        agent.join()
+    assert sorted(completed) == sorted(f"t{n}" for n in range(number))
+    assert migrate(come_from, go_to)[1] == []
+    assert target.counts()["completed"] == number
+
+
+def test_the_command_moves_a_pool_and_says_what_is_left(
+    tmp_path: Path, postgres_url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = TaskPool(tmp_path / "pool")
+    source.publish("x")
+    source.publish("y")
+    source.claim("y", "a")
+    command = ["migrate", "--from", str(tmp_path / "pool"), "--to", postgres_url]
+    assert cli.main(command) == 1
+    out = capsys.readouterr().out
+    assert "moved 1 task" in out
+    assert "y: it is claimed by 'a'" in out
+    source.complete("y", "a")
+    assert cli.main(command) == 0
+    assert cli.main(["migrate", "--from", "a", "--to", "b"]) == 2
+    assert "a directory, the other a URL" in capsys.readouterr().err
+    broken = "postgresql://u:SECRET@127.0.0.1:1/d"
+    assert cli.main(["migrate", "--from", str(tmp_path / "pool"), "--to", broken]) == 7
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert "SECRET" not in err

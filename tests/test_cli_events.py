@@ -1,0 +1,207 @@
+"""`fastclaim events`: every change of state is told, once, with the task and the agent."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fastclaim import TaskPool
+from fastclaim.cli.follower import Follower
+from fastclaim.inotify import IN_Q_OVERFLOW, Event
+
+from .commands import COMMAND, answers, environment, refusal
+
+Told = tuple[str | None, ...]
+
+
+@pytest.fixture
+def told(pool: TaskPool) -> Iterator[Callable[[], list[Told]]]:
+    """What was told since the last call: event, task, agent, state."""
+    with Follower(pool.tasks_dir) as follower:
+        yield lambda: [
+            (change.event, change.task_id, change.agent_id, change.state)
+            for change in follower.read()
+        ]
+
+
+def test_publication_claim_and_completion_are_told(pool, told):
+    pool.publish("a_b")
+    claim = pool.claim("a_b", "x_y")
+    claim.complete()
+    assert told() == [
+        ("published", "a_b", None, "available"),
+        ("claimed", "a_b", "x_y", "claimed"),
+        ("completed", "a_b", "x_y", "completed"),
+    ]
+    assert told() == []
+
+
+def test_a_release_is_told_from_a_failure(pool, told):
+    pool.publish("a", max_attempts=2)
+    pool.claim("a", "x").release()
+    assert told()[-1] == ("released", "a", "x", "available")
+    pool.claim("a", "x").fail("no disk")
+    assert told()[-1] == ("failed", "a", "x", "available")
+    claim = pool.claim("a", "x")
+    assert told()[-1] == ("claimed", "a", "x", "claimed")
+    claim.release()
+    assert told() == [("released", "a", "x", "available")]
+    pool.claim("a", "x").fail("no disk")
+    assert told()[-1] == ("failed", "a", "x", "failed")
+    pool.retry_failed("a")
+    assert told() == [("retried", "a", None, "available")]
+
+
+def test_a_recovery_is_told(pool, told):
+    pool.publish("a")
+    pool.claim("a", "x", lease_s=0.0)
+    told()
+    pool.recover()
+    assert told() == [("recovered", "a", "x", "available")]
+
+
+def test_a_task_that_is_published_again_is_told(pool, told):
+    pool.publish("a")
+    pool.publish("a", if_exists="replace")
+    assert told() == [("published", "a", None, "available")] * 2
+
+
+def test_a_claim_of_a_task_of_other_hands_is_told_once(pool, told):
+    (pool.available_dir / "a.json").write_text('{"task_id": "a"}')
+    pool.claim("a", "x").complete({"text": "x" * 1000})
+    assert told() == [
+        ("published", "a", None, "available"),
+        ("claimed", "a", "x", "claimed"),
+        ("completed", "a", "x", "completed"),
+    ]
+
+
+def test_what_originals_do_is_told(pool, told, monkeypatch):
+    monkeypatch.setenv("A2A_BASE_DIR", os.fspath(pool.base_dir))
+    from orchestration import a2a_integration
+
+    monkeypatch.setattr(a2a_integration, "A2A_BASE_DIR", os.fspath(pool.base_dir))
+    original = a2a_integration.TaskPool()
+    original.publish_task("a", "Do it")
+    assert told() == [("published", "a", None, "available")]
+    original.claim_task("a", "x")
+    assert told() == [("claimed", "a", "x", "claimed")]
+    original.complete_task("a", "x", {})
+    assert told() == [("completed", "a", "x", "completed")]
+
+
+def test_a_file_that_is_removed_is_told(pool, told):
+    pool.publish("a")
+    pool.publish("b")
+    pool.claim("b", "x").complete()
+    told()
+    (pool.available_dir / "a.json").unlink()
+    (pool.completed_dir / "b_complete.json").unlink()
+    assert told() == [("removed", "a", None, None), ("removed", "b", None, None)]
+
+
+def test_locks_temporary_files_and_stamps_are_not_told(pool, told):
+    pool.publish("a")
+    told()
+    (pool.available_dir / "a.lock").touch()
+    (pool.available_dir / ".fastclaim-1.tmp").touch()
+    os.utime(pool.available_dir / "a.json")
+    assert told() == []
+
+
+def test_how_long_a_task_waited_and_was_held_is_told(pool):
+    pool.publish("a", created_at=1.0)
+    with Follower(pool.tasks_dir) as follower:
+        claim = pool.claim("a", "x")
+        (claimed,) = follower.read()
+        claim.complete()
+        (completed,) = follower.read()
+    assert claimed.waited_s == pytest.approx(claimed.at_s - 1.0)
+    assert completed.held_s == pytest.approx(completed.at_s - claimed.at_s)
+
+
+def test_claims_that_stood_before_are_known(pool):
+    pool.publish("a")
+    claim = pool.claim("a", "x")
+    claimed_s = claim.task["claimed_at"]
+    with Follower(pool.tasks_dir) as follower:
+        claim.release()
+        (change,) = follower.read()
+    assert change.held_s == pytest.approx(change.at_s - claimed_s)
+
+
+def test_that_changes_were_lost_is_told(pool, monkeypatch):
+    with Follower(pool.tasks_dir) as follower:
+        events = iter([[Event(-1, IN_Q_OVERFLOW, b"")], []])
+        monkeypatch.setattr(follower._inotify, "read", lambda: next(events))
+        assert [change.event for change in follower.read()] == ["lost"]
+
+
+def test_a_pool_that_is_removed_ends_the_following(pool):
+    with Follower(pool.tasks_dir) as follower:
+        pool.completed_dir.rmdir()
+        with pytest.raises(FileNotFoundError, match="the directory was removed"):
+            list(follower.read())
+
+
+# The command --------------------------------------------------------------------------------------
+
+
+def brief(event: dict[str, Any]) -> tuple[str, str]:
+    return event["event"], event["task_id"]
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    """The directory of a pool in which a was completed and b waits."""
+    pool = TaskPool(tmp_path / "pool")
+    pool.publish("a")
+    pool.claim("a", "x").complete()
+    pool.publish("b")
+    return Path(pool.base_dir)
+
+
+def test_the_files_tell_what_has_happened(base):
+    events = answers("events", "--pool", base)
+    assert [brief(event) for event in events] == [
+        ("published", "a"),
+        ("claimed", "a"),
+        ("completed", "a"),
+        ("published", "b"),
+    ]
+    assert [event["at"] for event in events] == sorted(event["at"] for event in events)
+    assert events[1]["agent"] == events[2]["agent"] == "x"
+    assert answers("events", "--since", "0", "--pool", base) == []
+
+
+def test_an_old_failure_is_told(base):
+    pool = TaskPool(base)
+    pool.claim("b", "y").fail("no disk")
+    (failed,) = [e for e in answers("events", "--pool", base) if e["event"] == "failed"]
+    assert (failed["task_id"], failed["agent"], failed["error"]) == ("b", "y", "no disk")
+
+
+def test_following_tells_changes_as_they_happen(base):
+    with subprocess.Popen(
+        [*COMMAND, "events", "--follow", "--since", "inf", "--pool", str(base)],
+        env=environment(),
+        stdout=subprocess.PIPE,
+    ) as process:
+        assert process.stdout is not None
+        # The past has been told when its last line comes: from then on it follows.
+        past = [json.loads(process.stdout.readline()) for _ in range(4)]
+        TaskPool(base).claim("b", "y")
+        claimed = json.loads(process.stdout.readline())
+        process.terminate()
+    assert brief(past[-1]) == ("published", "b")
+    assert (*brief(claimed), claimed["agent"]) == ("claimed", "b", "y")
+
+
+def test_a_database_has_no_files_to_follow():
+    assert refusal("events", "--pool", "postgresql://nowhere/x")[0] == 2

@@ -1,0 +1,176 @@
+"""Each kind of failure has its exit status, and says in one line what was wrong."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+
+import pytest
+
+from fastclaim import TaskPool, TaskPoolError
+from fastclaim.cli import exits
+
+from .commands import fastclaim, refusal
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    """The directory of a pool that is there, and empty."""
+    return Path(TaskPool(tmp_path / "pool").base_dir)
+
+
+def errors() -> list[type[TaskPoolError]]:
+    found = [TaskPoolError]
+    for error in found:
+        found += error.__subclasses__()
+    return found
+
+
+STATUSES = {
+    "TaskPoolError": 2,
+    "TaskNotAvailable": 1,
+    "AlreadyClaimed": 1,
+    "PoolPaused": 1,
+    "LockTimeout": 3,
+    "InvalidTask": 5,
+    "InvalidName": 5,
+    "TaskExists": 1,
+    "NameCollision": 1,
+    "KeyHeld": 1,
+    "ClaimLost": 6,
+    "PoolUnavailable": 7,
+}
+
+
+@pytest.mark.parametrize("error", errors(), ids=lambda error: error.__name__)
+def test_every_error_of_a_pool_has_its_exit_status(error):
+    assert exits.status_of(error("text")) == STATUSES[error.__name__]
+
+
+def test_every_exit_status_is_explained():
+    statuses = {
+        value for name, value in vars(exits).items() if name.isupper() and name != "EXPLAINED"
+    }
+    assert {status for status in statuses if isinstance(status, int)} == set(exits.EXPLAINED)
+
+
+def test_a_lost_race_names_the_winner(base):
+    TaskPool(base).publish("a")
+    TaskPool(base).claim("a", "winner")
+    status, line = refusal("claim", "a", "--agent", "loser", "--pool", base)
+    assert status == 1
+    assert "'winner'" in line
+
+
+def test_a_lock_that_others_hold_for_too_long_is_a_timeout(base):
+    TaskPool(base).publish("a")
+    with open(base / "tasks" / "available" / "a.json", "rb") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        status, line = refusal("claim", "a", "--agent", "x", "--wait", "0", "--pool", base)
+    assert status == 3
+    assert "'a'" in line
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["claim", "nothing", "--agent", "x"],
+        ["complete", "nothing", "--agent", "x"],
+        ["release", "nothing", "--agent", "x"],
+        ["fail", "nothing", "--agent", "x"],
+        ["renew", "nothing", "--agent", "x", "--lease", "1"],
+        ["show", "nothing"],
+        ["why", "nothing"],
+    ],
+    ids=lambda command: command[0],
+)
+def test_a_task_that_is_nowhere_is_no_such_task(base, command):
+    assert refusal(*command, "--pool", base) == (4, "no task 'nothing' in the pool")
+
+
+def test_a_completed_task_is_lost_and_not_unknown(base):
+    TaskPool(base).publish("a")
+    TaskPool(base).claim("a", "x").complete()
+    assert refusal("claim", "a", "--agent", "x", "--pool", base)[0] == 1
+    assert refusal("complete", "a", "--agent", "x", "--pool", base)[0] == 6
+
+
+@pytest.mark.parametrize("name", ["a/b", "a\nb/c", "x" * 300])
+def test_a_name_that_cannot_be_one_is_invalid(base, name):
+    assert refusal("claim", name, "--agent", "x", "--pool", base)[0] == 5
+    assert refusal("publish", "--id", name, "--pool", base)[0] == 5
+
+
+def test_a_document_that_is_no_task_is_invalid(base):
+    (base / "tasks" / "available" / "a.json").write_text("[]")
+    assert refusal("claim", "a", "--agent", "x", "--pool", base)[0] == 5
+    assert refusal("show", "a", "--pool", base)[0] == 5
+
+
+READING = ("list", "status", "recover", "resume")
+
+
+@pytest.mark.parametrize("command", READING)
+def test_a_mistyped_pool_is_named_and_not_made(tmp_path, command):
+    status, line = refusal(command, "--pool", tmp_path / "typo")
+    assert (status, line) == (7, f"{tmp_path}/typo: there is no pool")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("command", [["list"], ["claim", "--agent", "x"], ["publish", "--id", "a"]])
+def test_a_pool_path_that_is_a_file_is_named(tmp_path, command):
+    (tmp_path / "file").touch()
+    status, line = refusal(*command, "--pool", tmp_path / "file")
+    assert status == 7
+    assert line.startswith(f"{tmp_path}/file")
+    assert line.endswith(": Not a directory")
+
+
+def test_a_pool_that_cannot_be_made_is_named():
+    status, line = refusal("publish", "--id", "a", "--pool", "/proc/self/pool")
+    assert status == 7
+    assert line.startswith("/proc/self/pool")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_pool_that_must_not_be_written_is_named(base):
+    TaskPool(base).publish("a")
+    (base / "tasks" / "claimed").chmod(0o500)
+    status, line = refusal("claim", "a", "--agent", "x", "--pool", base)
+    assert status == 7
+    assert line.endswith(": Permission denied")
+
+
+def test_an_empty_pool_name_is_a_usage_error():
+    assert refusal("list", "--pool", "") == (2, "--pool: the name is empty")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["claim"],
+        ["claim", "--agent", "x", "--wait", "-1"],
+        ["claim", "--agent", "x", "--wait", "nan"],
+        ["claim", "--agent", "x", "--lease", "inf"],
+        ["claim", "--agent", "x", "--unknown"],
+        ["claim", "--ag", "x"],
+        ["list", "--state", "lost"],
+        ["list", "--limit", "few"],
+        ["prune", "claimed", "--older-than", "0"],
+        ["serve-metrics", "--port", "65536"],
+        ["completion", "tcsh"],
+    ],
+)
+def test_arguments_that_make_no_sense_are_usage_errors(arguments):
+    result = fastclaim(*arguments)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr.startswith(f"usage: fastclaim {arguments[0]} ")
+
+
+def test_a_traceback_comes_only_with_debug(base):
+    arguments = ["show", "nothing", "--pool", base]
+    for debug in (["--debug", *arguments], [*arguments, "--debug"]):
+        result = fastclaim(*debug)
+        assert result.returncode == 1
+        assert result.stderr.startswith("Traceback (most recent call last):\n")

@@ -1,0 +1,108 @@
+"""`fastclaim serve-metrics`: what Prometheus reads is what the pool did."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families
+
+from fastclaim import TaskPool
+
+from .commands import COMMAND, DEADLINE_S, environment, python_path, refusal
+
+OPENMETRICS = {"Accept": "application/openmetrics-text; version=1.0.0"}
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    """The directory of a pool with two tasks."""
+    pool = TaskPool(tmp_path / "pool")
+    pool.publish("a", created_at=time.time() - 10)
+    pool.publish("b")
+    return Path(pool.base_dir)
+
+
+@pytest.fixture
+def serve(base: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Starts ``fastclaim serve-metrics``; ended with the test."""
+    started = []
+
+    def run(*arguments: object) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [*COMMAND, "serve-metrics", "--pool", str(base), *map(str, arguments)],
+            env=environment(),
+            stdout=subprocess.PIPE,
+            encoding="utf-8",
+        )
+        started.append(process)
+        return process
+
+    yield run
+    for process in started:
+        process.terminate()
+        process.communicate()
+
+
+def scraped(url: str) -> dict[str, float]:
+    """What is served, by name and labels."""
+    request = urllib.request.Request(url, headers=OPENMETRICS)
+    with urllib.request.urlopen(request, timeout=DEADLINE_S) as response:
+        return values(response.read().decode())
+
+
+def values(text: str) -> dict[str, float]:
+    return {
+        sample.name + "".join(f"{{{value}}}" for value in sample.labels.values()): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def test_states_claims_and_times_are_served(serve, base):
+    process = serve("--port", 0)
+    url = process.stdout.readline().strip()
+    pool = TaskPool(base)
+    pool.claim("a", "x")
+    pool.claim("b", "x").complete()
+    # What has happened is told after it was done: sooner or later.
+    while (found := scraped(url))["fastclaim_completions_total"] < 1:
+        pass
+    assert found["fastclaim_tasks{available}"] == 0
+    assert found["fastclaim_tasks{claimed}"] == 1
+    assert found["fastclaim_tasks{completed}"] == 1
+    assert found["fastclaim_agents"] == 1
+    assert found["fastclaim_claims_total"] == 2
+    assert found["fastclaim_claim_seconds_count"] == 1
+    assert found["fastclaim_paused"] == 0
+
+
+def test_a_file_is_written_for_node_exporter(serve, base, tmp_path):
+    file = tmp_path / "fastclaim.prom"
+    serve("--textfile", file, "--interval", "0.01")
+    pool = TaskPool(base)
+    late_s = time.monotonic() + DEADLINE_S
+    while not file.exists():
+        assert time.monotonic() < late_s
+    pool.claim("a", "x")
+    while "fastclaim_claims_total 1.0" not in file.read_text():
+        assert time.monotonic() < late_s
+    assert 'fastclaim_tasks{state="claimed"} 1.0' in file.read_text()
+
+
+def test_a_port_that_is_taken_is_said(serve, base):
+    url = serve("--port", 0).stdout.readline().strip()
+    port = url.rpartition(":")[2].partition("/")[0]
+    status, line = refusal("serve-metrics", "--port", port, "--pool", base)
+    assert (status, line) == (7, "Address already in use")
+
+
+def test_without_prometheus_client_it_says_what_to_install(base, tmp_path):
+    (tmp_path / "prometheus_client.py").write_text("raise ImportError('not installed')")
+    status, line = refusal("serve-metrics", "--pool", base, PYTHONPATH=python_path(tmp_path))
+    assert status == 2
+    assert "fastclaim[metrics]" in line

@@ -1,0 +1,384 @@
+"""The commands that agents use, as processes: what they do to a pool, and what they answer."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from fastclaim import TaskPool
+
+from .commands import answer, answers, environment, fastclaim, on_a_terminal, python_path, refusal
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    """The directory of a pool that is there, and empty."""
+    return Path(TaskPool(tmp_path / "pool").base_dir)
+
+
+def states(base: Path) -> dict[str, str]:
+    """Each task's state."""
+    pool = TaskPool(base)
+    return {task["task_id"]: state for state in pool.counts() for task in pool.tasks(state)}
+
+
+# Publishing ---------------------------------------------------------------------------------------
+
+
+def test_a_task_is_published_from_options(base):
+    options = ["--id", "x", "--description", "Do it", "--require", "python", "--require", "c"]
+    options += ["--priority", "2.5", "--blocked-by", "y", "--exclusive", "db", "--max-attempts", 4]
+    options += ["--field", 'constraints={"deadline": 5}', "--field", "note=plain text"]
+    assert answer("publish", *options, "--pool", base) == {"published": 1, "ignored": 0}
+    (task,) = TaskPool(base).tasks()
+    assert {name: task[name] for name in task if name not in ("fastclaim", "status")} == {
+        "task_id": "x",
+        "description": "Do it",
+        "requirements": ["python", "c"],
+        "priority": 2.5,
+        "blocked_by": ["y"],
+        "exclusive": ["db"],
+        "max_attempts": 4,
+        "constraints": {"deadline": 5},
+        "note": "plain text",
+    }
+
+
+def test_a_file_is_published_and_so_is_the_standard_input(base, tmp_path):
+    file = tmp_path / "tasks.jsonl"
+    file.write_text('{"task_id": "a"}\n\n{"task_id": "b"}\n')
+    assert answer("publish", file, "--pool", base)["published"] == 2
+    assert answer("publish", "-", "--pool", base, input='{"task_id": "c"}')["published"] == 1
+    assert states(base) == dict.fromkeys("abc", "available")
+
+
+def test_a_known_task_is_refused_ignored_or_replaced(base):
+    publish = ["publish", "--id", "a", "--pool", base]
+    answer(*publish, "--priority", 1)
+    assert refusal(*publish) == (1, "task 'a' exists already")
+    assert answer(*publish, "--if-exists", "ignore") == {"published": 0, "ignored": 1}
+    assert answer(*publish, "--if-exists", "replace")["published"] == 1
+    (task,) = TaskPool(base).tasks()
+    assert "priority" not in task
+
+
+BAD_FILE = (
+    '{"task_id": "a"}\nnot json\n{"task_id": "b/c"}\n{"task_id": "known"}\n{"task_id": "d"}\n'
+)
+
+
+def test_of_a_file_with_a_bad_line_nothing_is_published(base):
+    status, line = refusal("publish", "-", "--pool", base, input=BAD_FILE)
+    assert status == 5
+    assert line.startswith("standard input:2: not JSON: ")
+    assert states(base) == {}
+
+
+def test_of_a_file_with_a_task_that_the_pool_refuses_nothing_is_published(base):
+    lines = BAD_FILE.splitlines(keepends=True)
+    status, line = refusal("publish", "-", "--pool", base, input=lines[0] + lines[2])
+    assert (status, line) == (5, "standard input:2: task id 'b/c': contains '/'")
+    assert states(base) == {}
+
+
+def test_keep_going_publishes_the_rest_and_names_each_bad_line(base):
+    TaskPool(base).publish("known")
+    result = fastclaim("publish", "-", "--keep-going", "--pool", base, input=BAD_FILE)
+    assert result.returncode == 5
+    assert json.loads(result.stdout) == {"published": 2, "ignored": 0, "refused": 3}
+    assert [line.split(": ")[1] for line in result.stderr.splitlines()] == [
+        "standard input:2",
+        "standard input:3",
+        "standard input:4",
+    ]
+    assert set(states(base)) == {"a", "d", "known"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        ([], "either a file of tasks, or --id"),
+        (["tasks.jsonl", "--id", "a"], "either a file of tasks, or --id"),
+        (["tasks.jsonl", "--priority", "1"], "a task's fields come with --id, not with a file"),
+        (["nowhere.jsonl"], "nowhere.jsonl: No such file or directory"),
+        (["/"], "/: Is a directory"),
+        (["/dev/null"], "/dev/null: no tasks in it"),
+    ],
+)
+def test_a_publication_of_nothing_sensible_is_a_usage_error(base, arguments, reason):
+    assert refusal("publish", *arguments, "--pool", base) == (2, reason)
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        ("--priority", "high"),
+        ("--priority", "NaN"),
+        ("--priority", "true"),
+        ("--max-attempts", "0"),
+        ("--field", "x"),
+        ("--field", "=1"),
+    ],
+)
+def test_a_field_that_makes_no_sense_is_a_usage_error(base, option):
+    result = fastclaim("publish", "--id", "a", *option, "--pool", base)
+    assert (result.returncode, states(base)) == (2, {})
+
+
+# Claiming -----------------------------------------------------------------------------------------
+
+
+def test_a_claim_prints_the_task_and_outlives_the_command(base):
+    TaskPool(base).publish("a", "Do it", priority=1)
+    task = answer("claim", "a", "--agent", "x", "--pool", base)
+    assert (task["task_id"], task["claimed_by"], task["priority"]) == ("a", "x", 1)
+    # Nobody takes it back because the process that claimed it has ended.
+    assert refusal("claim", "--agent", "y", "--pool", base) == (1, "nothing to claim")
+    assert states(base) == {"a": "claimed"}
+
+
+def test_the_next_task_is_the_most_urgent_that_suits(base):
+    pool = TaskPool(base)
+    pool.publish("low", priority=1)
+    pool.publish("high", priority=2)
+    pool.publish("other", priority=3, requirements=["cobol"])
+    task = answer("claim", "--agent", "x", "--capability", "python", "--pool", base)
+    assert task["task_id"] == "high"
+
+
+def test_a_claim_that_waits_gets_what_is_published_meanwhile(base):
+    command = [sys.executable, "-m", "fastclaim", "claim", "--agent", "x", "--wait", "inf"]
+    with subprocess.Popen(
+        [*command, "--pool", base], env=environment(), stdout=subprocess.PIPE
+    ) as process:
+        TaskPool(base).publish("late")
+        assert process.stdout is not None
+        assert json.loads(process.stdout.readline())["task_id"] == "late"
+    assert process.returncode == 0
+
+
+def test_a_lease_is_kept_with_the_claim_and_can_be_prolonged(base):
+    TaskPool(base).publish("a")
+    before_s = time.time()
+    task = answer("claim", "a", "--agent", "x", "--lease", "10m", "--pool", base)
+    assert before_s + 600 <= task["lease_expires_at"] <= time.time() + 600
+    renewed = answer("renew", "a", "--agent", "x", "--lease", "2h", "--pool", base)
+    assert renewed["lease_expires_at"] >= before_s + 7200
+    (task,) = TaskPool(base).tasks("claimed")
+    assert task["lease_expires_at"] == renewed["lease_expires_at"]
+
+
+def test_a_claim_whose_lease_is_over_is_given_back_by_recovery(base):
+    TaskPool(base).publish("a")
+    answer("claim", "a", "--agent", "x", "--lease", "0.001", "--pool", base)
+    assert answer("recover", "--pool", base)["returned"] == ["a"]
+    task = answer("claim", "--agent", "y", "--pool", base)
+    assert (task["task_id"], task["claimed_by"], task["attempts"]) == ("a", "y", 1)
+
+
+# What becomes of a claim --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def claimed(base: Path) -> Path:
+    """A pool in which x has a."""
+    TaskPool(base).publish("a")
+    answer("claim", "a", "--agent", "x", "--pool", base)
+    return base
+
+
+@pytest.mark.parametrize(
+    ("given", "result"),
+    [
+        ([], None),
+        (["--result", '{"commit": "4f2c1e"}'], {"commit": "4f2c1e"}),
+        (["--result", "4f2c1e"], "4f2c1e"),
+        (["--result", ""], None),
+    ],
+)
+def test_a_task_is_completed_with_json_or_text(claimed, given, result):
+    said = answer("complete", "a", "--agent", "x", *given, "--pool", claimed)
+    assert said == {"task_id": "a", "state": "completed"}
+    (task,) = TaskPool(claimed).tasks("completed")
+    assert task["result"] == result
+
+
+def test_a_result_can_come_from_the_standard_input(claimed):
+    answer("complete", "a", "--agent", "x", "--result", "-", "--pool", claimed, input="[1,\n2]\n")
+    (task,) = TaskPool(claimed).tasks("completed")
+    assert task["result"] == [1, 2]
+
+
+def test_a_released_task_is_available_again(claimed):
+    said = answer("release", "a", "--agent", "x", "--pool", claimed)
+    assert said == {"task_id": "a", "state": "available"}
+    assert states(claimed) == {"a": "available"}
+
+
+def test_a_task_that_is_released_for_later_is_not_claimable_now(claimed):
+    answer("release", "a", "--agent", "x", "--after", "1h", "--pool", claimed)
+    assert refusal("claim", "--agent", "y", "--pool", claimed) == (1, "nothing to claim")
+
+
+def test_a_failed_attempt_is_written_down(claimed):
+    said = answer("fail", "a", "--agent", "x", "--error", "no disk", "--pool", claimed)
+    assert said == {"task_id": "a", "state": "available"}
+    (task,) = TaskPool(claimed).tasks()
+    assert (task["attempts"], task["failures"][0]["error"]) == (1, "no disk")
+
+
+def test_after_the_last_attempt_a_task_has_failed_and_can_be_retried(base):
+    TaskPool(base).publish("a", max_attempts=1)
+    answer("claim", "a", "--agent", "x", "--pool", base)
+    assert answer("fail", "a", "--agent", "x", "--pool", base)["state"] == "failed"
+    assert answer("show", "a", "--pool", base)["status"] == "failed"
+    assert answer("retry", "a", "--pool", base) == {"retried": 1}
+    assert states(base) == {"a": "available"}
+    assert refusal("retry", "a", "--pool", base)[0] == 1
+    assert refusal("retry", "b", "--pool", base) == (4, "no task 'b' in the pool")
+    assert answer("retry", "--all", "--pool", base) == {"retried": 0}
+
+
+@pytest.mark.parametrize("verb", ["complete", "release", "fail", "renew"])
+def test_a_claim_that_is_somebody_elses_is_left_alone(claimed, verb):
+    lease = ["--lease", "1"] if verb == "renew" else []
+    status, line = refusal(verb, "a", "--agent", "y", *lease, "--pool", claimed)
+    assert status == 6
+    assert "'x'" in line
+    assert states(claimed) == {"a": "claimed"}
+
+
+def test_a_claim_is_told_from_a_later_one_by_its_token(claimed):
+    status, _ = refusal("complete", "a", "--agent", "x", "--token", "0-0", "--pool", claimed)
+    assert (status, states(claimed)) == (6, {"a": "claimed"})
+    (task,) = TaskPool(claimed).tasks("claimed")
+    answer("complete", "a", "--agent", "x", "--token", task["claim_token"], "--pool", claimed)
+
+
+def test_agent_and_task_can_come_from_the_environment(claimed):
+    variables = {"FASTCLAIM_AGENT": "x", "FASTCLAIM_TASK_ID": "a", "A2A_BASE_DIR": str(claimed)}
+    assert answer("mine", **variables)["task_id"] == "a"
+    assert answer("complete", **variables)["task_id"] == "a"
+
+
+# Looking ------------------------------------------------------------------------------------------
+
+
+def test_a_task_is_shown_wherever_it_is(claimed):
+    assert answer("show", "a", "--pool", claimed)["status"] == "claimed"
+    answer("complete", "a", "--agent", "x", "--pool", claimed)
+    assert answer("show", "a", "--pool", claimed)["status"] == "completed"
+    TaskPool(claimed).publish("a", if_exists="replace")
+    found = answers("show", "a", "--pool", claimed)
+    assert [task["status"] for task in found] == ["available", "completed"]
+
+
+def test_the_state_that_is_shown_is_the_directorys(base):
+    (base / "tasks" / "available" / "hand.json").write_text('{"task_id": "hand"}')
+    assert answer("show", "hand", "--pool", base) == {"task_id": "hand", "status": "available"}
+
+
+def test_tasks_are_listed_by_state(claimed):
+    TaskPool(claimed).publish_many([{"task_id": f"t{n}"} for n in range(3)])
+    assert {task["task_id"] for task in answers("list", "--pool", claimed)} == {"t0", "t1", "t2"}
+    assert len(answers("list", "--limit", 2, "--pool", claimed)) == 2
+    (task,) = answers("list", "--state", "claimed", "--pool", claimed)
+    assert task["task_id"] == "a"
+    assert answers("list", "--state", "completed", "--pool", claimed) == []
+
+
+def test_an_agent_is_told_what_it_has(claimed):
+    assert answer("mine", "--agent", "x", "--pool", claimed)["task_id"] == "a"
+    assert answers("mine", "--agent", "y", "--pool", claimed) == []
+
+
+def test_why_says_why(claimed):
+    TaskPool(claimed).publish("b", blocked_by=["a"])
+    said = answer("why", "b", "--pool", claimed)
+    assert said["task_id"] == "b"
+    assert "waits for a" in said["why"]
+
+
+# Pause, recovery, pruning -------------------------------------------------------------------------
+
+
+def test_while_a_pool_is_paused_nothing_is_claimed(base):
+    TaskPool(base).publish("a")
+    said = answer("pause", "--reason", "deploy", "--pool", base)
+    assert said == {"paused": True, "until": None, "reason": "deploy"}
+    status, line = refusal("claim", "a", "--agent", "x", "--pool", base)
+    assert status == 1
+    assert "deploy" in line
+    assert refusal("claim", "--agent", "x", "--pool", base)[0] == 1
+    assert "deploy" in answer("status", "--pool", base)["paused"]
+    assert answer("resume", "--pool", base) == {"paused": False}
+    answer("claim", "a", "--agent", "x", "--pool", base)
+
+
+def test_claims_without_a_process_are_recovered_by_age(claimed):
+    assert answers("recover", "--pool", claimed)
+    assert states(claimed) == {"a": "claimed"}
+    answer("recover", "--older-than", "0", "--dry-run", "--pool", claimed)
+    assert states(claimed) == {"a": "claimed"}
+    answer("recover", "--older-than", "0", "--pool", claimed)
+    assert states(claimed) == {"a": "available"}
+
+
+def test_pruning_only_names_what_it_would_remove_unless_told_otherwise(claimed):
+    answer("complete", "a", "--agent", "x", "--pool", claimed)
+    prune = ["prune", "completed", "--older-than", "0", "--pool", claimed]
+    assert answers(*prune) == [{"task_id": "a", "removed": False}]
+    assert states(claimed) == {"a": "completed"}
+    assert answers(*prune, "--yes") == [{"task_id": "a", "removed": True}]
+    assert states(claimed) == {}
+
+
+# For people ---------------------------------------------------------------------------------------
+
+
+def test_on_a_terminal_people_get_sentences_and_tables(claimed):
+    TaskPool(claimed).publish("b", "First line\nsecond", priority=3)
+    status, shown = on_a_terminal("list", "--pool", claimed)
+    assert status == 0
+    assert re.search(r"^ ?task +priority +agent +since +attempts +description", shown, re.M)
+    assert re.search(r"^ ?b +3 .*First line", shown, re.M)
+    assert "second" not in shown
+    status, shown = on_a_terminal("complete", "a", "--agent", "x", "--pool", claimed)
+    assert (status, shown.strip()) == (0, "✓ completed 'a'")
+
+
+def test_json_can_be_had_on_a_terminal_too(claimed):
+    _, shown = on_a_terminal("show", "a", "--json", "--pool", claimed)
+    assert json.loads(shown)["task_id"] == "a"
+
+
+def test_what_a_terminal_would_obey_is_shown_escaped(base):
+    TaskPool(base).publish("a\x1b[2J", "two\nlines\x07")
+    for command in (["list"], ["show", "a\x1b[2J"], ["status"]):
+        status, shown = on_a_terminal(*command, "--pool", base, TERM="dumb")
+        assert status == 0
+        assert "a\\x1b[2J" in shown
+        assert "\x1b[2J" not in shown
+        assert "\x07" not in shown
+
+
+def test_letters_that_the_terminals_encoding_lacks_are_escaped(base):
+    TaskPool(base).publish("Zoë")
+    status, shown = on_a_terminal("list", "--pool", base, PYTHONIOENCODING="ascii")
+    assert status == 0
+    assert "Zo\\xeb" in shown
+
+
+def test_without_rich_there_is_plain_text(claimed, tmp_path):
+    (tmp_path / "rich").mkdir()
+    (tmp_path / "rich" / "__init__.py").write_text("raise ImportError('no rich')")
+    for command in ("list", "status", "doctor"):
+        status, shown = on_a_terminal(command, "--pool", claimed, PYTHONPATH=python_path(tmp_path))
+        assert status == 0
+        assert "\x1b" not in shown

@@ -1,0 +1,304 @@
+"""`fastclaim work` as a process: what becomes of tasks, of commands, and of what they leave."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fastclaim import TaskPool
+
+from .commands import COMMAND, DEADLINE_S, answer, environment, fastclaim, refusal
+
+SH = ("--", "sh", "-c")
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    """The directory of a pool with one task."""
+    pool = TaskPool(tmp_path / "pool")
+    pool.publish("a", "Do it")
+    return Path(pool.base_dir)
+
+
+@pytest.fixture
+def work(base: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs ``fastclaim work`` for agent x to its end."""
+
+    def run(*arguments: object, **variables: str) -> subprocess.CompletedProcess[str]:
+        return fastclaim("work", "--agent", "x", "--pool", base, *arguments, **variables)
+
+    return run
+
+
+@pytest.fixture
+def start(base: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Starts ``fastclaim work`` for agent x; ended with the test."""
+    started = []
+
+    def run(*arguments: object) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [*COMMAND, "work", "--agent", "x", "--pool", str(base), *map(str, arguments)],
+            env=environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            encoding="utf-8",
+        )
+        started.append(process)
+        return process
+
+    yield run
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture
+def fifo(tmp_path: Path) -> Path:
+    """A pipe with a name, through which command and test wait for each other."""
+    path = tmp_path / "fifo"
+    os.mkfifo(path)
+    return path
+
+
+def tasks(base: Path) -> dict[str, tuple[str, dict[str, Any]]]:
+    """Each task's state, and the task."""
+    pool = TaskPool(base)
+    return {task["task_id"]: (state, task) for state in pool.counts() for task in pool.tasks(state)}
+
+
+def until(true: Callable[[], bool]) -> None:
+    """Wait for something that happens in another process."""
+    late_s = time.monotonic() + DEADLINE_S
+    while not true():
+        assert time.monotonic() < late_s
+        time.sleep(0.01)
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+# What commands get and give -----------------------------------------------------------------------
+
+
+def test_a_command_gets_the_task_and_completes_it_with_what_it_prints(work, base):
+    code = """
+import json, os, sys
+task = json.load(sys.stdin)
+names = "FASTCLAIM_TASK_ID", "FASTCLAIM_AGENT", "FASTCLAIM_ATTEMPT", "A2A_BASE_DIR"
+print(json.dumps([task["description"], *(os.environ[name] for name in names)]))
+assert os.environ["FASTCLAIM_TOKEN"] == task["claim_token"]
+"""
+    result = work("--once", "--", sys.executable, "-c", code)
+    assert (result.returncode, result.stderr) == (0, "")
+    said = json.loads(result.stdout)
+    assert (said["task_id"], said["state"]) == ("a", "completed")
+    state, task = tasks(base)["a"]
+    assert state == "completed"
+    assert task["result"] == ["Do it", "a", "x", "1", str(base)]
+
+
+@pytest.mark.parametrize(
+    ("printed", "result"), [("two\nlines\n", "two\nlines"), ("", None), ("  7 \n", 7)]
+)
+def test_what_is_not_json_is_text(work, base, printed, result):
+    work("--once", "--", "printf", printed.replace("\n", "\\n"))
+    assert tasks(base)["a"][1]["result"] == result
+
+
+def test_arguments_of_the_command_are_its_own(work, base):
+    work("--once", "--", "echo", "--jobs", "--", "--agent", "-x")
+    assert tasks(base)["a"][1]["result"] == "--jobs -- --agent -x"
+
+
+def test_a_task_and_an_output_that_no_pipe_can_hold_pass(work, base):
+    TaskPool(base).publish("big", "x" * 1_000_000, priority=1)
+    work("--once", *SH, "cat")
+    assert tasks(base)["big"][1]["result"]["description"] == "x" * 1_000_000
+
+
+def test_a_command_need_not_read_its_input(work, base):
+    TaskPool(base).publish("big", "x" * 1_000_000, priority=1)
+    result = work("--once", *SH, "exec <&-; echo done")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert tasks(base)["big"][1]["result"] == "done"
+
+
+def test_a_command_inherits_no_descriptor(work, base):
+    work("--once", "--", sys.executable, "-c", "import os; print(os.listdir('/proc/self/fd'))")
+    # The fourth is that of the listing itself.
+    assert len(tasks(base)["a"][1]["result"].split(",")) == 4
+
+
+# Failure ------------------------------------------------------------------------------------------
+
+
+def test_a_failure_is_written_down_with_the_last_lines_of_stderr(work, base):
+    result = work("--once", *SH, "for n in $(seq 100); do echo line $n >&2; done; exit 3")
+    assert result.returncode == 0
+    assert result.stderr.splitlines() == [f"line {n}" for n in range(1, 101)]
+    state, task = tasks(base)["a"]
+    assert (state, task["attempts"]) == ("available", 1)
+    lines = task["failures"][0]["error"].splitlines()
+    assert lines[0] == "exit status 3: line 81"
+    assert lines[-1] == "line 100"
+
+
+def test_a_task_that_fails_again_and_again_has_failed(work, base):
+    result = work("--until-empty", "--max-attempts", 2, *SH, "kill -SEGV $$")
+    said = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [line["state"] for line in said] == ["available", "failed"]
+    assert said[0]["error"] == "killed by SIGSEGV"
+    assert tasks(base)["a"][0] == "failed"
+
+
+def test_a_task_that_failed_can_be_left_for_later(work, base):
+    work("--until-empty", "--retry-after", "1h", *SH, "exit 1")
+    state, task = tasks(base)["a"]
+    assert (state, task["attempts"]) == ("available", 1)
+
+
+def test_a_command_that_is_not_there_costs_no_task_an_attempt(work, base):
+    result = work("--once", "--", "no-such-command")
+    assert result.returncode == 2
+    assert result.stderr == "fastclaim work: no-such-command: no such command\n"
+    assert "attempts" not in tasks(base)["a"][1]
+
+
+def test_a_command_that_cannot_be_started_costs_no_task_an_attempt(work, base, tmp_path):
+    script = tmp_path / "script"
+    script.write_text("#!/no/such/interpreter\n")
+    script.chmod(0o755)
+    result = work("--once", "--", script)
+    assert result.returncode == 7
+    state, task = tasks(base)["a"]
+    assert (state, "attempts" in task) == ("available", False)
+
+
+def test_a_command_that_finishes_its_task_itself_is_not_in_the_way(work, base):
+    code = f"{sys.executable} -m fastclaim complete --result mine --token $FASTCLAIM_TOKEN"
+    result = work("--until-empty", *SH, code)
+    assert result.returncode == 0
+    assert result.stderr.startswith("fastclaim work: task 'a' is not claimed by 'x'")
+    assert tasks(base)["a"][1]["result"] == "mine"
+
+
+# How long it goes on ------------------------------------------------------------------------------
+
+
+def test_until_empty_does_every_task_once_with_several_jobs(work, base, tmp_path):
+    TaskPool(base).publish_many([{"task_id": f"t{n}"} for n in range(7)])
+    log = tmp_path / "log"
+    result = work("--until-empty", "--jobs", 3, *SH, f"echo $FASTCLAIM_TASK_ID >>{log}")
+    assert result.returncode == 0
+    assert sorted(log.read_text().split()) == ["a", *(f"t{n}" for n in range(7))]
+    assert {state for state, _ in tasks(base).values()} == {"completed"}
+
+
+def test_jobs_run_at_the_same_time(work, base, fifo):
+    TaskPool(base).publish("b")
+    # Each opens the pipe's other end: alone it would wait for ever.
+    code = f"if [ $FASTCLAIM_TASK_ID = a ]; then echo x >{fifo}; else cat {fifo}; fi"
+    assert work("--until-empty", "--jobs", 2, *SH, code).returncode == 0
+    assert tasks(base)["b"][1]["result"] == "x"
+
+
+def test_once_without_a_task_is_told(work, base):
+    TaskPool(base).claim("a", "y")
+    assert work("--once", "--until-empty", "--", "true").returncode == 1
+    assert work("--once", "--idle-exit", "0.01", "--", "true").returncode == 1
+
+
+def test_an_idle_worker_waits_and_then_ends(work, base):
+    result = work("--idle-exit", "0.5", "--", "true")
+    assert (result.returncode, tasks(base)["a"][0]) == (0, "completed")
+
+
+# Told to stop -------------------------------------------------------------------------------------
+
+
+def test_a_worker_that_is_told_to_stop_lets_its_command_finish(start, base, fifo):
+    TaskPool(base).publish("b", priority=-1)
+    process = start(*SH, f"echo x >{fifo}; cat {fifo}")
+    fifo.read_text()  # it is running
+    process.send_signal(signal.SIGTERM)
+    assert process.stderr.readline().startswith("fastclaim work: stopping; 1 job may go on for ")
+    fifo.write_text("in peace")
+    stdout, stderr = process.communicate(timeout=DEADLINE_S)
+    assert (process.returncode, stderr) == (128 + signal.SIGTERM, "")
+    assert json.loads(stdout)["state"] == "completed"
+    found = tasks(base)
+    assert found["a"][1]["result"] == "in peace"
+    assert found["b"][0] == "available"
+
+
+@pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_command_that_takes_too_long_is_ended_and_its_task_given_back(start, base, fifo, stop):
+    process = start("--grace-s", "0", *SH, f"echo $$ >{fifo}; sleep 1000 & wait")
+    command = int(fifo.read_text())
+    process.send_signal(stop)
+    stdout, _ = process.communicate(timeout=DEADLINE_S)
+    assert process.returncode == 128 + stop
+    assert json.loads(stdout)["state"] == "available"
+    assert not is_running(command)
+    state, task = tasks(base)["a"]
+    assert (state, "attempts" in task) == ("available", False)
+
+
+def test_told_twice_it_waits_no_longer(start, base, fifo):
+    process = start("--grace-s", "1h", *SH, f"echo $$ >{fifo}; sleep 1000 & wait")
+    fifo.read_text()
+    process.send_signal(signal.SIGTERM)
+    assert "1 job may go on for 3600 s" in process.stderr.readline()
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=DEADLINE_S)
+    assert tasks(base)["a"][0] == "available"
+
+
+def test_a_worker_that_waits_stops_at_once(start, base):
+    process = start("--", "true")
+    assert json.loads(process.stdout.readline())["state"] == "completed"
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(DEADLINE_S) == 128 + signal.SIGTERM
+
+
+def test_a_worker_that_is_killed_takes_its_command_along_and_the_task_comes_back(start, base, fifo):
+    process = start(*SH, f"trap '' TERM; sleep 1000 & echo $$ $! >{fifo}; wait")
+    pids = [int(pid) for pid in fifo.read_text().split()]
+    process.kill()
+    process.wait(DEADLINE_S)
+    until(lambda: not any(map(is_running, pids)))
+    task = answer("claim", "--agent", "y", "--wait", "10", "--pool", base)
+    assert (task["task_id"], task["attempts"]) == ("a", 1)
+
+
+def test_what_a_command_leaves_running_ends_with_it(work, base, tmp_path):
+    pids = tmp_path / "pids"
+    result = work("--once", *SH, f"sleep 1000 & echo $! >{pids}; echo done")
+    assert result.returncode == 0
+    assert tasks(base)["a"][1]["result"] == "done"
+    until(lambda: not is_running(int(pids.read_text())))
+
+
+@pytest.mark.parametrize("arguments", [(), ("--",), ("--jobs", "0", "--", "true")])
+def test_a_worker_without_a_command_or_jobs_is_a_usage_error(work, arguments):
+    assert work(*arguments).returncode == 2
+
+
+def test_no_command_is_said(base):
+    assert refusal("work", "--agent", "x", "--pool", base) == (
+        2,
+        "no command; it comes after --",
+    )
