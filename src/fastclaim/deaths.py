@@ -25,7 +25,8 @@ _UNLOCKED_WITHIN_S: Final = 1.0
 _MASK: Final = IN_CLOSE_WRITE | IN_DELETE_SELF | IN_MOVE_SELF
 
 
-@functools.cache
+# A process that opens one pool after the other must not use up the user's instances.
+@functools.lru_cache(maxsize=8)
 def deaths_in(tasks: bytes) -> Deaths:
     """The one of this process for the pool with this `tasks/`."""
     return Deaths(tasks)
