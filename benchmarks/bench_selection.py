@@ -1,0 +1,197 @@
+"""What choosing a task costs, beyond claiming it; prints Markdown.
+
+    python benchmarks/bench_selection.py [--tasks 100,10000,100000] [--dir DIR] [--disk DIR]
+
+All ratios are of one run: in each round every contestant claims a few tasks of one pool, in an
+order that changes from round to round. A million tasks take minutes to publish, and so are not in
+the default.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import multiprocessing
+import multiprocessing.synchronize
+import random
+import resource
+import statistics
+import tempfile
+import threading
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+from machine import describe_load, describe_machine
+
+from fastclaim import TaskPool
+
+ORDERS = ("any", "priority", "oldest")
+SKILLS = ["python"]
+CLAIMS_A_TURN = 20
+ROUNDS = 15
+BATCH = 64
+
+
+def main() -> None:
+    """Run all and print it."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--tasks", default="100,10000,100000", help="pool sizes")
+    parser.add_argument("--dir", default="/dev/shm", help="a directory in memory")
+    parser.add_argument("--disk", default=tempfile.gettempdir(), help="a directory on a disk")
+    arguments = parser.parse_args()
+    print(describe_machine())
+    gc.disable()
+    print("\n| tasks | by id, us | any | priority | oldest | buffers, MiB |")
+    print("|--:|--:|--:|--:|--:|--:|")
+    for number in map(int, arguments.tasks.split(",")):
+        print(steady_state(number, arguments.dir))
+    print(f"\n{waiting(arguments.dir)}")
+    print("\n| processes | order | claims/s | most : least |\n|--:|--|--:|--:|")
+    for processes in (2, 8):
+        for order in ("any", "priority"):
+            print(draining(processes, order, arguments.dir))
+    print(f"\n{batches(arguments.disk)}")
+    print(f"\n{describe_load()}")
+
+
+def publish(pool: TaskPool, ids: Iterable[str]) -> None:
+    """Tasks like those of a team of agents."""
+    pool.publish_many(
+        (
+            {
+                "task_id": task_id,
+                "description": "do something useful " * 20,
+                "requirements": SKILLS,
+                "priority": random.randrange(5),
+                "created_at": time.time(),
+            }
+            for task_id in ids
+        ),
+        if_exists="replace",
+    )
+
+
+def steady_state(number: int, directory: str) -> str:
+    """Microseconds a claim in a pool that stays as large as it is."""
+    contestants = ("by id", *ORDERS)
+    with tempfile.TemporaryDirectory(dir=directory) as base:
+        # A pool for each: nobody hears of what is published for another.
+        fillers = {order: TaskPool(f"{base}/{order}", durability="none") for order in contestants}
+        pools = {order: TaskPool(f"{base}/{order}") for order in contestants}
+        for filler in fillers.values():
+            publish(filler, [f"task-{n:07}" for n in range(number)])
+        before_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        for order in ORDERS:
+            pools[order].claim_next("a", SKILLS, order=order)
+        buffers_mib = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kib) / 1024
+        times_us: dict[str, list[float]] = {order: [] for order in contestants}
+        for turn in range(ROUNDS):
+            for order in random.sample(contestants, len(contestants)):
+                # What is claimed in this turn is published before it: the pool keeps its size, and
+                # the time to hear of that much is part of what is measured.
+                ids = [f"new-{turn}-{n}" for n in range(CLAIMS_A_TURN)]
+                publish(fillers[order], ids)
+                times_us[order].append(_claim_all(pools[order], order, ids))
+    medians = {order: statistics.median(times) for order, times in times_us.items()}
+    ratios = " | ".join(f"{medians[order] / medians['by id']:.2f}" for order in ORDERS)
+    return f"| {number:,} | {medians['by id']:.1f} | {ratios} | {buffers_mib:.0f} |"
+
+
+def _claim_all(pool: TaskPool, order: str, ids: list[str]) -> float:
+    started_s = time.perf_counter()
+    if order == "by id":
+        for task_id in ids:
+            pool.claim(task_id, "a")
+    else:
+        for _ in ids:
+            assert pool.claim_next("a", SKILLS, order=order) is not None
+    return (time.perf_counter() - started_s) / len(ids) * 1e6
+
+
+def waiting(directory: str) -> str:
+    """From just before a publication to owning the task, in another thread."""
+    times_us = []
+    with tempfile.TemporaryDirectory(dir=directory) as base:
+        pool, publisher = TaskPool(base), TaskPool(base)
+        for number in range(60):
+            owned_s: list[float] = []
+
+            def wait(owned_s: list[float] = owned_s) -> None:
+                claim = pool.claim_next("a", wait=10)
+                owned_s.append(time.perf_counter())
+                assert claim is not None
+
+            thread = threading.Thread(target=wait)
+            thread.start()
+            time.sleep(0.01)
+            started_s = time.perf_counter()
+            publisher.publish(f"x{number}")
+            thread.join()
+            times_us.append((owned_s[0] - started_s) * 1e6)
+    return (
+        f"A waiting agent owns a task {statistics.median(times_us):,.0f} us (median) after its"
+        " publication began."
+    )
+
+
+def draining(processes: int, order: str, directory: str) -> str:
+    """Processes that empty one pool."""
+    with tempfile.TemporaryDirectory(dir=directory) as base:
+        publish(TaskPool(base, durability="none"), [f"x{n}" for n in range(12_000)])
+        context = multiprocessing.get_context("fork")
+        start = context.Barrier(processes + 1)
+        counts = context.SimpleQueue()
+        agents = [
+            context.Process(target=_drain, args=(base, order, f"a{n}", start, counts))
+            for n in range(processes)
+        ]
+        for agent in agents:
+            agent.start()
+        start.wait()
+        started_s = time.perf_counter()
+        shares = [counts.get() for _ in agents]
+        elapsed_s = time.perf_counter() - started_s
+        for agent in agents:
+            agent.join()
+    fairness = max(shares) / max(1, min(shares))
+    return f"| {processes} | {order} | {sum(shares) / elapsed_s:,.0f} | {fairness:.1f} |"
+
+
+def _drain(
+    base: str,
+    order: str,
+    agent_id: str,
+    start: multiprocessing.synchronize.Barrier,
+    counts: multiprocessing.SimpleQueue[int],
+) -> None:
+    pool = TaskPool(base)
+    pool.claim_next(agent_id, SKILLS, order=order)  # imports, and a first look
+    start.wait()
+    count = 0
+    while pool.claim_next(agent_id, SKILLS, order=order) is not None:
+        count += 1
+    counts.put(count)
+
+
+def batches(directory: str) -> str:
+    """`claim_many` against single claims, both on disk when they return."""
+    single_us, many_us = [], []
+    with tempfile.TemporaryDirectory(dir=directory) as base:
+        pool = TaskPool(base)
+        for turn in range(8):
+            publish(pool, [f"one-{turn}-{n}" for n in range(BATCH)])
+            single_us.append(_claim_all(pool, "any", [""] * BATCH))
+            publish(pool, [f"many-{turn}-{n}" for n in range(BATCH)])
+            started_s = time.perf_counter()
+            assert len(pool.claim_many("a", BATCH, SKILLS, order="any")) == BATCH
+            many_us.append((time.perf_counter() - started_s) / BATCH * 1e6)
+    single, many = statistics.median(single_us), statistics.median(many_us)
+    return (
+        f"In {Path(directory)}: a durable claim {single:,.0f} us, one of {BATCH} of `claim_many`"
+        f" {many:,.0f} us: {single / many:.1f} times as many a second."
+    )
+
+
+if __name__ == "__main__":
+    main()
