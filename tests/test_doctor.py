@@ -19,7 +19,7 @@ def test_a_healthy_pool_is_called_healthy_and_left_as_it_was(pool: TaskPool) -> 
     pool.publish("t")
     before = sorted(os.listdir(pool.tasks_dir))
     findings = found(pool)
-    for check in ("flock", "O_CLOEXEC", "inotify", "RENAME_NOREPLACE", "owners", "tasks"):
+    for check in ("flock", "O_CLOEXEC", "inotify", "RENAME_NOREPLACE", "owners", "contents"):
         assert findings[check].level == "ok", findings[check]
     assert findings["core"].message == pool._directories.core.NAME
     assert sorted(os.listdir(pool.tasks_dir)) == before
@@ -38,10 +38,10 @@ def test_whatever_is_not_well_comes_with_advice(
     monkeypatch.setattr(diagnosis.owners.fcntl, "flock", lambda descriptor, operation: None)
     findings = found(pool)
     monkeypatch.undo()
-    for check in ("file system", "flock", "writers", "tasks"):
+    for check in ("file system", "flock", "writers", "contents"):
         assert findings[check].level != "ok"
         assert findings[check].advice
-    assert "broken.json" in findings["tasks"].message
+    assert "broken.json" in findings["contents"].message
 
 
 def test_orphans_are_reported_and_not_touched(pool: TaskPool) -> None:

@@ -263,6 +263,6 @@ def _contents(pool: Directories) -> Iterator[Finding]:
             message = f"the dead have left {len(ids)} that would be {fate}: {shown}"
             yield Finding(WARNING, "left behind", message, "run recover()")
     for problem in report.problems:
-        yield Finding(WARNING, "tasks", problem, "look at the file; remove or mend it by hand")
+        yield Finding(WARNING, "contents", problem, "look at the file; remove or mend it by hand")
     if not report and not report.problems:
-        yield Finding(OK, "tasks", "every task is whole and in one place")
+        yield Finding(OK, "contents", "every task is whole and in one place")
