@@ -117,7 +117,9 @@ class Fleet:
 
     def said(self, what: str) -> list[tuple[str, str]]:
         """Task and token of each such line in the logs."""
-        lines = [json.loads(line) for log in self.logs.iterdir() for line in log.open()]
+        lines = [
+            json.loads(line) for log in self.logs.iterdir() for line in log.read_text().splitlines()
+        ]
         return [(task, token) for word, task, token in lines if word == what]
 
 

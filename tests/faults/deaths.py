@@ -40,7 +40,7 @@ OF_SEVERAL: Final = ("publish_many", "claim_many", "retry_failed of all", "claim
 PATIENCE_S: Final = 120.0  # older than any lock file that recovery leaves alone
 
 
-# The verbs that driver.py does not have -------------------------------------------------------------
+# The verbs that driver.py does not have ----------------------------------------------------------
 
 
 def by_dead(act: Callable[[TaskPool], object]) -> Callable[[TaskPool], None]:
@@ -316,7 +316,7 @@ class Aftermath:
         return self.found | {"paused": paused}
 
 
-# All points -----------------------------------------------------------------------------------------
+# All points ---------------------------------------------------------------------------------------
 
 
 class Deaths(Driver):
