@@ -4,7 +4,8 @@
 
 VERB is a part of the names of the verbs to try; without it all are tried.
 Prints one JSON object: how many points were tried, what broke which promise, each verb's number of
-calls, and which methods of TaskPool they called.
+calls, which verbs make the same calls with "full" as with "data" and are tried with that only, and
+which methods of TaskPool they called.
 
 A *point* is one death of one process: a forked child makes a small pool, does the verb, and is
 killed. This process, which lives on, then does what any other agent would do. What it must find is
@@ -324,6 +325,7 @@ class Deaths(Driver):
     def __init__(self, core: str, durability: str, base: Path) -> None:
         super().__init__(core, durability, base)
         self.counts: dict[str, int] = {}
+        self.same: list[str] = []
         self.methods: set[str] = set()
 
     def run(self, part: str) -> None:
@@ -337,8 +339,11 @@ class Deaths(Driver):
         self._fresh_pool(Verb("", lambda pool, context: None))
 
     def _try(self, verb: Verb) -> None:
-        done, count = self._survivor(verb)
-        self.counts[verb.name] = count
+        done, calls = self._survivor(verb, self.durability)
+        if self.durability == "full" and calls == self._survivor(verb, "data")[1]:
+            self.same.append(verb.name)  # call for call what is tried with "data"
+            return
+        count = self.counts[verb.name] = len(calls)
         allowed: list[dict[str, Any]] = []
         for action, name, nth in self._deaths(count):
             where = f"{name} call {nth} of {count}"
@@ -371,22 +376,23 @@ class Deaths(Driver):
     def _pool_of(self, verb: Verb) -> TaskPool:
         return TaskPool(self.base, durability=self.durability, _core=self.core, **verb.settings)
 
-    def _survivor(self, verb: Verb) -> tuple[Aftermath, int]:
-        """What an undisturbed process leaves when it ends, and how many calls it makes."""
+    def _survivor(self, verb: Verb, durability: str) -> tuple[Aftermath, list[str]]:
+        """What an undisturbed process leaves when it ends, and the calls that it makes."""
         receiver, sender = os.pipe()
         child = os.fork()
         if child == 0:
-            _child(lambda: os.write(sender, json.dumps(self._undisturbed(verb)).encode()))
+            self.durability = durability
+            _child(lambda: _tell(sender, self._undisturbed(verb)))
         os.close(sender)
         with open(receiver, "rb") as told:
             text = told.read()
         assert os.waitpid(child, 0)[1] == 0, verb.name
-        count, methods = json.loads(text)
+        calls, methods = json.loads(text)
         self.methods.update(methods)
         self.points["no death"] += 1
-        return Aftermath(self._pool_of(verb)), count
+        return Aftermath(self._pool_of(verb)), calls
 
-    def _undisturbed(self, verb: Verb) -> tuple[int, list[str]]:
+    def _undisturbed(self, verb: Verb) -> tuple[list[str], list[str]]:
         pool, context = self._prepared(verb)
         called: set[str] = set()
         names = {
@@ -406,7 +412,7 @@ class Deaths(Driver):
         calls = self.shim.disarm()
         assert value != verb.refusal, value
         verb.done(pool, context, value)
-        return len(calls), sorted(called)
+        return [call.name for call in calls], sorted(called)
 
     def _dies(self, verb: Verb, nth: int, action: int) -> bool:
         child = os.fork()
@@ -448,6 +454,11 @@ def _by_task(outcome: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def _tell(sender: int, what: object) -> None:
+    with open(sender, "w") as told:
+        json.dump(what, told)
+
+
 def _child(act: Callable[[], object]) -> None:
     """Do this and nothing else: not what the parent does when it ends."""
     try:
@@ -470,6 +481,7 @@ def main(core: str, durability: str, directory: str, part: str = "") -> None:
             "points": deaths.points,
             "broken": [list(broken) for broken in deaths.broken],
             "calls": deaths.counts,
+            "same": deaths.same,
             "methods": sorted(deaths.methods),
         },
         sys.stdout,

@@ -34,11 +34,13 @@ pytestmark = [
 class Sweep:
     """One run of the driver, in a process of its own."""
 
-    def __init__(self, shim: Path, core: str, durability: str, directory: Path) -> None:
+    def __init__(
+        self, driver: str, shim: Path, core: str, durability: str, directory: Path
+    ) -> None:
         preloaded = " ".join(filter(None, (os.environ.get("LD_PRELOAD"), str(shim))))
         self.name = f"{core}, {durability}"
         self._process = subprocess.Popen(
-            [sys.executable, str(HERE / "driver.py"), core, durability, str(directory)],
+            [sys.executable, str(HERE / driver), core, durability, str(directory)],
             env=os.environ | {"LD_PRELOAD": preloaded},
             stdout=subprocess.PIPE,
             text=True,
@@ -74,45 +76,32 @@ class Sweep:
         assert not broken, "\n".join([f"{len(broken)} points:", *shown])
 
 
-@pytest.fixture(scope="session")
-def shim(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """interpose.c, compiled."""
-    compiler = os.environ.get("CC", "cc")
-    if shutil.which(compiler) is None:
-        reason = f"there is no C compiler {compiler!r} for interpose.c"
-        if os.environ.get("FASTCLAIM_REQUIRE_EXTENSIONS") == "1":
-            pytest.fail(reason)
-        pytest.skip(reason)
-    library = tmp_path_factory.mktemp("shim") / "interpose.so"
-    subprocess.run(
-        [compiler, "-shared", "-fPIC", "-O1", "-o", library, HERE / "interpose.c", "-ldl"],
-        check=True,
-        capture_output=True,
-    )
-    return library
+def run_sweeps(driver: str, shim: Path, directory: Path) -> Iterator[dict[tuple[str, str], Sweep]]:
+    """Runs of a driver for each core and durability, on no disk where there is a tmpfs."""
+    memory = Path("/dev/shm")
+    parent = memory if os.access(memory, os.W_OK) else directory
+    base = parent / f"fastclaim-{driver}-{os.getpid()}"
+    cores = ("py",) if _transition_c is None else ("c", "py")
+    started = {}
+    try:
+        for core in cores:
+            for durability in DURABILITIES:
+                place = base / f"{core}-{durability}"
+                place.mkdir(parents=True)
+                started[core, durability] = Sweep(driver, shim, core, durability, place)
+        yield started
+    finally:
+        for sweep in started.values():
+            sweep.stop()
+        shutil.rmtree(base)
 
 
 @pytest.fixture(scope="session")
 def sweeps(
     shim: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[dict[tuple[str, str], Sweep]]:
-    """All runs, side by side; they touch no disk where there is a tmpfs."""
-    memory = Path("/dev/shm")
-    parent = memory if os.access(memory, os.W_OK) else tmp_path_factory.getbasetemp()
-    base = parent / f"fastclaim-faults-{os.getpid()}"
-    cores = ("py",) if _transition_c is None else ("c", "py")
-    started = {}
-    try:
-        for core in cores:
-            for durability in DURABILITIES:
-                directory = base / f"{core}-{durability}"
-                directory.mkdir(parents=True)
-                started[core, durability] = Sweep(shim, core, durability, directory)
-        yield started
-    finally:
-        for sweep in started.values():
-            sweep.stop()
-        shutil.rmtree(base)
+    """All runs, side by side."""
+    yield from run_sweeps("driver.py", shim, tmp_path_factory.getbasetemp())
 
 
 CORES = [
