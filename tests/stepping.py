@@ -82,7 +82,8 @@ class Actor:
         """Get rid of its frames and descriptors, when nothing matters any more."""
         self.is_dead = True
         if not self._greenlet.dead:
-            self._greenlet.throw(Died)
+            with contextlib.suppress(Died, OSError):
+                self._greenlet.throw(Died)
         for descriptor in self.descriptors:
             os.close(descriptor)
         self.descriptors.clear()
