@@ -1,0 +1,205 @@
+"""What is on disk after a power cut, of tasks that agents were publishing, claiming, completing.
+
+The pool lies on a file system of its own in an image. A cut is a copy of that image: it has what
+the file system had written until then, and nothing of what it still had in memory. Agents are
+stopped for as long as the copy takes (not in the midst of a system call: those come to their end),
+so that the copy is of one moment. That a disk loses or reorders what it was told to keep is not
+tried.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from fastclaim import TaskPool
+
+AGENTS = 2
+CUTS = int(os.environ.get("FASTCLAIM_CUTS", "6"))
+BETWEEN_CUTS_S = 0.05
+MEGABYTES = {"ext4": 64, "xfs": 320}
+MAKE = {"ext4": ["mkfs.ext4", "-q", "-F"], "xfs": ["mkfs.xfs", "-q", "-f"]}
+# The copy has the same UUID as the original, which xfs refuses by itself.
+OPTIONS = {"ext4": "loop", "xfs": "loop,nouuid"}
+
+
+@pytest.fixture(params=["ext4", "xfs"])
+def image(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
+    """A file with a file system in it, mounted at `mounted` beside it."""
+    kind = request.param
+    if shutil.which(MAKE[kind][0]) is None:
+        pytest.skip(f"there is no {MAKE[kind][0]} here")
+    image = tmp_path / f"image.{kind}"
+    with open(image, "wb") as file:
+        file.truncate(MEGABYTES[kind] << 20)
+    subprocess.run([*MAKE[kind], image], check=True)
+    mounted = tmp_path / "mounted"
+    try:
+        _mount(image, mounted)
+    except subprocess.CalledProcessError as error:
+        pytest.skip(f"no loop mounts of {kind} here: {error.stderr.decode().strip()}")
+    yield image
+    _unmount(mounted)
+
+
+def _mount(image: Path, where: Path) -> None:
+    where.mkdir(exist_ok=True)
+    options = OPTIONS[image.suffix[1:]]
+    subprocess.run(["mount", "-o", options, image, where], check=True, capture_output=True)
+
+
+def _unmount(where: Path) -> None:
+    subprocess.run(["umount", where], check=True)
+
+
+def _agent(number: int, base: Path, core: ModuleType, durability: str, log: int) -> int:
+    """Start one that publishes, claims and completes, and logs what has returned; its pid."""
+    child = os.fork()
+    if child:
+        return child
+    try:
+        pool = TaskPool(base, durability=durability, _core=core)
+        for count in itertools.count():
+            task_id = f"{number}-{count}"
+            payload = "p" * (count % 5 * 1000)
+            pool.publish({"task_id": task_id, "payload": payload})
+            os.write(log, f"published {task_id}\n".encode())
+            if count % 4 == 3:
+                continue  # it stays there
+            claim = pool.claim(task_id, f"agent{number}")
+            os.write(log, f"claimed {task_id}\n".encode())
+            if count % 4 == 2:
+                continue
+            claim.complete("r" * (count % 3 * 400))
+            os.write(log, f"completed {task_id}\n".encode())
+    finally:
+        os._exit(1)
+
+
+def _cut(image: Path, agents: list[int], log: Path) -> tuple[Path, dict[str, str]]:
+    """A copy of the image, and what had returned before it was made: by task, the last."""
+    for agent in agents:
+        os.kill(agent, signal.SIGSTOP)
+        _, status = os.waitpid(agent, os.WUNTRACED)
+        assert os.WIFSTOPPED(status), "an agent has ended"
+    returned = {}
+    for line in log.read_text().splitlines():
+        what, task_id = line.split()
+        returned[task_id] = what
+    copy = image.with_name(f"copy{image.suffix}")
+    subprocess.run(["cp", "--sparse=always", image, copy], check=True)
+    for agent in agents:
+        os.kill(agent, signal.SIGCONT)
+    return copy, returned
+
+
+def _tasks_in(base: Path) -> dict[str, str]:
+    """The state of each task; each must parse, be whole, and be in one place."""
+    found: dict[str, str] = {}
+    for state in ("available", "claimed", "completed", "failed"):
+        for path in (base / "tasks" / state).glob("*.json"):
+            task = json.loads(path.read_text())
+            task_id = task["task_id"]
+            assert task_id not in found, f"{task_id} is in {found[task_id]} and in {state}"
+            assert task["payload"] == "p" * (int(task_id.split("-")[1]) % 5 * 1000)
+            if state == "completed":
+                assert set(task["result"]) <= {"r"}
+                assert len(task["result"]) == int(task_id.split("-")[1]) % 3 * 400
+            found[task_id] = state
+    return found
+
+
+def _cuts(image: Path, core: ModuleType, durability: str) -> Iterator[tuple[dict, dict, Path]]:
+    base = image.parent / "mounted" / "pool"
+    TaskPool(base, durability="full", _core=core)
+    os.sync()
+    log = image.with_name("log")
+    descriptor = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
+    agents = [_agent(number, base, core, durability, descriptor) for number in range(AGENTS)]
+    os.close(descriptor)
+    after = image.with_name("after")
+    try:
+        for _ in range(CUTS):
+            time.sleep(BETWEEN_CUTS_S)
+            copy, returned = _cut(image, agents, log)
+            _mount(copy, after)
+            try:
+                yield _tasks_in(after / "pool"), returned, after / "pool"
+            finally:
+                _unmount(after)
+    finally:
+        for agent in agents:
+            os.kill(agent, signal.SIGKILL)
+            os.waitpid(agent, 0)
+
+
+@pytest.fixture
+def tell(
+    request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]
+) -> Callable[[int, int], None]:
+    """Says in the log what was tried."""
+
+    def tell(cuts: int, tasks: int) -> None:
+        with capsys.disabled():
+            sys.stdout.write(f"\n{request.node.name}: {cuts} cuts, {tasks} tasks at the last ")
+
+    return tell
+
+
+def test_a_power_cut_tears_and_loses_no_task_at_data(
+    image: Path, core: ModuleType, tell: Callable[[int, int], None]
+) -> None:
+    cuts, earlier = 0, set()
+    for found, returned, base in _cuts(image, core, "data"):
+        assert earlier <= set(found), "what one cut had, the next has lost"
+        last = {f"{number}-{_count(returned, number) - 1}" for number in range(AGENTS)}
+        # A later publication's sync puts the earlier ones' names on disk, too.
+        assert set(returned) - set(found) <= last
+        _is_usable(base, core, found)
+        cuts, earlier = cuts + 1, set(found)
+    assert cuts == CUTS
+    tell(cuts, len(earlier))
+
+
+def test_a_power_cut_undoes_nothing_that_has_returned_at_full(
+    image: Path, core: ModuleType, tell: Callable[[int, int], None]
+) -> None:
+    at_least = {
+        "published": {"available", "claimed", "completed"},
+        "claimed": {"claimed", "completed"},
+        "completed": {"completed"},
+    }
+    cuts, tasks = 0, 0
+    for found, returned, base in _cuts(image, core, "full"):
+        for task_id, what in returned.items():
+            assert found.get(task_id) in at_least[what], (task_id, what)
+        _is_usable(base, core, found)
+        cuts, tasks = cuts + 1, len(returned)
+    assert cuts == CUTS
+    assert tasks > 0
+    tell(cuts, tasks)
+
+
+def _count(returned: dict[str, str], number: int) -> int:
+    return sum(task_id.startswith(f"{number}-") for task_id in returned)
+
+
+def _is_usable(base: Path, core: ModuleType, found: dict[str, str]) -> None:
+    """Recovery gives back what was claimed: no process has come through the cut."""
+    pool = TaskPool(base, durability="none", _core=core)
+    report = pool.recover()
+    assert not report.problems
+    after = _tasks_in(base)
+    assert set(after) == set(found)
+    assert "claimed" not in after.values()
