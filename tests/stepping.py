@@ -1,10 +1,10 @@
 """Actors that run one file-system call at a time, in whatever order a scheduler chooses.
 
 Each actor stands for a process. It runs in a greenlet of its own, which hands over before each call
-that others could notice; the calls are then made for real. What a process has for itself is switched
-along: its owner file, its id, its descriptors (flock goes by open file, so that actors exclude each
-other as processes do). A death closes the descriptors and nothing else: not a line more of the
-actor's code has any effect.
+that others could notice; the calls are then made for real. What a process has for itself is
+switched along: its owner file, its id, its descriptors (flock goes by open file, so that actors
+exclude each other as processes do). A death closes the descriptors and nothing else: not a line
+more of the actor's code has any effect.
 """
 
 from __future__ import annotations
@@ -85,7 +85,8 @@ class Actor:
             with contextlib.suppress(Died, OSError):
                 self._greenlet.throw(Died)
         for descriptor in self.descriptors:
-            os.close(descriptor)
+            with contextlib.suppress(OSError):  # an object that went with the frames closed it
+                os.close(descriptor)
         self.descriptors.clear()
         self.process[2].clear()
 
