@@ -406,10 +406,8 @@ def explored(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Scenario], E
 
 
 def _parameters() -> Iterator[Any]:
-    for name, scenario in SHORT_SCENARIOS.items():
-        yield pytest.param(scenario, id=name)
     long = pytest.mark.skipif(not LONG, reason="takes minutes: FASTCLAIM_INTERLEAVINGS=all")
-    for name, scenario in LONG_SCENARIOS.items():
+    for name, scenario in (SHORT_SCENARIOS | LONG_SCENARIOS).items():
         yield pytest.param(scenario, id=name, marks=long)
 
 
