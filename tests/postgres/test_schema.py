@@ -82,8 +82,10 @@ def test_a_claim_looks_at_the_first_tasks_of_an_index_however_many_there_are(
     outsider.execute(f"ANALYZE {pool._database.schema}.tasks")
     text = plan(pool, order)
     index = {"priority": "ready_by_priority", "oldest": "ready_by_age"}[order]
-    assert f"Index Scan using {index}" in text
     assert "Seq Scan on tasks" not in text
+    if not tasks:
+        return  # of an empty table any index is as good
+    assert f"Index Scan using {index}" in text
     # The tasks come from the index in order: what is sorted is no more than the window of each.
     (scan,) = [line for line in text.splitlines() if f"using {index}" in line]
     above = text.splitlines()[text.splitlines().index(scan) - 1]
