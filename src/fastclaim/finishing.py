@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from typing import Any, Final, NamedTuple
 
 from . import layout, outcome
@@ -69,7 +70,7 @@ def waiting_or_failed(pool: Directories, task_id: object, fields: dict[str, Any]
     return Ending(fields, pool.available_file(task_id), pool.available, False)
 
 
-class _Transition:
+class _Transition(ABC):
     """One transition of an agent's claim, for as many tries as it takes.
 
     Parameters
@@ -130,8 +131,9 @@ class _Transition:
         ending = self._ending(document.fields, float(timestamp(time.time_ns())))
         return rewrite(self.pool, held, document, ending)
 
+    @abstractmethod
     def _ending(self, fields: dict[str, Any], now_s: float) -> Ending:
-        raise NotImplementedError
+        """What the claim becomes."""
 
     def _check_claim(self, document: Document) -> None:
         if self.token is not None:
