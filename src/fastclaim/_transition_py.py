@@ -610,9 +610,16 @@ def claim(
     held = Held(tasks, path, lock)
     try:
         with held._errors_of(path):
-            read_bytes = None if want_document else SECTOR_BYTES
             outcome, document = _claim_held(
-                held, heed_pause, owner, claimed, directories, enforcement, fields, sync, read_bytes
+                held,
+                heed_pause,
+                owner,
+                claimed,
+                directories,
+                enforcement,
+                fields,
+                sync,
+                want_document,
             )
             if outcome == UNPROVEN:
                 return UNPROVEN, held
@@ -632,15 +639,18 @@ def _claim_held(
     enforcement: bytes,
     fields: bytes,
     sync: int,
-    read_bytes: int | None,
+    whole: bool,
 ) -> tuple[int, bytes | None]:
     outcome = held._hold()
     if outcome != DONE:
         return outcome, None
     if _has_to_be_seen_to(held._at, heed_pause, owner):
         return STALE, None
-    raw = held.read(read_bytes)
+    # What lies there may be a hole of a terabyte: only a document of ours is read whole.
+    raw = held.read(SECTOR_BYTES)
     sector = _proven_sector(held, raw)
+    if sector is not None and whole:
+        raw = held.read()
     stamp = _claim_stamp(sector, enforcement, fields)
     if sector is None or stamp is None:
         outcome = held._verify()
