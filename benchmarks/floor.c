@@ -27,8 +27,10 @@ static int64_t now_ns(void)
     return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
 }
 
-/* What names are looked up from, how much of a whole path it stands for, and the owner file. */
+/* What names are looked up from, how much of a whole path it stands for, the owner file, and the
+ * name of an inode to link to lock files. */
 static int tasks_fd = AT_FDCWD, owner_fd = -1;
+static char ready[4096];
 static size_t prefix_bytes = 0;
 
 static const char *name_of(const char *path)
@@ -77,16 +79,10 @@ static int stamp(int fd, const struct stat *status, int durable)
 static int claim_one(const char *available, const char *lock, const char *claimed, int durable)
 {
     struct stat status, lock_status;
-    int lock_fd = -1, fd = hold(available, &status);
+    int fd = hold(available, &status);
 
-    if (fd < 0)
+    if (fd < 0 || (lock != NULL && linkat(tasks_fd, ready, tasks_fd, name_of(lock), 0) != 0))
         return -1;
-    if (lock != NULL) {
-        lock_fd = open_file(lock, O_CREAT);
-        if (lock_fd < 0 || fstat(lock_fd, &lock_status) != 0 || flock(lock_fd, LOCK_EX | LOCK_NB)
-            || find(lock, &lock_status) != 0)
-            return -1;
-    }
     if (faccessat(tasks_fd, "paused", F_OK, 0) == 0 || fstat(owner_fd, &lock_status) != 0
         || pread(fd, document, (size_t)status.st_size, 0) != status.st_size
         || renameat2(tasks_fd, name_of(available), tasks_fd, name_of(claimed), RENAME_NOREPLACE)
@@ -94,7 +90,7 @@ static int claim_one(const char *available, const char *lock, const char *claime
         return -1;
     if (lock != NULL
         && (find(lock, &lock_status) != 0 || unlinkat(tasks_fd, name_of(lock), 0) != 0
-            || let_go(lock_fd) != 0))
+            || fstat(owner_fd, &lock_status) != 0)) /* of the linked inode, in the core */
         return -1;
     return let_go(fd);
 }

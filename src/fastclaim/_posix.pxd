@@ -22,6 +22,7 @@ cdef extern from "_posix.h" nogil:
     int fsync(int fd)
     int faccessat(int at, const char *path, int mode, int flags)
     int renameat(int source_at, const char *source, int target_at, const char *target)
+    int linkat(int from_at, const char *source, int to_at, const char *target, int flags)
     int unlinkat(int at, const char *path, int flags)
     int S_ISREG(unsigned int mode)
     void *memmem(const void *text, size_t text_bytes, const void *wanted, size_t wanted_bytes)

@@ -62,6 +62,16 @@ cdef enum:
     NOT_BEFORE_MEMBER_BYTES = 16
 
 
+cdef struct Ready:
+    int inode  # descriptor of the inode that we keep flocked; -1: there is none
+    unsigned long device
+    unsigned long number
+    const char *name
+    bint is_linked  # it is the lock file now
+    bint is_useless
+    bint is_left  # to an original that may wait for it
+
+
 cdef struct Step:
     int at  # the descriptor that names are looked up from, and
     Py_ssize_t prefix_bytes  # how much of a whole path it stands for
@@ -70,6 +80,7 @@ cdef struct Step:
     int replacement
     bint writable
     bint lock_is_held
+    Ready ready
     posix.stat_result task_status
     posix.stat_result lock_status
     const char *path
@@ -99,7 +110,8 @@ cdef inline void start(
     Step *step, int at, Py_ssize_t prefix_bytes, const char *path, const char *lock_path
 ) noexcept nogil:
     step.at, step.prefix_bytes = at, prefix_bytes
-    step.task = step.lock = step.replacement = -1
+    step.task = step.lock = step.replacement = step.ready.inode = -1
+    step.ready.is_linked = step.ready.is_useless = step.ready.is_left = False
     step.path = path
     step.lock_path = lock_path
     step.temporary = NULL
@@ -280,10 +292,36 @@ cdef int sync_directories(
 # Hold ---------------------------------------------------------------------------------------------
 
 
+cdef bint link_lock(Step *step) noexcept nogil:
+    """Let our locked inode be the lock file, if there is one and no lock file yet."""
+    if step.ready.inode < 0:
+        return False
+    step.ready.is_linked = posix.linkat(
+        step.at, step.ready.name, step.at, name_of(step, step.lock_path), 0) == 0
+    step.ready.is_useless = not step.ready.is_linked and errno != posix.EEXIST
+    return step.ready.is_linked
+
+
+cdef void release_link(Step *step) noexcept nogil:
+    """Unlink it; left to others, with its flock, if that fails or an original has opened it."""
+    cdef posix.stat_result status
+    cdef int failed = find(step, step.lock_path, &status)
+    if failed == 0:
+        if status.st_ino == step.ready.number and status.st_dev == step.ready.device:
+            failed = posix.unlinkat(step.at, name_of(step, step.lock_path), 0)
+    elif errno == posix.ENOENT:
+        failed = 0
+    step.ready.is_linked = False
+    step.ready.is_left = (
+        failed != 0 or posix.fstat(step.ready.inode, &status) != 0 or status.st_size == 0)
+
+
 cdef int take_lock(Step *step) noexcept nogil:
     """DONE, LOST (no directory for it), BUSY or FAILED."""
     cdef int fd, taken, attempt
     cdef bint writable
+    if link_lock(step):
+        return DONE
     for attempt in range(VERIFY_TRIES):
         # No O_TRUNC: a loser must not touch the holder's file.
         fd = open_for_flock(step, step.lock_path, posix.O_CREAT, &writable)
@@ -297,7 +335,7 @@ cdef int take_lock(Step *step) noexcept nogil:
             posix.set_errno(posix.EINVAL)
             return fail(step, step.lock_path)
         # Who had it may have unlinked it between our open and our flock.
-        step.lock_is_held = taken == DONE and step.lock_status.st_nlink > 0
+        step.lock_is_held = taken == DONE and names(step, step.lock_path, &step.lock_status)
         if step.lock_is_held:
             return DONE
         let_go(fd)
@@ -309,6 +347,8 @@ cdef int take_lock(Step *step) noexcept nogil:
 
 cdef void release_lock(Step *step) noexcept nogil:
     """Unlink it while we hold it, and only if the path still is what we hold."""
+    if step.ready.is_linked:
+        release_link(step)
     if step.lock < 0:
         return
     # After an error it is asked again whether we hold it.
@@ -358,7 +398,7 @@ cdef int hold_once(Step *step) noexcept nogil:
         return NOT_REGULAR
     if step.task_status.st_nlink == 0:
         return CHANGED
-    if step.lock_path != NULL and step.lock < 0:
+    if step.lock_path != NULL and step.lock < 0 and not step.ready.is_linked:
         # Only now: a claim of a task that is not there creates nothing.
         return take_lock(step)
     return DONE
@@ -804,9 +844,24 @@ cdef inline const char *path_of(bytes path):
     return PyBytes_AS_STRING(path) if path is not None else NULL
 
 
-cdef int start_in(Step *step, object tasks, bytes path, bytes lock) except -1:
-    """Begin a transition of a file in `tasks`, a TasksDirectory."""
+cdef object start_in(Step *step, object tasks, bytes path, bytes lock):
+    """Begin a transition of a file in `tasks`, a TasksDirectory; returns its LockedInode or None."""
+    cdef object locked = None
     start(step, tasks.descriptor, tasks.prefix_bytes, path_of(path), path_of(lock))
+    if lock is not None:
+        locked = tasks.locked_inode
+        if locked is not None:
+            step.ready.inode = locked.descriptor
+            step.ready.device, step.ready.number = locked.device, locked.number
+            step.ready.name = path_of(locked.name)
+    return locked
+
+
+cdef int see_to_locked_inode(Step *step, object tasks, object locked) except -1:
+    """Replace it if it must not, or cannot, be linked again."""
+    if step.ready.is_left or step.ready.is_useless:
+        tasks.replace_locked_inode(locked, step.ready.is_left)
+        step.ready.is_left = step.ready.is_useless = False
     return 0
 
 
@@ -822,6 +877,7 @@ cdef class Held:
     cdef bytes lock
     cdef bytes temporary
     cdef object tasks  # keeps the descriptor that names are looked up from open
+    cdef object locked
 
     def __cinit__(self):
         start(&self.step, posix.AT_FDCWD, 0, NULL, NULL)
@@ -839,6 +895,9 @@ cdef class Held:
         """Give up a temporary file that is left, the lock file, and the hold; never fails."""
         with nogil:
             close_all(&self.step)
+        see_to_locked_inode(&self.step, self.tasks, self.locked)
+        self.step.ready.inode = -1
+        self.locked = None  # whoever waits for it, waits until nobody uses it any more
 
     def read(self, at_most_bytes=None):
         """The document, or its start, as long as it was when we got hold of it."""
@@ -902,11 +961,11 @@ cdef class Held:
         return outcome
 
 
-cdef Held keep_held(const Step *step, object tasks, bytes path, bytes lock):
+cdef Held keep_held(const Step *step, object tasks, object locked, bytes path, bytes lock):
     """What a transition holds, handed over to Python with the paths that it points into."""
     cdef Held held = Held.__new__(Held)
     held.step = step[0]
-    held.tasks, held.path, held.lock = tasks, path, lock
+    held.tasks, held.locked, held.path, held.lock = tasks, locked, path, lock
     return held
 
 
@@ -914,12 +973,13 @@ def hold(object tasks not None, bytes path not None, bytes lock):
     """Hold the file at `path`, verified; with `lock`, take that lock file too."""
     cdef Step step
     cdef int outcome
-    start_in(&step, tasks, path, lock)
+    cdef object locked = start_in(&step, tasks, path, lock)
     with nogil:
         outcome = hold_task(&step)
+    see_to_locked_inode(&step, tasks, locked)
     if outcome == FAILED:
         raise_failure(&step)
-    return outcome, keep_held(&step, tasks, path, lock) if outcome == DONE else None
+    return outcome, keep_held(&step, tasks, locked, path, lock) if outcome == DONE else None
 
 
 cdef int look(Step *step, bint heed_pause, int owner) noexcept nogil:
@@ -970,7 +1030,7 @@ def claim(object tasks not None, bint heed_pause, int owner,
     cdef const char *second = path_of(directories[1])
     cdef int outcome
     cdef object found = None
-    start_in(&step, tasks, path, lock)
+    cdef object locked = start_in(&step, tasks, path, lock)
     with nogil:
         outcome = hold_unverified(&step)
         if outcome == DONE:
@@ -986,11 +1046,12 @@ def claim(object tasks not None, bint heed_pause, int owner,
                     outcome = UNPROVEN
             else:
                 close_all(&step)
+    see_to_locked_inode(&step, tasks, locked)
     try:
         if outcome == FAILED:
             raise_failure(&step)
         if outcome == UNPROVEN:
-            found = keep_held(&step, tasks, path, lock)
+            found = keep_held(&step, tasks, locked, path, lock)
         elif outcome == DONE and want_document:
             found = PyBytes_FromStringAndSize(raw, count)
     finally:
@@ -1014,7 +1075,7 @@ def finish(object tasks not None, bytes path not None, bytes lock, bytes target 
     cdef const char *first = path_of(directories[0])
     cdef const char *second = path_of(directories[1])
     cdef int outcome
-    start_in(&step, tasks, path, lock)
+    cdef object locked = start_in(&step, tasks, path, lock)
     with nogil:
         outcome = hold_task(&step)
         if outcome == DONE:
@@ -1027,9 +1088,10 @@ def finish(object tasks not None, bytes path not None, bytes lock, bytes target 
                     fields_text, keep, result_text, temporary_path, sync, replace)
             if outcome != UNPROVEN:
                 close_all(&step)
+    see_to_locked_inode(&step, tasks, locked)
     if outcome == FAILED:
         raise_failure(&step)
-    return outcome, keep_held(&step, tasks, path, lock) if outcome == UNPROVEN else None
+    return outcome, keep_held(&step, tasks, locked, path, lock) if outcome == UNPROVEN else None
 
 
 def publish(bytes temporary not None, bytes target not None, tuple directories not None,

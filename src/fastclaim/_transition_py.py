@@ -22,8 +22,9 @@ on disk if the process dies:
     at any time                 a temporary file or an x.lock that nobody holds
 
 Claims from and releases to available/ also take x.lock, which is all that the original looks at:
-flocked, seen to have a name still, unlinked by who had it while it holds it and the path still
-names it, left alone by who did not get it.
+a link to an inode that this process keeps flocked (`locked_inode`), or, where there is something of
+that name already, that file: flocked, then verified, unlinked by who had it while it holds it and
+the path still names it, left alone by who did not get it.
 
 Names are looked up from a descriptor of tasks/, which is cheaper than from the root; but what
 verifies goes by the whole path, so that a descriptor of a directory that was moved away or made
@@ -223,6 +224,8 @@ class Held:
         self._at = AT_FDCWD if tasks is None else tasks.descriptor
         self._prefix_bytes = 0 if tasks is None else tasks.prefix_bytes
         self._lock_path = lock
+        self._ready = tasks.locked_inode if lock is not None and tasks is not None else None
+        self._may_be_linked = False
         self._temporary: bytes | None = None
         self._open: dict[str, int] = {}
         self._writable = False
@@ -278,6 +281,8 @@ class Held:
 
     def _release_lock(self) -> None:
         """Unlink the lock file while we hold it, and only if the path still is what we hold."""
+        if self._may_be_linked:
+            self._release_link()
         if "lock" not in self._open:
             return
         assert self._lock_path is not None
@@ -292,9 +297,45 @@ class Held:
                 os.unlink(self._name(self._lock_path), dir_fd=self._at)
         self._let_go("lock")
 
+    def _release_link(self) -> None:
+        """Unlink it; left to others, with its flock, if that fails or an original has opened it."""
+        assert self._lock_path is not None
+        assert self._ready is not None
+        assert self._tasks is not None
+        is_left = True
+        with contextlib.suppress(OSError):
+            named = self._found(self._lock_path)
+            is_ours = named is not None and named.st_ino == self._ready.number
+            if named is not None and is_ours and named.st_dev == self._ready.device:
+                os.unlink(self._name(self._lock_path), dir_fd=self._at)
+            is_left = os.fstat(self._ready.descriptor).st_size == 0
+        self._may_be_linked = False
+        if is_left:
+            self._tasks.replace_locked_inode(self._ready, is_of_use=True)
+            self._ready = None  # whoever waits, waits until nobody uses it any more
+
+    def _link_lock(self) -> bool:
+        """Let our locked inode be the lock file, if there is one and no lock file yet."""
+        if self._ready is None or self._ready.descriptor < 0:
+            return False
+        assert self._lock_path is not None
+        assert self._tasks is not None
+        names = self._ready.name, self._name(self._lock_path)
+        self._may_be_linked = True
+        try:
+            os.link(*names, src_dir_fd=self._at, dst_dir_fd=self._at, follow_symlinks=False)
+        except OSError as error:
+            self._may_be_linked = False
+            if error.errno != errno.EEXIST:
+                self._tasks.replace_locked_inode(self._ready, is_of_use=False)
+            return False
+        return True
+
     def _take_lock(self) -> int:
         """DONE, LOST (no directory for it) or BUSY."""
         assert self._lock_path is not None
+        if self._link_lock():
+            return DONE
         name = self._name(self._lock_path)
         for _ in range(_VERIFY_TRIES):
             try:
@@ -307,7 +348,7 @@ class Held:
             if not stat.S_ISREG(opened.st_mode):
                 raise OSError(errno.EINVAL, "not a regular file", self._lock_path)
             # Who had it may have unlinked it between our open and our flock.
-            if taken and opened.st_nlink > 0:
+            if taken and _same_inode(self._found(self._lock_path), opened):
                 return DONE
             self._let_go("lock")
             if not taken:
@@ -344,7 +385,7 @@ class Held:
             return NOT_REGULAR
         if self._status.st_nlink == 0:
             return CHANGED
-        if self._lock_path is not None and "lock" not in self._open:
+        if self._lock_path is not None and not self._may_be_linked and "lock" not in self._open:
             # Only now: a claim of a task that is not there creates nothing.
             with self._errors_of(self._lock_path):
                 return self._take_lock()

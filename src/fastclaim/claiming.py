@@ -76,13 +76,16 @@ def claim(
         if owner < 0:
             tasks = pool.current()  # a forked child inherits that of a directory that may be gone
             hold, owner = _bound(tasks, hold)
+    lock = pool.lock_file(path)
+    if lock is not None and tasks.locked_inode is None:
+        tasks.expect_locks()
     stamp = claim_stamp(agent_id, hold, token)
     came_to, found = pool.core.claim(
         tasks,
         True,
         owner,
         path,
-        pool.lock_file(path),
+        lock,
         claimed,
         pool.claim_directories,
         stamp.enforcement,

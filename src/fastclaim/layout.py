@@ -6,6 +6,7 @@
     {base}/tasks/completed/{task_id}_complete.json   done
     {base}/tasks/failed/{task_id}_failed.json        given up after `max_attempts`: dead letters
     {base}/tasks/owners/{owner}.owner                flocked for as long as that process lives
+    {base}/tasks/owners/{token}.lock                 likewise: what claimers link to names of locks
     {base}/tasks/paused                              there while nothing may be claimed
 
 Which directory a task's file is in decides its state. The names of the first four are those of

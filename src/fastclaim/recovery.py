@@ -354,6 +354,7 @@ class _Recovery:
         task = path[: -len(layout.LOCK_SUFFIX)] + layout.TASK_SUFFIX.encode()
         try:
             status = os.lstat(path)
+            # Truncated by an original's open, whenever it was made.
             if os.path.lexists(task) and status.st_mtime > self.now_s - _LOCK_AGE_S:
                 return False
             flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -375,9 +376,10 @@ class _Recovery:
 
 
 def _owner_files(pool: Directories) -> Iterator[bytes]:
-    suffix = layout.OWNER_SUFFIX.encode()
+    """Also the inodes that claimers keep locked: their flocks, too, say who lives."""
+    suffixes = (layout.OWNER_SUFFIX.encode(), layout.LOCK_SUFFIX.encode())
     directory = os.path.join(pool.tasks, layout.OWNERS.encode())
-    return (path for path in _entries(directory) if path.endswith(suffix))
+    return (path for path in _entries(directory) if path.endswith(suffixes))
 
 
 def _entries(directory: bytes) -> list[bytes]:

@@ -6,9 +6,12 @@ import contextlib
 import errno
 import os
 import sys
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from .owners import OwnerFile, owner_file
+
+if TYPE_CHECKING:
+    from .locked_inode import LockedInode
 
 AT_FDCWD: Final = -100 if sys.platform.startswith("linux") else -2
 
@@ -24,9 +27,19 @@ class TasksDirectory:
         What names are looked up from, and how many bytes of a whole path it stands for.
     owner : OwnerFile
         What says that this process lives.
+    locked_inode : LockedInode or None
+        What the cores link to the names of lock files, if there is one.
     """
 
-    __slots__ = ("_opened", "descriptor", "owner", "path", "prefix_bytes")
+    __slots__ = (
+        "_opened",
+        "_wants_locked_inode",
+        "descriptor",
+        "locked_inode",
+        "owner",
+        "path",
+        "prefix_bytes",
+    )
 
     def __init__(self, path: bytes) -> None:
         self._opened: os.stat_result | None = None  # for __del__, if the next line fails
@@ -35,11 +48,34 @@ class TasksDirectory:
         self.path = path
         self.prefix_bytes = len(path) + 1
         self.owner: OwnerFile = owner_file((self._opened.st_dev, self._opened.st_ino))
+        self.locked_inode: LockedInode | None = None
+        self._wants_locked_inode: bool | None = None
 
     def __del__(self) -> None:
         with contextlib.suppress(OSError):
             if self._is_open():
                 os.close(self.descriptor)
+
+    def expect_locks(self) -> None:
+        """Have an inode ready for lock files from the second time on: it costs more than one."""
+        if self._wants_locked_inode is None:
+            self._wants_locked_inode = True
+        elif self._wants_locked_inode:
+            self._wants_locked_inode = False
+            self._make_locked_inode()
+
+    def replace_locked_inode(self, given_up: LockedInode, is_of_use: bool) -> None:
+        """Somebody waits for its lock, or (not `is_of_use`) it cannot be linked; never fails."""
+        if self.locked_inode is given_up:
+            self.locked_inode = None
+            if is_of_use:
+                self._make_locked_inode()
+
+    def _make_locked_inode(self) -> None:
+        from .locked_inode import LockedInode  # not before: who claims once does without
+
+        with contextlib.suppress(OSError):  # lock files are made one by one, then
+            self.locked_inode = LockedInode(self.path)
 
     def is_current(self) -> bool:
         """Whether the descriptor is open, and of what stands at the path now."""

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from fastclaim import AlreadyClaimed, TaskExists, TaskPool, TaskPoolError, finishing
+from fastclaim.locked_inode import LockedInode
 
 MARKER: Final = "fault-pool"  # as in interpose.c
 ERRNOS: Final = ("ENOSPC", "EIO", "EMFILE", "EACCES", "EROFS", "EINTR")
@@ -102,6 +103,7 @@ class Verb(NamedTuple):
     partly: Callable[[dict[str, Any]], bool] | None = None
     settings: dict[str, Any] = {}  # noqa: RUF012
     reads_only: bool = False
+    links: bool = False  # whether an inode is ready to be linked to the lock file's name
 
 
 # The situations -----------------------------------------------------------------------------------
@@ -376,6 +378,8 @@ def claims() -> Iterator[Verb]:
             onward=its_claim_completes,
         )
         yield claim
+        if prepare in (publish_old, publish_foreign, over_old_claim):
+            yield claim._replace(name=f"{name}, linked lock file", links=True)
         yield claim._replace(name=f"{name}, no lock file", settings={"lock_files": False})
         yield claim._replace(name=f"{name}, claim_task", act=claim_task_for(agent), refusal={})
     yield Verb(
@@ -424,7 +428,7 @@ def finishes() -> Iterator[Verb]:
         )
     gone = {" without available/": (without("available", claimed()), AGENT)}
     for name, (prepare, agent) in (situations | gone).items():
-        yield Verb(
+        released = Verb(
             f"release{name}",
             release(agent),
             prepare,
@@ -432,6 +436,9 @@ def finishes() -> Iterator[Verb]:
             again=releases_again(agent),
             onward=another_claims,
         )
+        yield released
+        if name in ("", " of a foreign task"):
+            yield released._replace(name=f"{released.name}, linked lock file", links=True)
     yield Verb(
         "release, no lock file",
         release(AGENT),
@@ -691,7 +698,8 @@ class Driver:
         def complain(promise: str, what: str) -> None:
             self.broken.append(Broken(promise, verb.name, f"{fault}", f"{nth}: {words}", what))
 
-        if os.listdir("/proc/self/fd") != descriptors:
+        # An inode that was ready to be linked may have been replaced, or given up.
+        if len(os.listdir("/proc/self/fd")) > len(descriptors):
             complain("descriptors", "a descriptor is open")
         try:
             self._judge(verb, fault, pool, context, before, value, error, calls, complain)
@@ -709,6 +717,9 @@ class Driver:
             tasks.owner.ensure(tasks.path)
             pool._look_after_dead_owners()
             self.pool = pool  # shares with the next one what tells of deaths
+        if verb.links:
+            tasks = pool._directories.opened()
+            tasks.locked_inode = LockedInode(tasks.path)
         for state in STATES:
             directory = f"{self.base}/tasks/{state}"
             names = os.listdir(directory)
@@ -846,6 +857,8 @@ def may_be_ignored(call: Call, fault: Fault) -> bool:
     stamped = call.name == "futimens" and not is_temporary(call.path)
     read_only = call.name == "open" and fault.number in (errno.EACCES, errno.EROFS)
     unlocking = call.name in ("lstat", "stat") and call.path.endswith(".lock")
+    # An inode that is ready to be linked only spares the making of a lock file.
+    sparing = "/owners/" in call.path and call.path.endswith(".lock")
     cleaning = call.name in CLEANING
     # os.makedirs() looks whether the directory is there all the same.
     making = call.name in ("mkdir", "stat")
@@ -854,7 +867,8 @@ def may_be_ignored(call: Call, fault: Fault) -> bool:
     reading = call.name == "fstat" and call.path.endswith(".json")
     # If it cannot be told whether the pool is paused, or our owner file stands, we look again.
     marks = call.name in ("access", "fstat") and call.path.endswith(("/paused", ".owner"))
-    return marks or stamped or read_only or unlocking or cleaning or making or looking or reading
+    aside = marks or sparing or unlocking or cleaning or making or looking or reading
+    return aside or stamped or read_only
 
 
 def is_temporary(path: str) -> bool:

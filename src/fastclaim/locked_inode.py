@@ -1,0 +1,87 @@
+"""A flocked inode, kept ready: linked to the name of a task's lock file, it is that lock, taken.
+
+One link(2) and one unlink(2) then do what otherwise takes an open, an flock, two looks, an unlink,
+an unlock and a close, and the file system has no inode to make and destroy, which is most of what a
+lock file costs.
+
+An original that opens such a lock file waits for an flock that we never drop. But it truncates what
+it opens: the file has one byte, and once that is missing somebody may be waiting. The inode is then
+given up, with its flock, for another one.
+
+As with an owner file, a forked child closes what it inherits, and nobody forks in the middle.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import weakref
+from typing import Final
+
+from . import layout
+from .owners import no_fork
+from .tokens import new_token
+
+_FLAGS: Final = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+class LockedInode:
+    """One such inode; its own name is in `owners/`, where who looks after the dead finds it.
+
+    Attributes
+    ----------
+    descriptor : int
+        -1 in a forked child.
+    name : bytes
+        As seen from `tasks/`.
+    device, number : int
+        Which inode it is.
+
+    Raises
+    ------
+    OSError
+        None can be made.
+    """
+
+    __slots__ = ("__weakref__", "descriptor", "device", "name", "number")
+
+    def __init__(self, tasks: bytes) -> None:
+        self.name = f"{layout.OWNERS}/{new_token()}{layout.LOCK_SUFFIX}".encode()
+        path = os.path.join(tasks, self.name)
+        self.descriptor = -1
+        with no_fork:
+            self.descriptor = os.open(path, _FLAGS, 0o666)
+            _all.add(self)
+            status = os.fstat(self.descriptor)
+            self.device, self.number = status.st_dev, status.st_ino
+            # Also when the process ends; who is killed leaves the name to recovery.
+            weakref.finalize(self, _give_up, path, self.descriptor, status, os.getpid())
+        fcntl.flock(self.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.pwrite(self.descriptor, b"\n", 0)
+
+
+def _give_up(path: bytes, descriptor: int, opened: os.stat_result, process_id: int) -> None:
+    if os.getpid() != process_id:
+        return
+    with contextlib.suppress(OSError):
+        os.unlink(path)
+    with contextlib.suppress(OSError):
+        if os.path.samestat(os.fstat(descriptor), opened):  # a daemon closes whatever is open
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
+            os.close(descriptor)
+
+
+_all: weakref.WeakSet[LockedInode] = weakref.WeakSet()
+
+
+def _in_child() -> None:
+    for locked in _all:
+        descriptor, locked.descriptor = locked.descriptor, -1
+        with contextlib.suppress(OSError):
+            if os.fstat(descriptor).st_ino == locked.number:
+                os.close(descriptor)
+    _all.clear()
+
+
+os.register_at_fork(after_in_child=_in_child)
