@@ -28,6 +28,7 @@ from typing import Any, NamedTuple, Protocol
 import fastclaim
 from fastclaim import _transition_py, layout
 from fastclaim.directories import Directories
+from fastclaim.locked_inode import LockedInode
 
 try:
     from fastclaim import _transition_c
@@ -195,11 +196,15 @@ class Floor:
             tasks_directory = files.opened()
             tasks_directory.owner.ensure(tasks_directory.path)
             if name == "floor_publish":
-                library.floor_from(-1, -1, 0)
+                library.floor_from(-1, -1, ctypes.c_size_t(0), b"")
             else:
-                owner = tasks_directory.owner.descriptor
-                prefix_bytes = ctypes.c_size_t(tasks_directory.prefix_bytes)
-                library.floor_from(tasks_directory.descriptor, owner, prefix_bytes)
+                locked = LockedInode(tasks_directory.path)
+                library.floor_from(
+                    tasks_directory.descriptor,
+                    tasks_directory.owner.descriptor,
+                    ctypes.c_size_t(tasks_directory.prefix_bytes),
+                    locked.name,
+                )
             elapsed_ns: int = function(tasks, *arguments)
             if elapsed_ns < 0:
                 raise RuntimeError(f"{name}: {os.strerror(ctypes.get_errno())}")

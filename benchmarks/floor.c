@@ -27,10 +27,10 @@ static int64_t now_ns(void)
     return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
 }
 
-/* What names are looked up from, how much of a whole path it stands for, the owner file, and the
- * name of an inode to link to lock files. */
+/* What names are looked up from, how much of a whole path it stands for, the owner file, and what is
+ * linked to the names of lock files. */
 static int tasks_fd = AT_FDCWD, owner_fd = -1;
-static char ready[4096];
+static const char *ready = "";
 static size_t prefix_bytes = 0;
 
 static const char *name_of(const char *path)
@@ -83,7 +83,7 @@ static int claim_one(const char *available, const char *lock, const char *claime
 
     if (fd < 0 || (lock != NULL && linkat(tasks_fd, ready, tasks_fd, name_of(lock), 0) != 0))
         return -1;
-    if (faccessat(tasks_fd, "paused", F_OK, 0) == 0 || fstat(owner_fd, &lock_status) != 0
+    if (fstat(tasks_fd, &lock_status) != 0 || fstat(owner_fd, &lock_status) != 0
         || pread(fd, document, (size_t)status.st_size, 0) != status.st_size
         || renameat2(tasks_fd, name_of(available), tasks_fd, name_of(claimed), RENAME_NOREPLACE)
         || lstat(claimed, &status) != 0 || stamp(fd, &status, durable) != 0)
@@ -96,8 +96,9 @@ static int claim_one(const char *available, const char *lock, const char *claime
 }
 
 /* Look names up from tasks/, whose path is `bytes` long with its slash; -1: by whole paths. */
-void floor_from(int tasks, int owner, size_t bytes)
+void floor_from(int tasks, int owner, size_t bytes, const char *linked)
 {
+    ready = linked;
     tasks_fd = tasks < 0 ? AT_FDCWD : tasks;
     owner_fd = owner;
     prefix_bytes = bytes;

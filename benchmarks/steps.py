@@ -18,12 +18,7 @@ from contestants import compiler
 from fresh import FreshDirectories
 from machine import MEMORY_DIRECTORY, describe_load, describe_machine, describe_place, place_at
 
-KINDS = {
-    "no lock files": ("0", "0"),
-    "no lock files, relative paths": ("0", "1"),
-    "lock files": ("1", "0"),
-    "lock files, relative paths": ("1", "1"),
-}
+KINDS = {"no lock files": "0", "a linked lock file": "1", "a lock file that is made": "2"}
 
 
 def main() -> None:
@@ -40,26 +35,24 @@ def main() -> None:
             program = os.path.join(build, "steps")
             source = os.fspath(Path(__file__).with_name("steps.c"))
             subprocess.run([*compiler(), "-O2", "-o", program, source], check=True)
-            found = {kind: _run(program, directories, *how) for kind, how in KINDS.items()}
+            found = {kind: _run(program, directories, how) for kind, how in KINDS.items()}
     finally:
         directories.close()
     print(f"{describe_machine()}; load {describe_load()}.  ")
     print(f"{arguments.dir}: {describe_place(place)}.\n")
     print("| µs | " + " | ".join(found) + " |")
     print("|---|" + "---:|" * len(found))
-    for name in found["lock files"]:
+    for name in dict.fromkeys(name for took in found.values() for name in took):
         cells = [f"{took[name] / 1000:.2f}" if name in took else "" for took in found.values()]
         print(f"| {name} | " + " | ".join(cells) + " |")
     sums = [f"**{sum(took.values()) / 1000:.1f}**" for took in found.values()]
     print("| **all** | " + " | ".join(sums) + " |")
 
 
-def _run(
-    program: str, directories: FreshDirectories, lock_files: str, relative: str
-) -> dict[str, int]:
+def _run(program: str, directories: FreshDirectories, lock: str) -> dict[str, int]:
     path = directories.new()
     path.mkdir()
-    command = [program, os.fspath(path), lock_files, relative]
+    command = [program, os.fspath(path), lock]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     directories.done_with(path)
     lines = (line.split("\t") for line in done.stdout.splitlines())

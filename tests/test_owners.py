@@ -390,13 +390,17 @@ def test_children_forked_while_other_threads_claim_do_not_prolong_a_dead_parent(
         claiming = threading.Thread(
             target=lambda: [make_pool(tmp_path / name).claim("t", "a") for name in names]
         )
+        reading, writing = os.pipe()
         claiming.start()
         while claiming.is_alive():
             child = os.fork()
             if child == 0:
+                os.write(writing, b"1")  # it has run: before, it cannot have closed anything
                 while True:
                     signal.pause()
             children.append(child)
+        for _ in children:
+            os.read(reading, 1)
         return " ".join(map(str, children))
 
     with agent(claim_while_forking) as holder:

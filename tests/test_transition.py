@@ -24,6 +24,7 @@ from fastclaim import (
     InvalidTask,
     LockTimeout,
     NameCollision,
+    PoolPaused,
     TaskExists,
     TaskNotAvailable,
     TaskPool,
@@ -164,6 +165,23 @@ def test_of_many_threads_one_gets_the_task(pool: TaskPool) -> None:
         thread.join()
     assert len(won) == 1
     assert names(pool) == {f"claimed/x_a{won[0]}.json"}
+
+
+@pytest.mark.parametrize("same_tick", [False, True])
+def test_a_pause_that_comes_after_a_claim_is_seen_by_the_next_one(
+    pool: TaskPool, same_tick: bool
+) -> None:
+    pool.publish("x")
+    pool.publish("y")
+    if not same_tick:
+        os.utime(pool.tasks_dir, (1.0, 1.0))
+    changed_ns = pool.tasks_dir.stat().st_mtime_ns
+    pool.claim("x", "a")
+    (pool.tasks_dir / "paused").write_text("by hand")
+    if same_tick:  # a coarse clock gives both changes one time
+        os.utime(pool.tasks_dir, ns=(changed_ns, changed_ns))
+    with pytest.raises(PoolPaused):
+        pool.claim("y", "a")
 
 
 # The original's lock file -------------------------------------------------------------------------

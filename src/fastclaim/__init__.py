@@ -10,6 +10,8 @@ from .errors import (
     InvalidTask,
     LockTimeout,
     NameCollision,
+    PoolPaused,
+    PoolUnavailable,
     TaskExists,
     TaskNotAvailable,
     TaskPoolError,
@@ -28,27 +30,34 @@ if TYPE_CHECKING:
         get_a2a_status,
         install,
     )
+    from .diagnosis import Finding
+    from .pausing import Pause
+    from .recovery import RecoveryReport
 
 core = _core.NAME
 
 # Looked up when first asked for: most processes need none of them, and they take longer to import.
-_A2A = (
-    "A2AClient",
-    "A2AMessage",
-    "AgentInfo",
-    "AgentRegistry",
-    "FileBasedMessaging",
-    "create_a2a_client",
-    "get_a2a_status",
-    "install",
-)
+_LAZY = {
+    "A2A_BASE_DIR": "a2a",
+    "A2AClient": "a2a",
+    "A2AMessage": "a2a",
+    "AgentInfo": "a2a",
+    "AgentRegistry": "a2a",
+    "FileBasedMessaging": "a2a",
+    "Finding": "diagnosis",
+    "Pause": "pausing",
+    "RecoveryReport": "recovery",
+    "create_a2a_client": "a2a",
+    "get_a2a_status": "a2a",
+    "install": "a2a",
+}
 
 
 def __getattr__(name: str) -> object:
-    if name in _A2A or name == "A2A_BASE_DIR":
-        from . import a2a
+    if name in _LAZY:
+        from importlib import import_module
 
-        return getattr(a2a, name)
+        return getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)
     if name == "__version__":
         from importlib.metadata import version  # takes longer than all the rest of this import
 
@@ -65,10 +74,15 @@ __all__ = [
     "Claim",
     "ClaimLost",
     "FileBasedMessaging",
+    "Finding",
     "InvalidName",
     "InvalidTask",
     "LockTimeout",
     "NameCollision",
+    "Pause",
+    "PoolPaused",
+    "PoolUnavailable",
+    "RecoveryReport",
     "TaskExists",
     "TaskNotAvailable",
     "TaskPool",

@@ -68,6 +68,13 @@ static inline int fastclaim_set_mtime(int fd, int64_t mtime_ns)
     return futimens(fd, times);
 }
 
+static inline int64_t fastclaim_now_ns(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+}
+
 /* Seconds since the epoch to the microsecond, whatever the locale; the length. */
 static inline int fastclaim_timestamp(char *text, size_t size_bytes)
 {

@@ -20,14 +20,13 @@ cdef extern from "_posix.h" nogil:
     ssize_t pread(int fd, void *content, size_t size_bytes, long long offset)
     ssize_t pwrite(int fd, const void *content, size_t size_bytes, long long offset)
     int fsync(int fd)
-    int faccessat(int at, const char *path, int mode, int flags)
     int renameat(int source_at, const char *source, int target_at, const char *target)
     int linkat(int from_at, const char *source, int to_at, const char *target, int flags)
     int unlinkat(int at, const char *path, int flags)
     int S_ISREG(unsigned int mode)
     void *memmem(const void *text, size_t text_bytes, const void *wanted, size_t wanted_bytes)
 
-    int AT_FDCWD, AT_SYMLINK_NOFOLLOW, F_OK
+    int AT_FDCWD, AT_SYMLINK_NOFOLLOW
     int O_RDONLY, O_RDWR, O_CREAT, O_EXCL, O_NOFOLLOW, O_NONBLOCK, O_CLOEXEC, O_DIRECTORY
     int LOCK_EX, LOCK_NB, LOCK_UN
     int EACCES, EAGAIN, EBADF, EEXIST, EINTR, EINVAL, EISDIR, ELOOP, ENOENT, ENOMEM, ENOSYS, ENOTDIR
@@ -44,6 +43,7 @@ cdef extern from "_posix.h" nogil:
     int write_mark "fastclaim_write_mark" (
         char *text, size_t text_bytes, int64_t size_bytes, uint64_t mtime_ns, int head_bytes,
         int flags)
+    int64_t now_ns "fastclaim_now_ns" ()
     int timestamp "fastclaim_timestamp" (char *text, size_t size_bytes)
     int read_mark "fastclaim_read_mark" (
         const char *text, int64_t *size_bytes, uint64_t *mtime_ns, int *head_bytes, int *flags,

@@ -46,6 +46,8 @@ cdef enum:
     VERIFY_TRIES = 8  # how often a name may turn out to be another inode before we call it busy
     SMALL_BYTES = 4096  # documents up to here are read without an allocation
 
+# A change that comes so soon after another may leave a directory with the same time.
+cdef int64_t TICK_NS = 3000000000
 cdef int OPEN_FLAGS = posix.O_NOFOLLOW | posix.O_NONBLOCK | posix.O_CLOEXEC
 
 cdef const char *MARK_START = b'{"fastclaim": "1 '
@@ -982,11 +984,27 @@ def hold(object tasks not None, bytes path not None, bytes lock):
     return outcome, keep_held(&step, tasks, locked, path, lock) if outcome == DONE else None
 
 
-cdef int look(Step *step, bint heed_pause, int owner) noexcept nogil:
+cdef bint is_paused(const Step *step, int64_t *unpaused_mtime_ns) noexcept nogil:
+    """Whether there is a file `paused`; looked for only if `tasks/` has changed since last time."""
+    cdef posix.stat_result status, found
+    if posix.fstat(step.at, &status) != 0:
+        return True
+    if posix.mtime_ns_of(&status) == unpaused_mtime_ns[0]:
+        return False
+    if (posix.fstatat(step.at, b"paused", &found, posix.AT_SYMLINK_NOFOLLOW) == 0
+            or errno != posix.ENOENT):
+        return True
+    if posix.now_ns() - posix.mtime_ns_of(&status) > TICK_NS:
+        unpaused_mtime_ns[0] = posix.mtime_ns_of(&status)
+    return False
+
+
+cdef int look(
+    const Step *step, bint heed_pause, int64_t *unpaused_mtime_ns, int owner
+) noexcept nogil:
     """DONE or STALE: whether nothing has to be seen to before the claim."""
     cdef posix.stat_result status
-    if heed_pause and (posix.faccessat(step.at, b"paused", posix.F_OK, 0) == 0
-                       or errno != posix.ENOENT):
+    if heed_pause and is_paused(step, unpaused_mtime_ns):
         return STALE
     if owner >= 0 and (posix.fstat(owner, &status) != 0 or status.st_nlink == 0):
         return STALE
@@ -1031,10 +1049,11 @@ def claim(object tasks not None, bint heed_pause, int owner,
     cdef int outcome
     cdef object found = None
     cdef object locked = start_in(&step, tasks, path, lock)
+    cdef int64_t known_ns = tasks.unpaused_mtime_ns, unpaused_mtime_ns = known_ns
     with nogil:
         outcome = hold_unverified(&step)
         if outcome == DONE:
-            outcome = look(&step, heed_pause, owner)
+            outcome = look(&step, heed_pause, &unpaused_mtime_ns, owner)
             if outcome == DONE:
                 outcome = read_held(&step, want_document, small, &raw, &count)
             if outcome == DONE:
@@ -1047,6 +1066,8 @@ def claim(object tasks not None, bint heed_pause, int owner,
             else:
                 close_all(&step)
     see_to_locked_inode(&step, tasks, locked)
+    if unpaused_mtime_ns != known_ns:
+        tasks.unpaused_mtime_ns = unpaused_mtime_ns
     try:
         if outcome == FAILED:
             raise_failure(&step)

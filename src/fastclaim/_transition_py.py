@@ -87,6 +87,8 @@ _UNSUPPORTED: Final = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM
 _READ_ONLY: Final = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ETXTBSY)
 # What open(2) says of a symlink, a directory, and a socket.
 _NOT_REGULAR: Final = (errno.ELOOP, errno.EISDIR, errno.ENXIO)
+# A change that comes so soon after another may leave a directory with the same time.
+_TICK_NS: Final = 3_000_000_000
 _RENAME_NOREPLACE: Final = 1
 _RENAME_EXCHANGE: Final = 2
 
@@ -685,7 +687,7 @@ def _claim_held(
     outcome = held._hold()
     if outcome != DONE:
         return outcome, None
-    if _has_to_be_seen_to(held._at, heed_pause, owner):
+    if _has_to_be_seen_to(held._tasks, heed_pause, owner):
         return STALE, None
     # What lies there may be a hole of a terabyte: only a document of ours is read whole.
     raw = held.read(SECTOR_BYTES)
@@ -709,14 +711,26 @@ def _claim_held(
     return DONE, stamp + raw[SECTOR_BYTES:]
 
 
-def _has_to_be_seen_to(tasks: int, heed_pause: bool, owner: int) -> bool:
+def _has_to_be_seen_to(tasks: TasksDirectory | None, heed_pause: bool, owner: int) -> bool:
     """Whether the pool is paused, or our owner file has gone, or it cannot be told."""
     try:
-        if heed_pause and _lstat(b"paused", tasks) is not None:
+        if heed_pause and tasks is not None and _is_paused(tasks):
             return True
         return owner >= 0 and os.fstat(owner).st_nlink == 0
     except OSError:
         return True
+
+
+def _is_paused(tasks: TasksDirectory) -> bool:
+    """Whether there is a file `paused`; looked for only if `tasks/` has changed since last time."""
+    changed_ns = os.fstat(tasks.descriptor).st_mtime_ns
+    if changed_ns == tasks.unpaused_mtime_ns:
+        return False
+    if _lstat(b"paused", tasks.descriptor) is not None:
+        return True
+    if time.time_ns() - changed_ns > _TICK_NS:
+        tasks.unpaused_mtime_ns = changed_ns
+    return False
 
 
 def _claim_stamp(sector: Sector | None, enforcement: bytes, fields: bytes) -> bytes | None:

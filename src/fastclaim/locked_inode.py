@@ -52,9 +52,13 @@ class LockedInode:
         self.descriptor = -1
         with no_fork:
             self.descriptor = os.open(path, _FLAGS, 0o666)
-            _all.add(self)
-            status = os.fstat(self.descriptor)
+            try:
+                status = os.fstat(self.descriptor)
+            except BaseException:
+                os.close(self.descriptor)
+                raise
             self.device, self.number = status.st_dev, status.st_ino
+            _all.add(self)
             # Also when the process ends; who is killed leaves the name to recovery.
             weakref.finalize(self, _give_up, path, self.descriptor, status, os.getpid())
         fcntl.flock(self.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

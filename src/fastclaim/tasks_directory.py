@@ -29,6 +29,8 @@ class TasksDirectory:
         What says that this process lives.
     locked_inode : LockedInode or None
         What the cores link to the names of lock files, if there is one.
+    unpaused_mtime_ns : int
+        As long as this is when the directory last changed, there is no file `paused` in it.
     """
 
     __slots__ = (
@@ -39,6 +41,7 @@ class TasksDirectory:
         "owner",
         "path",
         "prefix_bytes",
+        "unpaused_mtime_ns",
     )
 
     def __init__(self, path: bytes) -> None:
@@ -49,6 +52,7 @@ class TasksDirectory:
         self.prefix_bytes = len(path) + 1
         self.owner: OwnerFile = owner_file((self._opened.st_dev, self._opened.st_ino))
         self.locked_inode: LockedInode | None = None
+        self.unpaused_mtime_ns = -1
         self._wants_locked_inode: bool | None = None
 
     def __del__(self) -> None:
