@@ -1,4 +1,4 @@
-"""The verbs of `TaskPool`, as their users call them."""
+"""What is so of pools in directories; what is so of all kinds of pool stands in conformance/."""
 
 from __future__ import annotations
 
@@ -23,7 +23,6 @@ from fastclaim import (
     InvalidName,
     InvalidTask,
     TaskExists,
-    TaskNotAvailable,
     TaskPool,
     TaskPoolError,
 )
@@ -39,15 +38,6 @@ def files(pool: TaskPool) -> set[str]:
 
 
 # Publishing ---------------------------------------------------------------------------------------
-
-
-def test_a_task_is_published_by_id_and_fields_or_as_a_whole(pool: TaskPool) -> None:
-    assert pool.publish("x", "Fix it", requirements=["python"], priority=2)
-    assert pool.publish({"task_id": "y", "description": "Test it"})
-    tasks = {task["task_id"]: task for task in pool.tasks()}
-    assert tasks["x"]["description"] == "Fix it"
-    assert tasks["x"]["priority"] == 2
-    assert tasks["y"]["status"] == "available"
 
 
 @pytest.mark.parametrize("state", ["available", "claimed", "completed"])
@@ -81,17 +71,6 @@ def test_a_name_that_only_looks_like_a_claim_of_the_task_does_not_count(pool: Ta
     assert pool.publish_many([{"task_id": "a_b_c"}]) == 1
 
 
-def test_unknown_settings_are_refused_by_name(make_pool: Callable[..., TaskPool]) -> None:
-    with pytest.raises(ValueError, match="durability 'max'"):
-        make_pool(durability="max")
-    with pytest.raises(ValueError, match="if_exists 'maybe'"):
-        make_pool().publish("x", if_exists="maybe")
-    with pytest.raises(ValueError, match="if_exists 'maybe'"):
-        make_pool().publish_many([], if_exists="maybe")
-    with pytest.raises(ValueError, match="state 'done'"):
-        make_pool().tasks("done")
-
-
 @pytest.mark.parametrize(
     "task",
     [
@@ -112,29 +91,6 @@ def test_what_cannot_be_a_task_is_refused_before_any_file_is_made(
     with pytest.raises(InvalidTask):
         pool.publish_many([{"task_id": "good"}, task])
     assert files(pool) == set()
-
-
-def test_a_circular_task_is_refused(pool: TaskPool) -> None:
-    task: dict[str, object] = {"task_id": "x"}
-    task["me"] = task
-    with pytest.raises(InvalidTask):
-        pool.publish(task)
-    assert not pool.publish_task("x", task)  # type: ignore[arg-type]
-    assert files(pool) == set()
-
-
-def test_a_batch_publishes_nothing_if_an_id_comes_twice(pool: TaskPool) -> None:
-    with pytest.raises(TaskExists, match="twice"):
-        pool.publish_many([{"task_id": "x"}, {"task_id": "y"}, {"task_id": "x"}])
-    assert files(pool) == set()
-
-
-def test_fields_that_the_pool_manages_are_those_of_a_waiting_task(pool: TaskPool) -> None:
-    pool.publish({"task_id": "x", "status": "claimed", "claimed_by": "z", "claim_token": "t"})
-    (task,) = pool.tasks()
-    assert task["status"] == "available"
-    assert "claimed_by" not in task
-    pool.claim("x", "a")
 
 
 # Names --------------------------------------------------------------------------------------------
@@ -192,38 +148,7 @@ def test_a_task_id_of_the_longest_name_is_claimed_by_a_drop_in(pool: TaskPool) -
     assert pool.claim_task(task_id, "a")
 
 
-def test_a_task_that_could_never_be_completed_is_not_published(pool: TaskPool) -> None:
-    for if_exists in ("error", "ignore", "replace"):
-        with pytest.raises(InvalidName):
-            pool.publish("x" * 245, if_exists=if_exists)
-        with pytest.raises(InvalidName):
-            pool.publish_many([{"task_id": "x" * 245}], if_exists=if_exists)
-
-
 # Claims -------------------------------------------------------------------------------------------
-
-
-def test_a_refusal_names_the_holder(pool: TaskPool) -> None:
-    pool.publish("x")
-    pool.claim("x", "a1")
-    with pytest.raises(AlreadyClaimed, match="a1") as refused:
-        pool.claim("x", "a2")
-    assert (refused.value.task_id, refused.value.holder) == ("x", "a1")
-    assert isinstance(refused.value, LookupError)
-
-
-def test_a_task_that_nobody_has_is_not_available(pool: TaskPool) -> None:
-    with pytest.raises(TaskNotAvailable, match="'x'") as refused:
-        pool.claim("x", "a")
-    assert not isinstance(refused.value, AlreadyClaimed)
-
-
-def test_a_with_block_completes_the_task_with_its_result(pool: TaskPool) -> None:
-    pool.publish("x")
-    with pool.claim("x", "a") as claim:
-        claim.result = {"lines": 3}
-    (task,) = pool.tasks("completed")
-    assert task["result"] == {"lines": 3}
 
 
 def test_a_with_block_that_raises_gives_the_task_back(pool: TaskPool) -> None:
@@ -260,29 +185,6 @@ def test_the_task_of_a_claim_stays_known_after_its_end(pool: TaskPool) -> None:
     never_asked.complete()
     with pytest.raises(ClaimLost):
         _ = never_asked.task
-
-
-def test_an_agent_that_has_forgotten_finds_its_claims(pool: TaskPool) -> None:
-    for task_id in ("x", "y", "z"):
-        pool.publish(task_id)
-    pool.claim("x", "a")
-    pool.claim("y", "a")
-    pool.claim("z", "b")
-    mine = pool.mine("a")
-    assert sorted(str(claim.task_id) for claim in mine) == ["x", "y"]
-    for claim in mine:
-        claim.complete()
-    assert pool.mine("a") == []
-
-
-def test_nobody_completes_what_another_agent_holds(pool: TaskPool) -> None:
-    pool.publish_task("x", "d")
-    pool.claim("x", "a")
-    for call in (pool.complete, pool.release):
-        with pytest.raises(ClaimLost):
-            call("x", "b")
-    assert not pool.complete_task("x", "b", {})
-    assert pool.counts()["claimed"] == 1
 
 
 # The object ---------------------------------------------------------------------------------------
