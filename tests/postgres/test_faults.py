@@ -521,7 +521,8 @@ def test_hosts_with_a_bad_line_lose_and_double_nothing(
             there.enter_context(
                 host.start(
                     DRAIN_AND_TELL,
-                    server.url.replace("127.0.0.1", host.gateway),
+                    # A line that is cut for seconds is a broken connection.
+                    f"{server.url.replace('127.0.0.1', host.gateway)}?tcp_user_timeout=1500",
                     host.name,
                     f"{number}",
                 )
