@@ -19,7 +19,6 @@ from typing import Any, Final, NamedTuple, Protocol
 from psycopg import errors as pg_errors
 
 from .. import claiming, layout
-from ..directories import _sync_directory
 from ..document import (
     CLAIM_FIELDS,
     ENFORCEMENT,
@@ -34,6 +33,7 @@ from ..listing import claims_of, read_task, task_files
 from ..pool import TaskPool
 from ..stamps import Hold
 from ..tokens import new_token
+from ..whole_file import write_new
 from . import listing, recovery
 from .documents import COLUMNS as ROW_COLUMNS
 from .documents import Row
@@ -319,22 +319,8 @@ class _Directory:
         if self.find(task_id) is not None:
             return False
         target = self._path(task_id, state)
-        name = f"{layout.TEMPORARY_PREFIX}{new_token()}{layout.TEMPORARY_SUFFIX}"
-        temporary = target.parent / name
         target.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with open(temporary, "x", encoding="utf-8") as file:
-                json.dump(task, file)
-                file.flush()
-                os.fsync(file.fileno())
-            # Not a rename, which would replace what somebody publishes just now.
-            os.link(temporary, target)
-            _sync_directory(target.parent)
-        except FileExistsError:
-            return False
-        finally:
-            temporary.unlink(missing_ok=True)
-        return True
+        return write_new(target, json.dumps(task))
 
     def remove(self, task: Task, state: str) -> None:
         self._path(task["task_id"], state).unlink(missing_ok=True)
