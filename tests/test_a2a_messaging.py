@@ -8,8 +8,7 @@ import multiprocessing
 import os
 import stat
 from pathlib import Path
-from typing import IO
-from typing import Any
+from typing import IO, Any
 
 import pytest
 
