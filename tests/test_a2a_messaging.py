@@ -8,7 +8,7 @@ import multiprocessing
 import os
 import stat
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 
@@ -219,9 +219,9 @@ def test_a_message_that_is_being_written_is_not_swept_away(
     rename = fastclaim.whole_file._rename
     seen = []
 
-    def receive_then_rename(temporary: Path, path: Path) -> bool:
+    def receive_then_rename(file: IO[bytes], temporary: Path, path: Path) -> None:
         seen.append((bob.receive_messages(), temporary.exists()))
-        return rename(temporary, path)
+        rename(file, temporary, path)
 
     monkeypatch.setattr(fastclaim.whole_file, "_rename", receive_then_rename)
     assert alice.send_message(a_message()) is True

@@ -36,6 +36,7 @@ def claim(
     token: str,
     timeout_s: float | None,
     want_document: bool,
+    to_move: bool = False,
 ) -> tuple[int, bytes | None]:
     """Claim one task for one agent.
 
@@ -53,6 +54,9 @@ def claim(
         How long to wait, in seconds, while others are in the middle of a transition of the task.
     want_document : bool
         Whether to return the claimed document.
+    to_move : bool
+        Whether it is claimed only to be moved elsewhere: at any time, during a pause too, and with
+        its `not_before` kept.
 
     Returns
     -------
@@ -70,6 +74,10 @@ def claim(
     """
     path, claimed = pool.claim_files(task_id, agent_id)
     tasks = pool.opened()
+    if to_move:
+        mover = _MovingAttempt(pool, task_id, agent_id, hold, token, path, claimed, want_document)
+        came_to, found = mover._try()
+        return mover.go_on(mover.tasks, came_to, found, timeout_s)
     owner = -1
     if hold.owner is not None:
         owner = tasks.owner.descriptor
@@ -164,12 +172,7 @@ class _Attempt:
         tasks = self.tasks = self.pool.current()
         self.hold, owner = _bound(tasks, self.hold)
         self.stamp = claim_stamp(self.agent_id, self.hold, self.token)
-        pause = read_pause(tasks.path)
-        if pause is not None:
-            until = "somebody resumes it" if math.isinf(pause.until) else f"{pause.until:.0f}"
-            raise PoolPaused(
-                f"the pool is paused until {until}: {pause.reason}", self.task_id, None, pause.until
-            )
+        self._check_pause()
         came_to, found = self.pool.core.claim(
             tasks,
             False,  # one that is over may still lie there
@@ -223,8 +226,7 @@ class _Attempt:
                 )
             now_ns = time.time_ns()
             now_s = float(timestamp(now_ns))
-            self._check_not_before(document.fields.get(NOT_BEFORE), now_s)
-            fields = claimed_fields(document.fields, self.agent_id, self.hold, self.token, now_s)
+            fields = self._claimed_fields(document.fields, now_s)
             content = lay_out(fields, document.payload, now_ns, is_guarded(document.fields))
             parse(content)
             keys = exclusive.keys_of(document.fields, self.task_id)
@@ -252,11 +254,21 @@ class _Attempt:
             self.document = content
         return result
 
-    def _check_not_before(self, not_before: object, now_s: float) -> None:
+    def _check_pause(self) -> None:
+        pause = read_pause(self.tasks.path)
+        if pause is not None:
+            until = "somebody resumes it" if math.isinf(pause.until) else f"{pause.until:.0f}"
+            raise PoolPaused(
+                f"the pool is paused until {until}: {pause.reason}", self.task_id, None, pause.until
+            )
+
+    def _claimed_fields(self, fields: dict[str, Any], now_s: float) -> dict[str, Any]:
+        not_before = fields.get(NOT_BEFORE)
         if isinstance(not_before, int | float) and not_before > now_s:
             raise TaskNotAvailable(
                 f"task {self.task_id!r} is not to be claimed before {not_before}", self.task_id
             )
+        return claimed_fields(fields, self.agent_id, self.hold, self.token, now_s)
 
     def _claim_over_old_claim(self) -> int:
         """The claim's name is taken: by this agent's claim of an earlier publication, or not."""
@@ -302,3 +314,14 @@ class _Attempt:
                 stamped = False
             if not stamped:
                 moved.move(self.path)
+
+
+class _MovingAttempt(_Attempt):
+    """A claim by somebody who moves the task to another pool, whatever it waits for."""
+
+    def _check_pause(self) -> None:
+        pass
+
+    def _claimed_fields(self, fields: dict[str, Any], now_s: float) -> dict[str, Any]:
+        claimed = claimed_fields(fields, self.agent_id, self.hold, self.token, now_s)
+        return claimed | {name: fields[name] for name in (NOT_BEFORE,) if name in fields}

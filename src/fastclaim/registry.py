@@ -87,7 +87,9 @@ class AgentRegistry:
     """
 
     def __init__(self) -> None:
-        place = layout.default_base_dir()
+        self._open(layout.default_base_dir())
+
+    def _open(self, place: str) -> None:
         if layout.is_url(place):
             from .postgres.registry import become
 

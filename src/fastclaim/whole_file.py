@@ -3,8 +3,8 @@
 A file is written under a temporary name beside its own and renamed over it. Its writer holds an
 flock on it until then, so that a temporary file whose flock is free is a dead process's.
 
-Nothing is synced, as in the original: what these files say about live agents is no longer true
-after a power cut.
+What is replaced is not synced, as in the original: what these files say about live agents is no
+longer true after a power cut.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import errno
 import fcntl
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Final
 
@@ -35,12 +36,36 @@ def write_whole(path: Path, content: str) -> None:
     """
     encoded = content.encode("utf-8")
     for _ in range(_WRITE_TRIES):
-        if _try_write(path, encoded):
+        if _try_write(path, encoded, _rename):
             return
     raise OSError(errno.EBUSY, "temporary files keep disappearing", os.fspath(path))
 
 
-def _try_write(path: Path, content: bytes) -> bool:
+def write_new(path: Path, content: str) -> bool:
+    """Let `path` be a new file with this content, in one step, and synced; False if one is there.
+
+    Raises
+    ------
+    OSError
+        It is as it was, or new and perhaps not synced.
+    UnicodeEncodeError
+        `content` has lone surrogates; it is as it was.
+    """
+    encoded = content.encode("utf-8")
+    for _ in range(_WRITE_TRIES):
+        try:
+            if _try_write(path, encoded, _link_synced):
+                return True
+        except FileExistsError:
+            return False
+    raise OSError(errno.EBUSY, "temporary files keep disappearing", os.fspath(path))
+
+
+Place = Callable[[IO[bytes], Path, Path], None]
+"""Gives a temporary file its name; FileNotFoundError if somebody has swept it."""
+
+
+def _try_write(path: Path, content: bytes, place: Place) -> bool:
     name = f"{layout.TEMPORARY_PREFIX}{new_token()}{layout.TEMPORARY_SUFFIX}"
     temporary = path.parent / name
     try:
@@ -49,7 +74,12 @@ def _try_write(path: Path, content: bytes) -> bool:
                 if not _flock(file):
                     return False
                 _write_all(file, content)
-                return _rename(temporary, path)
+                place(file, temporary, path)
+                return True
+            except FileNotFoundError:
+                # Somebody swept it between our open and our flock; or has the directory gone?
+                path.parent.stat()
+                return False
             finally:
                 unlock(file)
     finally:
@@ -63,14 +93,19 @@ def _write_all(file: IO[bytes], content: bytes) -> None:
         rest = rest[file.write(rest) :]
 
 
-def _rename(temporary: Path, path: Path) -> bool:
+def _rename(file: IO[bytes], temporary: Path, path: Path) -> None:
+    temporary.rename(path)
+
+
+def _link_synced(file: IO[bytes], temporary: Path, path: Path) -> None:
+    os.fsync(file.fileno())
+    # Not a rename, which would replace what somebody puts there just now.
+    os.link(temporary, path)
+    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        temporary.rename(path)
-    except FileNotFoundError:
-        # Somebody swept it between our open and our flock; or is it the directory that has gone?
-        path.parent.stat()
-        return False
-    return True
+        os.fsync(directory)
+    finally:
+        os.close(directory)
 
 
 def sweep(directory: Path) -> list[str]:

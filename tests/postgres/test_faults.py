@@ -8,7 +8,6 @@ import multiprocessing
 import os
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,8 +24,7 @@ from fastclaim.postgres.pool import PostgresPool
 
 from .. import postgres_server
 from ..postgres_server import Server
-
-ROOT = Path(__file__).resolve().parents[2]
+from .network import NETWORK, Host
 
 AGENTS = 3
 TASKS = 300
@@ -446,62 +444,19 @@ def test_a_full_disk_refuses_and_loses_nothing(own_server: Server, small_disk: P
         pool.claim(task_id, "a").complete()
 
 
-class Host:
-    """A network namespace that reaches this one: the host of an agent."""
-
-    def __init__(self, number: int) -> None:
-        self.name = f"fc-{os.urandom(3).hex()}"
-        self.network = f"10.213.{number}"
-        self._run(f"ip netns add {self.name}")
-
-    def connect(self) -> None:
-        """Lay the line."""
-        for command in (
-            f"ip link add {self.name} type veth peer name eth0 netns {self.name}",
-            f"ip addr add {self.network}.1/24 dev {self.name}",
-            f"ip link set {self.name} up",
-            f"ip -n {self.name} addr add {self.network}.2/24 dev eth0",
-            f"ip -n {self.name} link set eth0 up",
-        ):
-            self._run(command)
-
-    def start(self, code: str, *arguments: str) -> subprocess.Popen[str]:
-        """Run Python there."""
-        command = ["ip", "netns", "exec", self.name, sys.executable, "-c", code, *arguments]
-        return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
-
-    def cut(self) -> None:
-        self._run(f"ip link set {self.name} down")
-
-    def mend(self) -> None:
-        self._run(f"ip link set {self.name} up")
-
-    def lose(self, share: str) -> None:
-        """Lose packets, both ways."""
-        self._run(f"tc qdisc add dev {self.name} root netem loss {share}")
-        self._run(f"tc -n {self.name} qdisc add dev eth0 root netem loss {share}")
-
-    def close(self) -> None:
-        subprocess.run(["ip", "netns", "del", self.name], check=True)
-
-    def _run(self, command: str) -> None:
-        subprocess.run(command.split(), check=True, capture_output=True)
-
-
 @pytest.fixture
 def hosts() -> Iterator[list[Host]]:
-    """Two hosts, if namespaces are allowed here."""
-    hosts: list[Host] = []
-    try:
-        for number in (1, 2):
-            hosts.append(Host(number))
-            hosts[-1].connect()
+    """Two hosts, if namespaces and TUN devices are allowed here."""
+    with contextlib.ExitStack() as opened:
+        hosts = []
+        for seed in (1, 2):
+            try:
+                hosts.append(Host(seed))
+            except (OSError, subprocess.CalledProcessError) as error:
+                said = getattr(error, "stderr", None) or b""
+                pytest.skip(f"no network namespaces with TUN devices here: {error} {said!r}")
+            opened.callback(hosts[-1].close)
         yield hosts
-    except (OSError, subprocess.CalledProcessError) as error:
-        pytest.skip(f"no network namespaces here: {error}")
-    finally:
-        for host in hosts:
-            host.close()
 
 
 DRAIN_AND_TELL = """
@@ -510,42 +465,54 @@ from fastclaim import ClaimLost
 from fastclaim.postgres.pool import PostgresPool
 url, agent, number = sys.argv[1:]
 pool = PostgresPool(url)
-print("ready", flush=True)
-while pool.counts()["completed"] < int(number):
+claim = pool.claim_next(agent)
+print("holds one", flush=True)
+sys.stdin.readline()
+while claim is not None or pool.counts()["completed"] < int(number):
+    if claim is not None:
+        try:
+            claim.complete({"by": agent})
+        except ClaimLost:
+            pass
+        else:
+            print(claim.task_id, flush=True)
     claim = pool.claim_next(agent, wait=0.1)
-    if claim is None:
-        continue
-    try:
-        claim.complete({"by": agent})
-    except ClaimLost:
-        continue
-    print(claim.task_id, flush=True)
 """
 
 
-def cut_off_for_a_second(host: Host) -> None:
-    host.cut()
-    time.sleep(1.0)
-    host.mend()
+Agents = list[subprocess.Popen[str]]
 
 
-def lose_packets(host: Host) -> None:
-    try:
-        host.lose("30%")
-    except subprocess.CalledProcessError:
-        pytest.skip("this kernel cannot lose packets: no netem")
+def go_on(agents: Agents) -> None:
+    for agent in agents:
+        assert agent.stdin is not None
+        agent.stdin.write("go on\n")
+        agent.stdin.flush()
 
 
-@pytest.mark.parametrize("trouble", [cut_off_for_a_second, lose_packets])
+def cut_one_off_for_seconds(hosts: list[Host], agents: Agents) -> None:
+    hosts[0].line.loss = 1.0
+    go_on(agents)
+    time.sleep(3.0)
+    hosts[0].line.loss = 0.0
+
+
+def lose_30_percent_of_all_packets(hosts: list[Host], agents: Agents) -> None:
+    for host in hosts:
+        host.line.loss = 0.3
+    go_on(agents)
+
+
+@pytest.mark.parametrize("trouble", [cut_one_off_for_seconds, lose_30_percent_of_all_packets])
 def test_hosts_with_a_bad_line_lose_and_double_nothing(
-    hosts: list[Host], trouble: Callable[[Host], None]
+    hosts: list[Host], trouble: Callable[[list[Host], Agents], None]
 ) -> None:
     problem = postgres_server.unusable()
     if problem is not None:
         pytest.skip(problem)
-    number = 40
+    number = 24
     with (
-        postgres_server.running(trusted="10.213.0.0/16", listen_addresses="*") as server,
+        postgres_server.running(trusted=NETWORK, listen_addresses="*") as server,
         contextlib.ExitStack() as there,
     ):
         pool = PostgresPool(server.url)
@@ -554,7 +521,8 @@ def test_hosts_with_a_bad_line_lose_and_double_nothing(
             there.enter_context(
                 host.start(
                     DRAIN_AND_TELL,
-                    server.url.replace("127.0.0.1", f"{host.network}.1"),
+                    # A line that is cut for seconds is a broken connection.
+                    f"{server.url.replace('127.0.0.1', host.gateway)}?tcp_user_timeout=1500",
                     host.name,
                     f"{number}",
                 )
@@ -562,16 +530,16 @@ def test_hosts_with_a_bad_line_lose_and_double_nothing(
             for host in hosts
         ]
         told = {host.name: [] for host in hosts}
-        for host, agent in zip(hosts, agents, strict=True):
+        for agent in agents:
             assert agent.stdout is not None
-            assert agent.stdout.readline() == "ready\n"
-            told[host.name].append(agent.stdout.readline())
-        trouble(hosts[0])
+            assert agent.stdout.readline() == "holds one\n"
+        trouble(hosts, agents)
         for host, agent in zip(hosts, agents, strict=True):
             assert agent.stdout is not None
             told[host.name].extend(agent.stdout)
             assert agent.wait() == 0
         by = {task["task_id"]: task["result"]["by"] for task in pool.tasks("completed")}
         server_module.close_all()
+    assert hosts[0].line.lost > 0
     assert by == {word.strip(): name for name, words in told.items() for word in words}
     assert len(by) == sum(len(words) for words in told.values()) == number

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from fastclaim import TaskPool, cli
+from fastclaim import TaskNotAvailable, TaskPool, cli
 from fastclaim.postgres import migrate as migration
 from fastclaim.postgres.migrate import MOVER, migrate
 from fastclaim.postgres.pool import PostgresPool
@@ -38,6 +38,7 @@ def fill(pool: TaskPool) -> None:
     pool.claim("done", "a").complete({"r": [1, None]})
     pool.publish("given-back")
     pool.claim("given-back", "a").release()
+    pool.publish("later", not_before=4e9)
 
 
 def states(*pools: TaskPool) -> dict[object, str]:
@@ -70,7 +71,7 @@ def test_everything_arrives_as_it_was(pools: Pools) -> None:
     fill(source)
     before, where = tasks(source), states(source)
     moved, left = migrate(come_from, go_to)
-    assert (moved, left) == (5, [])
+    assert (moved, left) == (6, [])
     assert sum(source.counts().values()) == 0
     assert states(target) == where
     assert tasks(target) == before
@@ -98,17 +99,41 @@ def test_what_was_tried_and_given_up_arrives_too(postgres_url: str, tmp_path: Pa
     assert source.counts()["failed"] == 1
 
 
-def test_a_task_whose_time_is_to_come_is_moved_or_left_and_told(pools: Pools) -> None:
+def test_a_task_whose_time_is_to_come_is_moved_with_its_time(pools: Pools) -> None:
     source, come_from, target, go_to = pools
     source.publish("later", not_before=4e9)
+    source.publish("given-back")
+    source.claim("given-back", "a").release(not_before=4e9)
+    assert migrate(come_from, go_to) == (2, [])
+    assert {task["task_id"]: task["not_before"] for task in target.tasks()} == {
+        "later": 4e9,
+        "given-back": 4e9,
+    }
+    with pytest.raises(TaskNotAvailable):
+        target.claim("later", "a")
+    assert target.claim_next("a") is None
+
+
+def test_a_pause_holds_nothing_up(pools: Pools) -> None:
+    source, come_from, target, go_to = pools
+    source.publish("x")
+    source.pause(reason="moving")
+    assert migrate(come_from, go_to) == (1, [])
+    assert source.paused() is not None
+    assert target.paused() is None
+
+
+def test_a_task_whose_key_a_claim_holds_is_left_until_the_claim_ends(pools: Pools) -> None:
+    source, come_from, target, go_to = pools
+    source.publish("x", exclusive=["k"])
+    source.publish("y", exclusive=["k"])
+    claim = source.claim("x", "a")
     moved, left = migrate(come_from, go_to)
-    if isinstance(source, PostgresPool):
-        assert (moved, left) == (1, [])
-        assert next(iter(target.tasks()))["not_before"] == 4e9
-    else:
-        # A directory gives it to nobody, not to the mover either.
-        assert (moved, [task_id for task_id, _ in left]) == (0, ["later"])
-        assert "4000000000" in left[0][1]
+    assert (moved, sorted(f"{task_id}" for task_id, _ in left)) == (0, ["x", "y"])
+    assert "key" in dict(left)["y"]
+    claim.complete()
+    assert migrate(come_from, go_to) == (2, [])
+    target.claim("y", "b").complete()
 
 
 def test_a_claim_stays_with_its_holder_until_it_ends(pools: Pools) -> None:
@@ -207,6 +232,7 @@ def test_an_interruption_anywhere_is_made_good_by_the_next_run(
         assert states(source) == where
     assert interruptions > len(where) * 4
     assert states(target) == where
+    assert tasks(target)["later"]["not_before"] == 4e9
 
 
 def test_agents_on_both_sides_complete_each_task_once(pools: Pools) -> None:

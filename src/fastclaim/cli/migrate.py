@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from .. import layout
+from ..pool import TaskPool
 from . import exits
 from .output import count, screen
 
@@ -28,15 +29,24 @@ def run_migrate(arguments: argparse.Namespace) -> int:
         raise exits.BadInput("one of the two pools must be a directory, the other a URL")
     try:
         from ..postgres.migrate import migrate
+        from ..postgres.migrate_agents import migrate_agents
     except ImportError as error:
         raise exits.BadInput(f"{error}") from None
     moved, left = migrate(source, target)
+    agents, messages, also_left = migrate_agents(source, target)
     ours = screen()
-    ours.good(f"moved {count(moved, 'task')} to {layout.shown(target)}")
-    if not left:
+    ours.good(
+        f"moved {count(moved, 'task')}, {count(messages, 'message')} and"
+        f" {count(agents, 'agent')} to {layout.shown(target)}"
+    )
+    pause, other = TaskPool(source).paused(), TaskPool(target).paused()
+    if pause is not None and other is None:
+        ours.say(f"{layout.shown(source)} is paused; {layout.shown(target)} is not")
+    stay = [f"task {task_id}: {reason}" for task_id, reason in left]
+    stay += [f"{what}: {reason}" for what, reason in also_left]
+    if not stay:
         return exits.OK
-    stay = [f"{task_id}: {reason}" for task_id, reason in left[:_SHOWN]]
-    if len(left) > _SHOWN:
-        stay.append(f"and {len(left) - _SHOWN:,} more")
-    ours.bad(f"left {count(len(left), 'task')} in {layout.shown(source)}; run it again:", stay)
+    if len(stay) > _SHOWN:
+        stay[_SHOWN:] = [f"and {len(stay) - _SHOWN:,} more"]
+    ours.bad(f"not all of {layout.shown(source)}; run it again for the rest:", stay)
     return exits.WRONG

@@ -9,6 +9,8 @@ publication.py  from a caller's dict to a row;  documents.py: back
 publishing.py, claiming.py, selecting.py, finishing.py, recovery.py     the transitions
 listing.py, upkeep.py, health.py                                        looking after a pool
 pool.py         `PostgresPool`: the verbs
+registry.py, messaging.py               `A2AClient`'s
+migrate.py, migrate_agents.py           from a directory to a server, and back
 """
 
 try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from . import schema
@@ -21,8 +21,15 @@ Rows = list[tuple[Any, ...]]
 
 # Ends a statement that makes tasks available: wakes who waits, if anybody does. See `session`.
 NOTIFY: Final = (
-    "CASE WHEN NOT pg_try_advisory_xact_lock({waiting}) THEN pg_notify('{channel}', '') END"
+    "CASE WHEN NOT pg_try_advisory_xact_lock({waiting}) THEN pg_notify('{channel}', {tasks}) END"
 )
+# How many tasks: as many as the statement has rows; as many as a parameter says; nobody knows.
+# One text for all rows: of equal notifications of a transaction the server sends one.
+_NUMBERS: Final = {
+    "notify": "(count(*) OVER ())::text",
+    "notify_of": "%s::text",
+    "notify_all": "'all'",
+}
 
 
 class Database:
@@ -57,7 +64,9 @@ class Database:
             "channel": self.address.channel,
             "waiting": self.address.key("waiting"),
         }
-        self._names["notify"] = NOTIFY.format(**self._names)
+        self._names |= {
+            name: NOTIFY.format(tasks=tasks, **self._names) for name, tasks in _NUMBERS.items()
+        }
         self._texts: dict[str, str] = {}
         self.window = Window()
 
@@ -96,6 +105,6 @@ class Database:
         """The lock that says that this process lives; see `session.Session.owner`."""
         return server_of(self.address).session.owner()
 
-    def waiting(self) -> AbstractContextManager[Waiter]:
+    def waiting(self, kind: Hashable) -> AbstractContextManager[Waiter]:
         """Listen for tasks that become available; see `session.Session.waiting`."""
-        return server_of(self.address).session.waiting(self.address)
+        return server_of(self.address).session.waiting(self.address, kind)

@@ -75,10 +75,12 @@ FROM clock WHERE {_OF_CLAIM}
 RETURNING t.lease_expires_at
 """
 
-# Where the task is now, and whether its last claim was this one.
+# Where the task is now, whether its last claim was this one, and whether it never was claimed:
+# then the claim was one of an earlier publication.
 _WHERE: Final = """
 SELECT t.state, t.claimed_by,
-    t.agent = %(agent)s AND (%(token)s::text IS NULL OR t.token = %(token)s)
+    t.agent = %(agent)s AND (%(token)s::text IS NULL OR t.token = %(token)s),
+    %(token)s::text IS NOT NULL AND t.token IS NULL
 FROM {schema}.tasks t WHERE t.task_id = %(task_id)s
 """
 
@@ -167,17 +169,17 @@ class ClaimOf:
             found = connection.execute(where, parameters).fetchone()
             if found is None:
                 raise self._lost(None)
-            state, claimed_by, was_this_one = found
+            state, claimed_by, was_this_one, is_new = found
             # The answer to an earlier try was lost, and that try had ended the claim.
             if retried and was_this_one and state in ended_as:
                 return [(state if statement == _FAIL else True,)]
             holder = json.loads(claimed_by) if state == "claimed" and claimed_by else None
-            raise self._lost(holder)
+            raise self._lost(holder, "; it was published again" if is_new else "")
 
         return database.run(work, task_id)
 
-    def _lost(self, holder: object) -> ClaimLost:
-        by = "" if holder is None else f"; it is claimed by {holder!r}"
+    def _lost(self, holder: object, why: str = "") -> ClaimLost:
+        by = why if holder is None else f"; it is claimed by {holder!r}"
         return ClaimLost(
             f"task {self._task_id!r} is not claimed by {self._agent_id!r}{by}",
             self._task_id,

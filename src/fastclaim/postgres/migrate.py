@@ -4,8 +4,8 @@ A task that waits is claimed by the mover, put into the other pool, and removed;
 is put there and removed. At no moment can two agents get it, and an interruption between any two
 steps leaves something that the next run recognises: a claim of the mover's, or the same task in
 both pools. A claim of somebody else's stays until it ends: its holder completes it where it is, and
-the next run moves it. So it is with tasks of a directory that nobody can claim yet: their time is
-to come, or the directory is paused. Messages and the agents' registry are not moved.
+the next run moves it. So it is with a task whose exclusive key a claim holds. A pause holds nothing
+up, and stays with the pool that was paused. Messages and the registry: `migrate_agents`.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Protocol
 
-from .. import layout
-from ..directories import _sync_directory
+from psycopg import errors as pg_errors
+
+from .. import claiming, layout
 from ..document import (
     CLAIM_FIELDS,
     ENFORCEMENT,
@@ -25,11 +26,14 @@ from ..document import (
     FINISH_FIELDS,
     MANAGED_FIELDS,
     MARK,
+    loads,
 )
 from ..errors import InvalidTask, TaskNotAvailable, TaskPoolError
 from ..listing import claims_of, read_task, task_files
 from ..pool import TaskPool
+from ..stamps import Hold
 from ..tokens import new_token
+from ..whole_file import write_new
 from . import listing, recovery
 from .documents import COLUMNS as ROW_COLUMNS
 from .documents import Row
@@ -38,6 +42,8 @@ from .publication import COLUMNS, row
 
 # Whose claims say that a task is on its way.
 MOVER: Final = "fastclaim-migrate"
+# How long others may be in the middle of a transition of a task.
+_HOLD_TIMEOUT_S: Final = 10.0
 _ENDED: Final = (layout.COMPLETED, layout.FAILED)
 # What a claim or an end has written into a task, and a waiting one does not have.
 _STAMPS: Final = frozenset((MARK, *CLAIM_FIELDS, *FINISH_FIELDS))
@@ -141,6 +147,8 @@ class _Move:
             self._hold_and_move(task["task_id"])
         elif state != layout.CLAIMED:
             self._move(task, state, task)
+        elif "claimed_by" not in task:
+            raise TaskPoolError("somebody is just claiming it, or died doing so: see recover()")
         elif f"{task['claimed_by']}" == MOVER:
             self._move(task, state, _unclaimed(task))
         else:
@@ -225,7 +233,11 @@ class _Server:
 
     def hold(self, task_id: object) -> Task:
         # Not by a claim: that would wait for a task's time, and for the end of a pause.
-        held = self._database.query(_HOLD, [MOVER, f'"{MOVER}"', new_token(), f"{task_id}"])
+        mover = [MOVER, f'"{MOVER}"', new_token(), f"{task_id}"]
+        try:
+            held = self._database.query(_HOLD, mover)
+        except pg_errors.UniqueViolation:
+            raise TaskNotAvailable("a claim holds its exclusive key", task_id) from None
         if not held:
             raise TaskNotAvailable("it was claimed meanwhile", task_id)
         return Row(*held[0]).task()
@@ -291,7 +303,13 @@ class _Directory:
         return None
 
     def hold(self, task_id: object) -> Task:
-        return self._pool.claim(task_id, MOVER).task
+        directories, forever = self._pool._directories, Hold(None, None)
+        _, document = claiming.claim(
+            directories, task_id, MOVER, forever, new_token(), _HOLD_TIMEOUT_S, True, to_move=True
+        )
+        if document is None:
+            raise TaskNotAvailable("it was claimed meanwhile", task_id)
+        return loads(document)
 
     def let_go(self, task_id: object) -> None:
         self._pool.release(task_id, MOVER)
@@ -301,22 +319,8 @@ class _Directory:
         if self.find(task_id) is not None:
             return False
         target = self._path(task_id, state)
-        name = f"{layout.TEMPORARY_PREFIX}{new_token()}{layout.TEMPORARY_SUFFIX}"
-        temporary = target.parent / name
         target.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with open(temporary, "x", encoding="utf-8") as file:
-                json.dump(task, file)
-                file.flush()
-                os.fsync(file.fileno())
-            # Not a rename, which would replace what somebody publishes just now.
-            os.link(temporary, target)
-            _sync_directory(target.parent)
-        except FileExistsError:
-            return False
-        finally:
-            temporary.unlink(missing_ok=True)
-        return True
+        return write_new(target, json.dumps(task))
 
     def remove(self, task: Task, state: str) -> None:
         self._path(task["task_id"], state).unlink(missing_ok=True)

@@ -42,7 +42,7 @@ _PUBLICATION: Final = "SELECT publication FROM {schema}.tasks WHERE task_id = %s
 _KNOWN: Final = "SELECT task_id, publication FROM {schema}.tasks WHERE task_id = ANY(%s)"
 _DELETE: Final = "DELETE FROM {schema}.tasks WHERE task_id = ANY(%s)"
 _COPY: Final = f"COPY {{schema}}.tasks ({_NAMES}) FROM STDIN WITH (FORMAT BINARY)"
-_NOTIFY: Final = "SELECT {notify}"
+_NOTIFY: Final = "SELECT {notify_of}"
 
 
 def publish(database: Database, values: tuple[Any, ...], task_id: object, if_exists: str) -> bool:
@@ -129,7 +129,7 @@ class _Batch:
                 rows = {key: values for key, values in rows.items() if key not in known}
             if rows:
                 self._copy(connection, rows.values())
-                connection.execute(sql(_NOTIFY))
+                connection.execute(sql(_NOTIFY), [f"{len(rows)}"])
         return len(rows)
 
     def _copy(self, connection: Connection, rows: Iterable[tuple[Any, ...]]) -> None:

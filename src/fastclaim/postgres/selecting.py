@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING, Final
 
 from . import claiming, recovery
 from .claiming import Taken, Terms, Wanted
+from .publication import capability_keys
 
 if TYPE_CHECKING:
     from .database import Database
@@ -42,7 +43,7 @@ def claim_next(
     taken = _try(database, wanted, tokens, terms)
     if taken or until_s <= time.monotonic():
         return taken
-    with database.waiting() as waiter:
+    with database.waiting(_kind(wanted)) as waiter:
         while True:
             waiter.arm(min(SLOW_POLL_S, until_s - time.monotonic()))
             # Again after arming: what came in between was not heard.
@@ -51,6 +52,14 @@ def claim_next(
             if taken or left_s <= 0:
                 return taken
             _wait(database, waiter, left_s)
+
+
+def _kind(wanted: Wanted) -> Hashable:
+    """Equal for those who can all claim what one of them can."""
+    capabilities = tuple(capability_keys(wanted.capabilities))
+    if wanted.max_claims is None:
+        return capabilities
+    return capabilities, f"{wanted.agent_id}", wanted.max_claims
 
 
 def _try(database: Database, wanted: Wanted, tokens: Sequence[str], terms: Terms) -> list[Taken]:

@@ -10,18 +10,23 @@ holds the pool's *waiting* lock, shared. Who makes tasks available tries that lo
 the same transaction, and notifies only if somebody has it: NOTIFY makes commits queue up. Since
 the lock is held until the commit, who begins to wait either is seen by the publisher or sees the
 task.
+
+A notification tells of how many tasks it is. Every process that waits hears of it, and wakes as
+many of its threads, of each kind: those of one kind can all claim the same tasks. Each of them
+looks once, at least; who stops waiting without a look that was owed wakes another in its place.
 """
 
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import random
 import secrets
 import select
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from typing import TYPE_CHECKING, Final
 
 import psycopg
@@ -62,7 +67,8 @@ class Session:
     def __init__(self, address: Address) -> None:
         self._shown = address.shown
         self._conninfo = address.conninfo
-        self._changed = threading.Condition()
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)
         self._thread: threading.Thread | None = None
         self._connection: Connection | None = None
         self._problem: Exception = TimeoutError("it does not answer")
@@ -70,10 +76,9 @@ class Session:
         self._pause_s = _FIRST_PAUSE_S
         self._pooler = False
         self._owner = secrets.randbits(62) | 1
-        self._wanted: dict[str, int] = {}  # how many threads wait on a channel
+        self._waiters: dict[str, list[Waiter]] = {}  # by channel
         self._waiting_locks: dict[str, int] = {}  # a channel's lock
         self._armed: set[str] = set()
-        self._news: dict[str, int] = {}  # how often a channel may have changed
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
 
     def owner(self) -> int:
@@ -102,19 +107,33 @@ class Session:
             return self._owner
 
     @contextlib.contextmanager
-    def waiting(self, address: Address) -> Iterator[Waiter]:
-        """Listen to a pool's channel until the block ends."""
+    def waiting(self, address: Address, kind: Hashable) -> Iterator[Waiter]:
+        """Listen to a pool's channel until the block ends.
+
+        Parameters
+        ----------
+        address : Address
+            The pool's.
+        kind : hashable
+            Equal for threads that can all claim the same tasks.
+        """
         channel = address.channel
-        with self._changed:
+        waiter = Waiter(self, channel, kind)
+        with self._lock:
             self._start()
             self._waiting_locks[channel] = address.key("waiting")
-            self._wanted[channel] = self._wanted.get(channel, 0) + 1
+            self._waiters.setdefault(channel, []).append(waiter)
         try:
             self._wake()
-            yield Waiter(self, channel)
+            yield waiter
+        except BaseException:
+            waiter.is_awake = True  # it may have been woken, and not have looked
+            raise
         finally:
-            with self._changed:
-                self._wanted[channel] -= 1
+            with self._lock:
+                self._waiters[channel].remove(waiter)
+                if waiter.is_awake:
+                    self._wake_for(channel, 1, kind)
 
     def close(self) -> None:
         """End the session, and with it this process's hold on its bound claims."""
@@ -182,8 +201,8 @@ class Session:
                 with self._changed:
                     self._connection = None
                     self._armed.clear()
-                    for channel in self._news:  # who knows what was missed
-                        self._news[channel] += 1
+                    for channel in self._waiters:  # who knows what was missed
+                        self._wake_for(channel, math.inf)
                     self._changed.notify_all()
 
     def _idle(self) -> None:
@@ -195,8 +214,8 @@ class Session:
         """Listen to the channels that are wanted, and pass on what comes."""
         idle_since_s: dict[str, float] = {}
         while not self._closing:
-            for channel in list(self._wanted):
-                if self._wanted[channel] > 0:
+            for channel in list(self._waiters):
+                if self._waiters[channel]:
                     idle_since_s.pop(channel, None)
                     self._arm(connection, channel)
                 elif channel in self._armed:
@@ -220,19 +239,27 @@ class Session:
 
     def _disarm(self, connection: Connection, channel: str) -> None:
         with self._changed:
-            if self._wanted[channel] > 0:
+            if self._waiters[channel]:
                 return
             self._armed.discard(channel)
         connection.execute("SELECT pg_advisory_unlock_shared(%s)", [self._waiting_locks[channel]])
         connection.execute(f"UNLISTEN {channel}")
 
     def _pass_on(self, connection: Connection) -> None:
-        heard = {notify.channel for notify in connection.notifies(timeout=0)}
-        if heard:
-            with self._changed:
-                for channel in heard:
-                    self._news[channel] = self._news.get(channel, 0) + 1
-                self._changed.notify_all()
+        for notify in connection.notifies(timeout=0):
+            tasks = int(notify.payload) if notify.payload.isdecimal() else math.inf
+            with self._lock:
+                self._wake_for(notify.channel, tasks)
+
+    def _wake_for(self, channel: str, tasks: float, kind: Hashable = None) -> None:
+        """Wake as many of each kind, or of one, as there are tasks; who is awake has others."""
+        left: dict[Hashable, float] = {}
+        for waiter in self._waiters.get(channel, ()):
+            if waiter.is_awake or kind not in (None, waiter.kind):
+                continue
+            if left.setdefault(waiter.kind, tasks) > 0:
+                left[waiter.kind] -= 1
+                waiter.wake()
 
 
 class Waiter:
@@ -244,25 +271,38 @@ class Waiter:
         Which hears them.
     channel : str
         Where.
+    kind : hashable
+        See `Session.waiting`.
+
+    Attributes
+    ----------
+    is_awake : bool
+        Whether there was news for it since `arm`.
     """
 
-    def __init__(self, session: Session, channel: str) -> None:
+    def __init__(self, session: Session, channel: str, kind: Hashable) -> None:
+        self.kind = kind
+        self.is_awake = False
         self._session = session
         self._channel = channel
-        self._seen = 0
+        self._woken = threading.Condition(session._lock)
 
     def arm(self, timeout_s: float) -> None:
         """Return once whatever becomes available from now on is heard; late if the line is down."""
         session = self._session
-        with session._changed:
+        with session._lock:
             session._changed.wait_for(lambda: self._channel in session._armed, timeout_s)
-            self._seen = session._news.setdefault(self._channel, 0)
+            self.is_awake = False
 
     def wait(self, timeout_s: float) -> None:
         """Return when there was news since `arm`, or after that many seconds."""
-        session = self._session
-        with session._changed:
-            session._changed.wait_for(lambda: session._news[self._channel] != self._seen, timeout_s)
+        with self._session._lock:
+            self._woken.wait_for(lambda: self.is_awake, timeout_s)
+
+    def wake(self) -> None:
+        """Let it look again; with the session's lock held."""
+        self.is_awake = True
+        self._woken.notify()
 
 
 _forks = 0

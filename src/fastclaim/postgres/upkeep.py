@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 _PAUSE: Final = "UPDATE {schema}.pool SET paused_until = %s, paused_reason = %s RETURNING true"
 _RESUME: Final = """
 WITH ended AS (UPDATE {schema}.pool SET paused_until = NULL, paused_reason = NULL RETURNING one)
-SELECT {notify} FROM ended
+SELECT {notify_all} FROM ended
 """
 _PAUSED: Final = "SELECT paused_until, paused_reason FROM {schema}.pool WHERE paused_until > {now}"
 
