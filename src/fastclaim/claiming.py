@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import errno
-import math
 import os
 import time
-from typing import Any, Final
 
-from . import exclusive, outcome
+from . import outcome
 from .directories import Directories
 from .document import NOT_BEFORE, lay_out, parse, parse_held, timestamp
 from .errors import (
@@ -19,10 +17,13 @@ from .errors import (
     PoolPaused,
     TaskNotAvailable,
 )
-from .pausing import read_pause
 from .stamps import Hold, claim_stamp, claimed_fields, is_guarded
 from .tasks_directory import TasksDirectory
 from .waiting import turns
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Final
 
 # How often something may have to be seen to before we take the pool for busy.
 _LOOKS: Final = 8
@@ -158,12 +159,14 @@ class _Attempt:
 
     def _try(self) -> tuple[int, Any]:
         """A try after a look: is the pool the same, is it paused, does our owner file stand?"""
+        from .pausing import read_pause  # here, as below: most claims take one call of the core
+
         tasks = self.tasks = self.pool.current()
         self.hold, owner = _bound(tasks, self.hold)
         self.stamp = claim_stamp(self.agent_id, self.hold, self.token)
         pause = read_pause(tasks.path)
         if pause is not None:
-            until = "somebody resumes it" if math.isinf(pause.until) else f"{pause.until:.0f}"
+            until = "somebody resumes it" if pause.until == float("inf") else f"{pause.until:.0f}"
             raise PoolPaused(
                 f"the pool is paused until {until}: {pause.reason}", self.task_id, None, pause.until
             )
@@ -211,6 +214,8 @@ class _Attempt:
 
     def _replace(self, held: Any, over_old_claim: bool) -> int:
         """Claim a document that is not proven to be ours, as Python's json reads it."""
+        from . import exclusive
+
         try:
             document = parse_held(held)
             holder = document.fields.get("claimed_by")

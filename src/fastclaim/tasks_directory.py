@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import sys
-from typing import Final
 
 from .owners import OwnerFile, owner_file
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
 
 AT_FDCWD: Final = -100 if sys.platform.startswith("linux") else -2
 
@@ -37,9 +39,11 @@ class TasksDirectory:
         self.owner: OwnerFile = owner_file((self._opened.st_dev, self._opened.st_ino))
 
     def __del__(self) -> None:
-        with contextlib.suppress(OSError):
+        try:
             if self._is_open():
                 os.close(self.descriptor)
+        except OSError:
+            pass  # there is nobody to tell
 
     def is_current(self) -> bool:
         """Whether the descriptor is open, and of what stands at the path now."""

@@ -13,11 +13,14 @@ import errno
 import fcntl
 import os
 import stat
-from pathlib import Path
-from typing import IO, Final
 
 from . import layout
 from .tokens import new_token
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pathlib import Path
+    from typing import IO, Final
 
 # How often a temporary file may be taken for a dead process's before we give up.
 _WRITE_TRIES: Final = 8
@@ -102,7 +105,7 @@ def _sweep_one(temporary: Path) -> bool:
     return True
 
 
-def read_whole(path: Path, *, follow_links: bool = False) -> str:
+def read_whole(path: str | os.PathLike[str], *, follow_links: bool = False) -> str:
     """The text of a regular file.
 
     Raises
@@ -116,7 +119,9 @@ def read_whole(path: Path, *, follow_links: bool = False) -> str:
         return file.read().decode("utf-8")
 
 
-def open_regular(path: Path, flags: int = os.O_RDONLY | os.O_NOFOLLOW) -> IO[bytes]:
+def open_regular(
+    path: str | os.PathLike[str], flags: int = os.O_RDONLY | os.O_NOFOLLOW
+) -> IO[bytes]:
     """Open a file for reading, if it is a regular one.
 
     A file object and not a descriptor: one that an exception drops closes itself.

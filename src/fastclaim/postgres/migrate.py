@@ -311,7 +311,7 @@ class _Directory:
                 os.fsync(file.fileno())
             # Not a rename, which would replace what somebody publishes just now.
             os.link(temporary, target)
-            _sync_directory(target.parent)
+            _sync_directory(os.fspath(target.parent))
         except FileExistsError:
             return False
         finally:
