@@ -13,7 +13,8 @@ import pytest
 
 from fastclaim import TaskPool
 from fastclaim.cli.follower import Follower
-from fastclaim.inotify import IN_Q_OVERFLOW, Event
+from fastclaim.inotify import Event
+from fastclaim.inotify_masks import IN_Q_OVERFLOW
 
 from .commands import COMMAND, answers, environment, refusal
 

@@ -18,15 +18,8 @@ if sys.platform != "linux":
     pytest.skip("inotify is Linux", allow_module_level=True)
 
 from fastclaim import inotify
-from fastclaim.inotify import (
-    IN_CREATE,
-    IN_DELETE,
-    IN_IGNORED,
-    IN_MOVED_FROM,
-    IN_MOVED_TO,
-    Event,
-    Inotify,
-)
+from fastclaim.inotify import Event, Inotify
+from fastclaim.inotify_masks import IN_CREATE, IN_DELETE, IN_IGNORED, IN_MOVED_FROM, IN_MOVED_TO
 
 MASK = IN_CREATE | IN_MOVED_TO | IN_DELETE
 

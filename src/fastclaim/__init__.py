@@ -1,7 +1,5 @@
 """Many agents, one directory of tasks, each task claimed by exactly one agent."""
 
-from typing import TYPE_CHECKING
-
 from .claim import Claim
 from .errors import (
     AlreadyClaimed,
@@ -19,6 +17,7 @@ from .errors import (
 from .pool import TaskPool
 from .transition import core as _core
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .a2a import (
         A2AClient,

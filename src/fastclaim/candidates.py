@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import heapq
 import itertools
-from array import array
-from collections.abc import Iterable, Iterator
-from typing import Final
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from typing import Final
 
 RUN_NAMES: Final = 4096
 _ENTRY_BYTES: Final = 17  # two doubles and the separator
@@ -95,6 +97,8 @@ class _Run:
     """Sorted entries, packed; an iterator over them."""
 
     def __init__(self, entries: Iterable[Entry]) -> None:
+        from array import array  # here: few have so many names
+
         firsts, seconds, names = zip(*entries, strict=True)
         self._firsts, self._seconds = array("d", firsts), array("d", seconds)
         encoded = [name.encode("utf-8", "surrogateescape") for name in names]

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import errno
+import os
 import time
-from typing import Final, NamedTuple
 
 from . import layout
 from .directories import Directories
-from .inotify import (
+from .inotify_masks import (
     IN_CLOSE_WRITE,
     IN_CREATE,
     IN_DELETE,
@@ -19,8 +19,14 @@ from .inotify import (
     IN_MOVED_TO,
     IN_ONLYDIR,
     IN_Q_OVERFLOW,
-    Inotify,
 )
+from .named_tuple import NamedTuple
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
+
+    from .inotify import Inotify
 
 TASKS: Final = "."  # `tasks/` itself
 
@@ -51,19 +57,23 @@ class Change(NamedTuple):
 class Changes:
     """The changes in those of a pool's directories that somebody follows.
 
-    `blind` says that the system does not tell (no inotify, or the user's 128 instances are taken):
-    then `read` brings nothing, `wait` is a pause, and who needs to know has to look.
+    `blind` says that the system does not tell (no inotify, or the user's 128 instances are taken)
+    or was not asked: then `read` brings nothing, `wait` is a pause, and who needs to know has to
+    look.
     """
 
-    def __init__(self, pool: Directories) -> None:
+    def __init__(self, pool: Directories, ask: bool = True) -> None:
         self._pool = pool
         self._followed: dict[str, int | None] = {}
         self._states: dict[int, str] = {}
-        self._inotify: Inotify | None
-        try:
-            self._inotify = Inotify()
-        except OSError:
-            self._inotify = None
+        self._inotify: Inotify | None = None
+        if ask:
+            from .inotify import Inotify
+
+            try:
+                self._inotify = Inotify()
+            except OSError:
+                pass  # none, or none left
 
     @property
     def blind(self) -> bool:
@@ -84,10 +94,10 @@ class Changes:
     def _add(self, state: str) -> int | None:
         if self._inotify is None:
             return None
-        directory = self._pool.tasks_dir / state
+        directory = os.path.join(self._pool.tasks_path, state)
         mask = _MASKS[state] | IN_MOVE_SELF | IN_ONLYDIR
         try:
-            wd = self._inotify.add(str(directory), mask)
+            wd = self._inotify.add(directory, mask)
         except FileNotFoundError:
             return None  # `check` comes back to it
         except OSError as error:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import errno
-import math
 import os
 import time
-from typing import Any, Final
 
-from . import exclusive, outcome
+from . import outcome
 from .directories import Directories
 from .document import NOT_BEFORE, lay_out, parse, parse_held, timestamp
 from .errors import (
@@ -19,10 +17,13 @@ from .errors import (
     PoolPaused,
     TaskNotAvailable,
 )
-from .pausing import read_pause
 from .stamps import Hold, claim_stamp, claimed_fields, is_guarded
 from .tasks_directory import TasksDirectory
 from .waiting import turns
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Final
 
 # How often something may have to be seen to before we take the pool for busy.
 _LOOKS: Final = 8
@@ -217,6 +218,8 @@ class _Attempt:
 
     def _replace(self, held: Any, over_old_claim: bool) -> int:
         """Claim a document that is not proven to be ours, as Python's json reads it."""
+        from . import exclusive
+
         try:
             document = parse_held(held)
             holder = document.fields.get("claimed_by")
@@ -255,9 +258,11 @@ class _Attempt:
         return result
 
     def _check_pause(self) -> None:
+        from .pausing import read_pause  # here, as below: most claims take one call of the core
+
         pause = read_pause(self.tasks.path)
         if pause is not None:
-            until = "somebody resumes it" if math.isinf(pause.until) else f"{pause.until:.0f}"
+            until = "somebody resumes it" if pause.until == float("inf") else f"{pause.until:.0f}"
             raise PoolPaused(
                 f"the pool is paused until {until}: {pause.reason}", self.task_id, None, pause.until
             )

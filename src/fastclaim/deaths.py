@@ -12,12 +12,8 @@ import weakref
 from typing import Final
 
 from . import layout
-from .inotify import (
-    IN_CLOSE_WRITE,
-    IN_DELETE_SELF,
-    IN_MOVE_SELF,
-    Inotify,
-)
+from .inotify import Inotify
+from .inotify_masks import IN_CLOSE_WRITE, IN_DELETE_SELF, IN_MOVE_SELF
 from .owners import no_fork
 
 # The kernel tells that a file was closed a moment before it drops the flock on it: who looks too

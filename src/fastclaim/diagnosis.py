@@ -18,7 +18,8 @@ from typing import Final, NamedTuple
 
 from . import layout, owners, recovery
 from .directories import Directories
-from .inotify import IN_CREATE, Inotify
+from .inotify import Inotify
+from .inotify_masks import IN_CREATE
 
 OK: Final = "ok"
 WARNING: Final = "warning"
@@ -73,11 +74,12 @@ class Finding(NamedTuple):
 def diagnose(pool: Directories) -> list[Finding]:
     """See `TaskPool.doctor`."""
     pool.make()
+    tasks_dir = Path(pool.tasks_path)
     return [
         Finding(OK, "core", f"{pool.core.NAME}"),
-        _file_system(pool.tasks_dir),
-        *_tries(pool.tasks_dir),
-        _cleaned(pool.tasks_dir),
+        _file_system(tasks_dir),
+        *_tries(tasks_dir),
+        _cleaned(tasks_dir),
         _writers(pool),
         _owners(pool),
         *_contents(pool),

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
-import copy
 import os
-from pathlib import Path
-from types import ModuleType
-from typing import TYPE_CHECKING, Final
 
 from . import layout, outcome, transition
 from .errors import InvalidName
 from .tasks_directory import TasksDirectory
 from .tokens import new_token
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from types import ModuleType
+    from typing import Final
+
     from .deaths import Deaths
 
 DURABILITIES: Final = {
@@ -53,14 +52,14 @@ class Directories:
     ) -> None:
         if durability not in DURABILITIES:
             raise ValueError(f"durability {durability!r} is none of {', '.join(DURABILITIES)}")
-        self.base_dir = Path(os.path.abspath(base_dir))
+        self.base_dir = os.path.abspath(base_dir)
         self.sync = DURABILITIES[durability]
         # Of claims that stamp in place; less than `sync` only inside a batch.
         self.stamp_sync = self.sync
         self.lock_files = lock_files
         self.core = transition.core if core is None else core
-        self.tasks_dir = self.base_dir / "tasks"
-        self.tasks = os.fsencode(self.tasks_dir)
+        self.tasks_path = os.path.join(self.base_dir, "tasks")
+        self.tasks = os.fsencode(self.tasks_path)
         self.available, self.claimed, self.completed, self.failed = (
             os.path.join(self.tasks, state.encode()) for state in layout.STATES
         )
@@ -77,18 +76,22 @@ class Directories:
 
     def for_a_batch(self) -> Directories:
         """The same pool, for claims whose stamps the caller puts on disk together."""
+        import copy  # here: few claim in batches
+
         batch = copy.copy(self)
         batch.stamp_sync = outcome.SYNC_NONE
         return batch
 
     def make(self) -> None:
         """Make the directories that are not there (again: somebody may clean up /tmp)."""
-        missing = [path for path in (self.tasks_dir, *self.tasks_dir.parents) if not path.exists()]
+        changed = [self.tasks_path]
+        while self.sync == outcome.SYNC_FULL and not os.path.exists(changed[-1]):
+            changed.append(os.path.dirname(changed[-1]))
         for name in (*layout.STATES, layout.OWNERS):
-            os.makedirs(self.tasks_dir / name, exist_ok=True)
+            os.makedirs(os.path.join(self.tasks_path, name), exist_ok=True)
         if self.sync == outcome.SYNC_FULL:
-            for changed in (self.tasks_dir, *(path.parent for path in missing)):
-                _sync_directory(changed)
+            for directory in changed:
+                _sync_directory(directory)
 
     def opened(self) -> TasksDirectory:
         """`tasks/`, open; it may have been moved away or made anew since."""
@@ -98,7 +101,7 @@ class Directories:
         """`tasks/` as it stands now, open; made, if it is not there."""
         opened = self._opened
         if opened is None or not opened.is_current():
-            if not self.tasks_dir.is_dir():
+            if not os.path.isdir(self.tasks_path):
                 self.make()
             self._opened = opened = TasksDirectory(self.tasks)
         return opened
@@ -156,13 +159,15 @@ def _file_name(name: str, task_id: object, agent_id: object = None) -> bytes:
         raise InvalidName(f"{ids}: {error}", task_id) from None
 
 
-def _sync_directory(directory: Path) -> None:
+def _sync_directory(directory: str) -> None:
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
     except OSError as error:
-        error.filename = os.fspath(directory)
+        error.filename = directory
         raise
     finally:
-        with contextlib.suppress(OSError):
+        try:
             os.close(descriptor)
+        except OSError:
+            pass  # it is synced, or the error is on its way

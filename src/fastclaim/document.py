@@ -23,9 +23,14 @@ from __future__ import annotations
 
 import json
 import re
-from json.decoder import scanstring  # type: ignore[attr-defined]
+from json.decoder import WHITESPACE, scanstring  # type: ignore[attr-defined]
 from json.scanner import make_scanner
-from typing import Any, Final, NamedTuple
+
+from .named_tuple import NamedTuple
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Final
 
 SECTOR_BYTES: Final = 512
 SECTOR_END: Final = b",\n"
@@ -69,8 +74,7 @@ STATE_CLAIMED: Final = b', "status": "claimed"'
 CLAIM_FIELDS_START: Final = b', "claimed_by": '
 NOT_BEFORE_MEMBER: Final = b', "not_before": '
 
-_SECTOR_MARK = re.compile(rb'\{"fastclaim": "1 ([0-9]{1,18}) ([0-9]{1,19}) ([0-9]{3}) ([0-3])"')
-_WHITE_SPACE = re.compile(r"[ \t\n\r]*")
+_SECTOR_MARK: Final = rb'\{"fastclaim": "1 ([0-9]{1,18}) ([0-9]{1,19}) ([0-9]{3}) ([0-3])"'
 _scan_value: Any = make_scanner(json.JSONDecoder())  # type: ignore[arg-type]
 
 
@@ -87,7 +91,7 @@ class Sector(NamedTuple):
 
 def read_sector(raw: bytes) -> Sector | None:
     """The sector at the start of `raw`, or None if there is none in our layout."""
-    mark = _SECTOR_MARK.match(raw)
+    mark = re.match(_SECTOR_MARK, raw)  # compiled when first needed: the core in C has its own
     if mark is None or raw[SECTOR_BYTES - 2 : SECTOR_BYTES] != SECTOR_END:
         return None
     head_bytes = int(mark[3])
@@ -264,6 +268,5 @@ def _callers_text(text: str) -> str:
 
 
 def _skip(text: str, position: int) -> int:
-    match = _WHITE_SPACE.match(text, position)
-    assert match is not None  # it matches the empty string
-    return match.end()
+    end: int = WHITESPACE.match(text, position).end()  # it matches the empty string, too
+    return end

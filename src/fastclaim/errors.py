@@ -6,7 +6,7 @@ A system error stays an ``OSError`` with its file name; everything else that a v
 
 from __future__ import annotations
 
-import math
+_INFINITY = float("inf")
 
 
 class TaskPoolError(Exception):
@@ -49,13 +49,23 @@ class PoolPaused(TaskNotAvailable):
     """
 
     def __init__(
-        self, message: str, task_id: object = None, holder: object = None, until: float = math.inf
+        self,
+        message: str,
+        task_id: object = None,
+        holder: object = None,
+        until: float = _INFINITY,
     ) -> None:
         super().__init__(message, task_id, holder)
         self.until = until
 
     def __reduce__(self) -> tuple[object, ...]:
         return type(self), (self.args[0], self.task_id, self.holder, self.until)
+
+
+class KeyHeld(TaskNotAvailable):
+    """Another task's claim holds a key that this one needs."""
+
+    claim_name = ""  # of that claim's file
 
 
 class LockTimeout(TaskPoolError, TimeoutError):

@@ -22,15 +22,18 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-from collections.abc import Iterator, Set
-from typing import Final
 
 from . import layout, outcome
 from .directories import Directories
 from .document import EXCLUSIVE
-from .errors import InvalidTask, TaskNotAvailable
+from .errors import InvalidTask, KeyHeld
 from .matching import Task, names_in
 from .waiting import turns
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Set
+    from typing import Final
 
 DIRECTORY: Final = b"keys"
 _KEY_SUFFIX: Final = b".key"
@@ -38,12 +41,6 @@ _AGENT_SUFFIX: Final = b".agent"
 _RECORD_BYTES: Final = 512  # what a disk writes whole
 _END: Final = b"\0"  # of a name, in which it cannot be
 _VERIFY_TRIES: Final = 8
-
-
-class KeyHeld(TaskNotAvailable):
-    """Another task's claim holds a key that this one needs."""
-
-    claim_name = ""  # of that claim's file
 
 
 class KeyBusy(Exception):

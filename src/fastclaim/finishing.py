@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from typing import Any, Final, NamedTuple
 
 from . import layout, outcome
 from .directories import Directories
@@ -18,6 +17,7 @@ from .document import (
     timestamp,
 )
 from .errors import ClaimLost, InvalidTask, LockTimeout, TaskExists
+from .named_tuple import NamedTuple
 from .stamps import (
     COMPLETED_AT,
     STATE_COMPLETED,
@@ -31,6 +31,10 @@ from .stamps import (
     tried_in_vain,
 )
 from .waiting import turns
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Final
 
 # Whoever holds a claim's inode is in the middle of a system call or two.
 HOLD_TIMEOUT_S: Final = 10.0

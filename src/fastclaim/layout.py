@@ -17,7 +17,10 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Final
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
 
 AVAILABLE: Final = "available"
 CLAIMED: Final = "claimed"

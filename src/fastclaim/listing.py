@@ -6,14 +6,17 @@ import errno
 import json
 import os
 import stat
-from collections.abc import Iterator
 from json.scanner import make_scanner
-from typing import Any, Final
 
 from . import layout
 from .directories import Directories
 from .document import START_BYTES, may_be_object
 from .errors import InvalidTask
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any, Final
 
 # A reader that meets a stamp in mid-write sees half of it; the write takes under a microsecond.
 _READ_TRIES: Final = 3

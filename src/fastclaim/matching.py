@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from datetime import datetime
-from typing import Any, Final
 
 from .document import MARK
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any, Final, TypeAlias
 
 ANY: Final = "any"
 OLDEST: Final = "oldest"
 PRIORITY: Final = "priority"
 ORDERS: Final = (PRIORITY, OLDEST, ANY)
 
-Task = dict[str, Any]
+Task: TypeAlias = "dict[str, Any]"
 Capabilities = tuple[object, ...]
 
 
@@ -96,6 +98,8 @@ def epoch_s(value: object) -> float | None:
     if isinstance(value, int | float):
         return _finite(value)
     if isinstance(value, str):
+        from datetime import datetime  # takes longer to import than the rest, and few need it
+
         try:
             return datetime.fromisoformat(value).timestamp()
         except (ValueError, OverflowError, OSError):

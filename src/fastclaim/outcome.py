@@ -3,7 +3,12 @@
 The numbers are those of the enum in `_transition_c.pyx`; a test compares the two.
 """
 
-from typing import Final
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
+
 
 DONE: Final = 0
 ABSENT: Final = 1  # no such file: never there, or gone before we held it

@@ -12,18 +12,19 @@ of its own when it claims. Nobody forks while a descriptor is being opened.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import fcntl
 import os
 import stat
-import threading
 import time
-from collections.abc import Iterator
-from typing import Final
+from _thread import RLock  # `threading` takes ten times as long to import
 
 from . import layout
 from .tokens import owner_id
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
 
 _FLAGS: Final = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 # What open(2) says of a file that we may not read, a symlink, and a socket.
@@ -64,7 +65,7 @@ class OwnerFile:
             if not self.stands():
                 self.forget()
                 path = owner_path(tasks, owner_id())
-                with _errors_of(path):
+                with _ErrorsOf(path):
                     self.descriptor = _make(path)
                 self._opened = os.fstat(self.descriptor)
 
@@ -73,9 +74,11 @@ class OwnerFile:
         descriptor, opened = self.descriptor, self._opened
         self.descriptor, self._opened = -1, None
         if opened is not None:
-            with contextlib.suppress(OSError):
+            try:
                 if os.path.samestat(os.fstat(descriptor), opened):
                     os.close(descriptor)
+            except OSError:
+                pass  # a daemon closes whatever is open
 
 
 def owner_path(tasks: bytes, owner: str) -> bytes:
@@ -84,14 +87,18 @@ def owner_path(tasks: bytes, owner: str) -> bytes:
     return os.path.join(tasks, layout.OWNERS.encode(), name)
 
 
-@contextlib.contextmanager
-def _errors_of(path: bytes) -> Iterator[None]:
+class _ErrorsOf:
     """System errors get the file's name, also those of calls on a descriptor."""
-    try:
-        yield
-    except OSError as error:
-        error.filename = os.fsdecode(path)
-        raise
+
+    def __init__(self, path: bytes) -> None:
+        self._path = path
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: object, traceback: object) -> None:
+        if isinstance(error, OSError):
+            error.filename = os.fsdecode(self._path)
 
 
 def is_alive(path: bytes) -> bool:
@@ -102,7 +109,7 @@ def is_alive(path: bytes) -> bool:
     OSError
         The system refused; nobody may take it for dead then.
     """
-    with _errors_of(path):
+    with _ErrorsOf(path):
         try:
             descriptor = os.open(path, os.O_RDONLY | _FLAGS)
         except FileNotFoundError:
@@ -123,7 +130,7 @@ def is_alive(path: bytes) -> bool:
 
 def remove_if_dead(path: bytes) -> bool:
     """Unlink the owner file of a process that has died; whether that was done."""
-    with _errors_of(path):
+    with _ErrorsOf(path):
         return _remove_if_dead(path)
 
 
@@ -148,16 +155,22 @@ def _remove_if_dead(path: bytes) -> bool:
 
 
 def _unlock_and_close(descriptor: int) -> None:
-    with contextlib.suppress(OSError):
+    try:
         fcntl.flock(descriptor, fcntl.LOCK_UN)
-    with contextlib.suppress(OSError):
+    except OSError:
+        pass  # the close that follows does it, too
+    try:
         os.close(descriptor)
+    except OSError:
+        pass  # it is closed all the same
 
 
 def _make(path: bytes) -> int:
     for _ in range(_TRIES):
-        with contextlib.suppress(FileExistsError):
+        try:
             os.mkdir(os.path.dirname(path))
+        except FileExistsError:
+            pass
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | _FLAGS, 0o666)
         except FileNotFoundError:
@@ -188,7 +201,7 @@ def _is_named(path: bytes, descriptor: int) -> bool:
 
 _files: dict[tuple[int, int], OwnerFile] = {}
 # Held across fork: a child must know of every descriptor that it inherits.
-no_fork = threading.RLock()
+no_fork = RLock()
 
 
 def owner_file(identity: tuple[int, int]) -> OwnerFile:

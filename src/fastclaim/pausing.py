@@ -7,10 +7,9 @@ import json
 import math
 import os
 import time
-from pathlib import Path
-from typing import NamedTuple
 
 from . import layout
+from .named_tuple import NamedTuple
 from .whole_file import read_whole, write_whole
 
 
@@ -50,7 +49,9 @@ def read_pause(tasks: bytes) -> Pause | None:
 
 def pause(tasks: bytes, until: float | None, reason: str) -> None:
     """Write the file."""
-    write_whole(_path(tasks), json.dumps({"until": until, "reason": reason}) + "\n")
+    from pathlib import Path  # here: those who only look whether there is a pause need none
+
+    write_whole(Path(_path(tasks)), json.dumps({"until": until, "reason": reason}) + "\n")
 
 
 def resume(tasks: bytes) -> None:
@@ -59,5 +60,5 @@ def resume(tasks: bytes) -> None:
         os.unlink(_path(tasks))
 
 
-def _path(tasks: bytes) -> Path:
-    return Path(os.fsdecode(tasks), layout.PAUSED)
+def _path(tasks: bytes) -> str:
+    return os.path.join(os.fsdecode(tasks), layout.PAUSED)

@@ -3,25 +3,10 @@
 from __future__ import annotations
 
 import functools
-import logging
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from types import ModuleType
-from typing import TYPE_CHECKING, Any
 
-from . import (
-    claiming,
-    exclusive,
-    finishing,
-    layout,
-    listing,
-    outcome,
-    pausing,
-    publishing,
-    recovery,
-    retrying,
-)
+from . import claiming, finishing, layout, listing, outcome
 from .claim import Claim
 from .directories import Directories
 from .document import loads
@@ -33,14 +18,21 @@ from .errors import (
     TaskNotAvailable,
     TaskPoolError,
 )
+from .log import ERROR, INFO, WARNING, logger
 from .stamps import Hold, claim_stamp
 from .tokens import new_token, owner_id
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from .diagnosis import Finding
-    from .selection import Selection
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from pathlib import Path
+    from types import ModuleType
+    from typing import Any
 
-logger = logging.getLogger(__name__)
+    from .diagnosis import Finding
+    from .pausing import Pause
+    from .recovery import RecoveryReport
+    from .selection import Selection
 
 
 class TaskPool:
@@ -86,6 +78,7 @@ class TaskPool:
         bind_claims: bool = True,
         max_attempts: int | None = None,
         _core: ModuleType | None = None,
+        _ask_kernel: bool = True,
     ) -> None:
         base = layout.default_base_dir() if base_dir is None else base_dir
         if max_attempts is not None and max_attempts < 1:
@@ -103,11 +96,8 @@ class TaskPool:
         self._directories = Directories(base, durability, lock_files, _core)
         self._bind_claims = bind_claims
         self._max_attempts = max_attempts
-        self.tasks_dir = self._directories.tasks_dir
-        self.available_dir = self.tasks_dir / layout.AVAILABLE
-        self.claimed_dir = self.tasks_dir / layout.CLAIMED
-        self.completed_dir = self.tasks_dir / layout.COMPLETED
-        self.failed_dir = self.tasks_dir / layout.FAILED
+        # Not by who claims once: to end a watch takes the kernel longer than to claim.
+        self._asks_kernel = _ask_kernel
         self._selections: dict[int, Selection] = {}  # by process id
         self._checked_agent_id: object = None
         self._directories.make()
@@ -121,7 +111,36 @@ class TaskPool:
     @property
     def base_dir(self) -> os.PathLike[str]:
         """The pool's directory, absolute."""
-        return self._directories.base_dir
+        from pathlib import Path
+
+        return Path(self._directories.base_dir)
+
+    @functools.cached_property
+    def tasks_dir(self) -> Path:
+        """Where the directories of the states are."""
+        from pathlib import Path
+
+        return Path(self._directories.tasks_path)
+
+    @functools.cached_property
+    def available_dir(self) -> Path:
+        """Where tasks wait."""
+        return self.tasks_dir / layout.AVAILABLE
+
+    @functools.cached_property
+    def claimed_dir(self) -> Path:
+        """Where claims are."""
+        return self.tasks_dir / layout.CLAIMED
+
+    @functools.cached_property
+    def completed_dir(self) -> Path:
+        """Where completed tasks are."""
+        return self.tasks_dir / layout.COMPLETED
+
+    @functools.cached_property
+    def failed_dir(self) -> Path:
+        """Where tasks are that were given up."""
+        return self.tasks_dir / layout.FAILED
 
     # The verbs ----------------------------------------------------------------------------------
 
@@ -161,7 +180,9 @@ class TaskPool:
         OSError
             The system refused; nothing was published.
         """
-        return publishing.publish(self._directories, _as_task(task, description, fields), if_exists)
+        from .publishing import publish
+
+        return publish(self._directories, _as_task(task, description, fields), if_exists)
 
     def publish_many(self, tasks: Iterable[Mapping[str, Any]], *, if_exists: str = "error") -> int:
         """Publish many tasks; all are looked at before the first is published.
@@ -186,7 +207,9 @@ class TaskPool:
         OSError
             The system refused; the tasks before the one that it names are published.
         """
-        return publishing.publish_many(self._directories, tasks, if_exists)
+        from .publishing import publish_many
+
+        return publish_many(self._directories, tasks, if_exists)
 
     def claim(
         self,
@@ -372,9 +395,7 @@ class TaskPool:
         renewal.run()
         return renewal.lease_expires_at
 
-    def recover(
-        self, older_than: float | None = None, dry_run: bool = False
-    ) -> recovery.RecoveryReport:
+    def recover(self, older_than: float | None = None, dry_run: bool = False) -> RecoveryReport:
         """Put right what the dead have left; safe at any moment, by any number of processes.
 
         The claims of processes that have ended, and those whose lease is over, come to nothing as
@@ -402,7 +423,9 @@ class TaskPool:
             The system refused; what was not put right can be by another call.
         """
         _check_seconds("older_than", older_than)
-        return recovery.recover(self._directories, older_than, dry_run, self._max_attempts)
+        from .recovery import recover
+
+        return recover(self._directories, older_than, dry_run, self._max_attempts)
 
     def doctor(self) -> list[Finding]:
         """What may be wrong with this pool, and what to do about it; changes no task.
@@ -446,9 +469,11 @@ class TaskPool:
         InvalidTask, InvalidName, LockTimeout, OSError
             It is where it was; of all, those before it wait again.
         """
+        from .retrying import retry, retry_all
+
         if task_id is None:
-            return retrying.retry_all(self._directories)
-        retrying.retry(self._directories, task_id)
+            return retry_all(self._directories)
+        retry(self._directories, task_id)
         return 1
 
     def pause(self, until: float | None = None, reason: str = "") -> None:
@@ -468,7 +493,9 @@ class TaskPool:
         """
         _check_seconds("until", until)
         self._directories.make()
-        pausing.pause(self._directories.tasks, until, reason)
+        from .pausing import pause
+
+        pause(self._directories.tasks, until, reason)
 
     def resume(self) -> None:
         """End a pause; without one, do nothing.
@@ -478,9 +505,11 @@ class TaskPool:
         OSError
             The system refused; the pause goes on.
         """
-        pausing.resume(self._directories.tasks)
+        from .pausing import resume
 
-    def paused(self) -> pausing.Pause | None:
+        resume(self._directories.tasks)
+
+    def paused(self) -> Pause | None:
         """The pause that is in effect, with ``until`` and ``reason``; None without one.
 
         Raises
@@ -488,7 +517,9 @@ class TaskPool:
         OSError
             The system does not tell.
         """
-        return pausing.read_pause(self._directories.tasks)
+        from .pausing import read_pause
+
+        return read_pause(self._directories.tasks)
 
     def tasks(self, state: str = layout.AVAILABLE) -> Iterator[dict[str, Any]]:
         """The tasks in one state, as they are read, in no particular order.
@@ -747,6 +778,8 @@ class TaskPool:
         bool
             False, and a log line, if it could not be published.
         """
+        from .publishing import Publication
+
         try:
             now_s = time.time()
             task = {
@@ -763,14 +796,14 @@ class TaskPool:
                 },
                 "created_at": now_s,
             }
-            publishing.Publication(self._directories, task).write(replace=True)
+            Publication(self._directories, task).write(replace=True)
         except Exception as error:
-            logger.error(
+            logger().error(
                 "Failed to publish task %s: %s", task_id, error, extra={"task_id": task_id}
             )
             return False
-        if logger.isEnabledFor(logging.INFO):
-            logger.info("Published task %s", task_id, extra={"task_id": task_id})
+        if logger().isEnabledFor(INFO):
+            logger().info("Published task %s", task_id, extra={"task_id": task_id})
         return True
 
     def claim_task(self, task_id: str, agent_id: str, timeout: float = 10.0) -> dict[str, Any]:
@@ -796,19 +829,19 @@ class TaskPool:
             if document is None:
                 return {}
             task = loads(document)
-            if logger.isEnabledFor(logging.INFO):
+            if logger().isEnabledFor(INFO):
                 extra = _extra(task_id, agent_id, started_s)
-                logger.info("Task %s claimed by %s", task_id, agent_id, extra=extra)
+                logger().info("Task %s claimed by %s", task_id, agent_id, extra=extra)
             return task
         except Exception as error:
             if not isinstance(error, TaskPoolError | OSError):
                 # sys.set_int_max_str_digits() may have changed since the task was published.
                 self._release_quietly(task_id, agent_id, token)
-            level = logging.ERROR
+            level = ERROR
             if isinstance(error, AlreadyClaimed | LockTimeout):
-                level = logging.WARNING
+                level = WARNING
             extra = _extra(task_id, agent_id, started_s)
-            logger.log(level, "Failed to claim task %s: %s", task_id, error, extra=extra)
+            logger().log(level, "Failed to claim task %s: %s", task_id, error, extra=extra)
             return {}
         except BaseException:
             # Interrupted; the claim may stand, and nobody will ever be told about it.
@@ -836,11 +869,11 @@ class TaskPool:
         except Exception as error:
             if not isinstance(error, ClaimLost) or error.holder is not None:
                 extra = _extra(task_id, agent_id, started_s)
-                logger.error("Failed to complete task %s: %s", task_id, error, extra=extra)
+                logger().error("Failed to complete task %s: %s", task_id, error, extra=extra)
             return False
-        if logger.isEnabledFor(logging.INFO):
+        if logger().isEnabledFor(INFO):
             extra = _extra(task_id, agent_id, started_s)
-            logger.info("Task %s completed by %s", task_id, agent_id, extra=extra)
+            logger().info("Task %s completed by %s", task_id, agent_id, extra=extra)
         return True
 
     def get_available_tasks(
@@ -865,7 +898,7 @@ class TaskPool:
                 if task is not None and _meets_any(task, capability_filter, path):
                     tasks.append(task)
         except OSError as error:
-            logger.error("Failed to list the available tasks: %s", error)
+            logger().error("Failed to list the available tasks: %s", error)
         return tasks
 
     def validate_task_constraints(
@@ -898,7 +931,7 @@ class TaskPool:
             if isinstance(deadline, int | float) and deadline < time.time():
                 return False
         if "validation_rules" in constraints and "validation" not in agent_capabilities:
-            logger.warning("Task requires validation but agent lacks validation capability")
+            logger().warning("Task requires validation but agent lacks validation capability")
         return True
 
     # ----------------------------------------------------------------------------------------------
@@ -937,12 +970,16 @@ class TaskPool:
             for parent_id in self._selections.keys() - {process_id}:
                 self._selections.pop(parent_id, None)  # a fork copied it
             # Of two threads that come here at once, one's is used.
-            selection = self._selections.setdefault(process_id, Selection(self._directories))
+            selection = self._selections.setdefault(
+                process_id, Selection(self._directories, self._asks_kernel)
+            )
         return selection
 
     def _claim_one_within(
         self, max_claims: int, agent_id: object, claim_one: Callable[[], Claim | None]
     ) -> Claim | None:
+        from . import exclusive
+
         # Two processes of one agent must not both see the last place free.
         with exclusive.alone(self._directories, agent_id):
             held = sum(1 for _ in listing.claims_by(self._directories, agent_id))
@@ -970,9 +1007,11 @@ class TaskPool:
 
     def _look_after_dead_owners(self) -> bool:
         """Give back the claims of the dead; whether anything may be waiting now that did not."""
-        if not self._directories.deaths().may_have_come():
+        if self._asks_kernel and not self._directories.deaths().may_have_come():
             return False
-        return recovery.give_back_of_dead_owners(self._directories, self._max_attempts)
+        from .recovery import give_back_of_dead_owners
+
+        return give_back_of_dead_owners(self._directories, self._max_attempts)
 
     def _claim_of_before(self, task_id: object, agent_id: object) -> Claim:
         for task in listing.claims_of(self._directories, task_id):
@@ -987,7 +1026,7 @@ class TaskPool:
             finishing.Release(self._directories, task_id, agent_id, token, None).run()
         except (TaskPoolError, OSError) as error:
             if not isinstance(error, ClaimLost):
-                logger.error("Failed to give back task %s: %s", task_id, error)
+                logger().error("Failed to give back task %s: %s", task_id, error)
 
     def _read_claim(self, claim: Claim) -> dict[str, Any]:
         path = self._directories.claimed_file(claim.task_id, claim.agent_id)
@@ -1027,6 +1066,8 @@ def _check_seconds(name: str, seconds: object) -> None:
 def _as_task(
     task: str | Mapping[str, Any], description: str | None, fields: dict[str, Any]
 ) -> Mapping[str, Any]:
+    from collections.abc import Mapping
+
     if isinstance(task, Mapping):
         whole = {**task, **fields}
     elif isinstance(task, str | int):
@@ -1050,7 +1091,7 @@ def _read_or_log(path: str) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None  # it has moved on
     except (InvalidTask, OSError) as error:
-        logger.error("Failed to load task: %s", error)
+        logger().error("Failed to load task: %s", error)
         return None
 
 
@@ -1062,5 +1103,5 @@ def _meets_any(task: dict[str, Any], capabilities: list[str] | None, path: str) 
             return True
         return any(requirement in capabilities for requirement in required)
     except TypeError as error:
-        logger.error("Failed to load task %s: requirements: %s", path, error)
+        logger().error("Failed to load task %s: requirements: %s", path, error)
         return False

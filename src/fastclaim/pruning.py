@@ -30,7 +30,7 @@ def prune(pool: Directories, state: str, older_than_s: float, dry_run: bool) -> 
     needed = _needed(pool) if state == layout.COMPLETED else set()
     before_s = time.time() - older_than_s
     pruned = []
-    for path in task_files(os.fsencode(pool.tasks_dir / state)):
+    for path in task_files(os.path.join(pool.tasks, state.encode())):
         task_id = os.path.basename(path).removesuffix(suffix)
         if task_id in needed or not _is_older(path, field, before_s):
             continue
@@ -45,7 +45,7 @@ def _needed(pool: Directories) -> set[str]:
     """The ids that tasks which are not completed are blocked by."""
     needed: set[str] = set()
     for state in (layout.AVAILABLE, layout.CLAIMED, layout.FAILED):
-        for path in task_files(os.fsencode(pool.tasks_dir / state)):
+        for path in task_files(os.path.join(pool.tasks, state.encode())):
             try:
                 needed.update(f"{name}" for name in names_in(read_task(path), "blocked_by"))
             except (FileNotFoundError, InvalidTask, TypeError):

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
-from typing import Any, Final, NamedTuple
 
 from .document import (
     ATTEMPTS,
@@ -22,6 +20,12 @@ from .document import (
     dumps,
 )
 from .errors import InvalidTask
+from .named_tuple import NamedTuple
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any, Final
 
 STATE_COMPLETED: Final = b', "status": "completed"'
 COMPLETED_AT: Final = b', "completed_at": ' + TIME

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import sys
-from typing import TYPE_CHECKING, Final
 
 from .owners import OwnerFile, owner_file
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Final
+
     from .locked_inode import LockedInode
 
 AT_FDCWD: Final = -100 if sys.platform.startswith("linux") else -2
@@ -56,9 +57,11 @@ class TasksDirectory:
         self._wants_locked_inode: bool | None = None
 
     def __del__(self) -> None:
-        with contextlib.suppress(OSError):
+        try:
             if self._is_open():
                 os.close(self.descriptor)
+        except OSError:
+            pass  # there is nobody to tell
 
     def expect_locks(self) -> None:
         """Have an inode ready for lock files from the second time on: it costs more than one."""
@@ -78,8 +81,10 @@ class TasksDirectory:
     def _make_locked_inode(self) -> None:
         from .locked_inode import LockedInode  # not before: who claims once does without
 
-        with contextlib.suppress(OSError):  # lock files are made one by one, then
+        try:
             self.locked_inode = LockedInode(self.path)
+        except OSError:
+            pass  # lock files are made one by one, then
 
     def is_current(self) -> bool:
         """Whether the descriptor is open, and of what stands at the path now."""

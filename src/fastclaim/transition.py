@@ -7,8 +7,10 @@ go without the compiled one. Both do the same, which is written at the head of `
 from __future__ import annotations
 
 import os
-from types import ModuleType
-from typing import TYPE_CHECKING
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import ModuleType
 
 if TYPE_CHECKING or os.environ.get("FASTCLAIM_NO_EXTENSIONS") == "1":
     from . import _transition_py as core

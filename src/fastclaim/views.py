@@ -12,12 +12,9 @@ import errno
 import heapq
 import itertools
 import os
-import random
 import time
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Iterator
-from typing import Final
 
 from . import layout
 from .candidates import Ordered
@@ -34,6 +31,11 @@ from .matching import (
     not_before,
     rank,
 )
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Final
 
 _PIECE_NAMES: Final = 256
 _MOST_PARKED: Final = 100_000
@@ -229,6 +231,8 @@ class AnyView(View):
     def missed(self) -> None:
         """Jump: agents that read one directory would else run for the same tasks, in step."""
         super().missed()
+        import random  # here: a process that claims once seldom misses
+
         skipped = random.randrange(1 << min(self._misses, _MOST_SKIPPED_BITS))
         if not self._from_scan:
             self._names.rotate(-skipped)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from typing import Final
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Final
 
 FIRST_PAUSE_S: Final = 20e-6
 # Pollers that never pause longer starve the kernel threads that finish the holder's fsync.

@@ -13,12 +13,18 @@ import errno
 import fcntl
 import os
 import stat
-from collections.abc import Callable
-from pathlib import Path
-from typing import IO, Final
 
 from . import layout
 from .tokens import new_token
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+    from typing import IO, Final, TypeAlias
+
+    # Gives a temporary file its name; FileNotFoundError if somebody has swept it.
+    Place: TypeAlias = Callable[[IO[bytes], Path, Path], None]
 
 # How often a temporary file may be taken for a dead process's before we give up.
 _WRITE_TRIES: Final = 8
@@ -59,10 +65,6 @@ def write_new(path: Path, content: str) -> bool:
         except FileExistsError:
             return False
     raise OSError(errno.EBUSY, "temporary files keep disappearing", os.fspath(path))
-
-
-Place = Callable[[IO[bytes], Path, Path], None]
-"""Gives a temporary file its name; FileNotFoundError if somebody has swept it."""
 
 
 def _try_write(path: Path, content: bytes, place: Place) -> bool:
@@ -137,7 +139,7 @@ def _sweep_one(temporary: Path) -> bool:
     return True
 
 
-def read_whole(path: Path, *, follow_links: bool = False) -> str:
+def read_whole(path: str | os.PathLike[str], *, follow_links: bool = False) -> str:
     """The text of a regular file.
 
     Raises
@@ -151,7 +153,9 @@ def read_whole(path: Path, *, follow_links: bool = False) -> str:
         return file.read().decode("utf-8")
 
 
-def open_regular(path: Path, flags: int = os.O_RDONLY | os.O_NOFOLLOW) -> IO[bytes]:
+def open_regular(
+    path: str | os.PathLike[str], flags: int = os.O_RDONLY | os.O_NOFOLLOW
+) -> IO[bytes]:
     """Open a file for reading, if it is a regular one.
 
     A file object and not a descriptor: one that an exception drops closes itself.

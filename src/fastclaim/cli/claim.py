@@ -64,11 +64,12 @@ def run_claim(arguments: argparse.Namespace) -> int:
 def _claim(arguments: argparse.Namespace) -> Claim | None:
     # Not bound to this process, which is about to end.
     settings = {"bind": False, "lease_s": arguments.lease}
-    pool = options.open_pool(arguments)
+    wait_s = arguments.wait or 0.0
+    # Who does not wait has no use for being told, and the end of a watch takes longer than a claim.
+    pool = options.open_pool(arguments, _ask_kernel=wait_s > 0)
     if arguments.task is not None:
         timeout_s = 10.0 if arguments.wait is None else arguments.wait
         return pool.claim(arguments.task, arguments.agent, timeout=timeout_s, **settings)
-    wait_s = arguments.wait or 0.0
     return pool.claim_next(
         arguments.agent,
         arguments.capabilities,

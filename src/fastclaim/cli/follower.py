@@ -17,7 +17,8 @@ from typing import Any, Final, NamedTuple, Self
 
 from .. import layout, listing
 from ..errors import InvalidTask
-from ..inotify import (
+from ..inotify import Event, Inotify
+from ..inotify_masks import (
     IN_CLOSE_WRITE,
     IN_CREATE,
     IN_DELETE,
@@ -26,8 +27,6 @@ from ..inotify import (
     IN_MOVED_TO,
     IN_ONLYDIR,
     IN_Q_OVERFLOW,
-    Event,
-    Inotify,
 )
 from . import fields
 from .state_changes import (
