@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from fastclaim import TaskPool
+from fastclaim import NameCollision, TaskPool
 
 from .agents import agent
 
@@ -119,6 +119,28 @@ def test_a_claim_of_the_dead_waits_for_a_newer_publication_to_go(pool: TaskPool)
     assert pool.claim_task("t", "b")["n"] == 2
     assert pool.recover().returned == ["t"]
     assert pool.claim_task("t", "c")["n"] == 1
+
+
+def test_half_a_claim_is_not_lost_to_the_same_agents_claim_of_a_newer_publication(
+    pool: TaskPool,
+) -> None:
+    pool.publish("t", n=1)
+    (pool.available_dir / "t.json").rename(pool.claimed_dir / "t_a.json")
+    pool.publish("t", n=2, if_exists="replace")
+    assert pool.claim_task("t", "a")["n"] == 2
+    assert pool.recover().returned == ["t"]
+    assert pool.claim_task("t", "b")["n"] == 1
+
+
+def test_half_a_claim_that_cannot_be_moved_aside_is_not_lost(pool: TaskPool) -> None:
+    long = "x" * 240
+    pool.publish(long, n=1)
+    (pool.available_dir / f"{long}.json").rename(pool.claimed_dir / f"{long}_a.json")
+    pool.publish(long, n=2, if_exists="replace")
+    with pytest.raises(NameCollision):
+        pool.claim(long, "a")
+    assert pool.claim_task(long, "b")["n"] == 2
+    assert pool.recover().returned == [long]
 
 
 def test_an_id_that_is_too_long_for_failed_is_reported_and_stops_nobody(pool: TaskPool) -> None:

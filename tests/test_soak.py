@@ -1,5 +1,8 @@
 """A fleet that is killed at random, for a while: nothing is lost, and nothing is done twice.
 
+Tasks are "ours", for our agents alone; for "any" agent, also originals; and published "again" and
+again while they are claimed.
+
 FASTCLAIM_SOAK_S=600 lets it run for ten minutes; CI=true for one; by default it is a few seconds.
 """
 
@@ -13,6 +16,7 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -43,7 +47,7 @@ def original():
                 pool.complete_task(task["task_id"], agent, {"by": agent})
         time.sleep(0.01)
 def ours():
-    from fastclaim import TaskPool
+    from fastclaim import TaskExists, TaskPool
     core = importlib.import_module("fastclaim._transition_" + kind)
     pool = TaskPool(_core=core, durability="none", max_attempts=1000)
     while True:
@@ -52,13 +56,18 @@ def ours():
             continue
         say("claimed", claim.task_id, claim.token)
         luck = random.random()
-        if luck < 0.1:
-            claim.fail("bad luck")
-        elif luck < 0.2:
-            claim.release()
-        else:
-            claim.complete({"token": claim.token, "text": "r" * random.choice((1, 2000))})
-            say("completed", claim.task_id, claim.token)
+        try:
+            if luck < 0.1:
+                claim.fail("bad luck")
+                continue
+            if luck < 0.2:
+                claim.release()
+                continue
+        except TaskExists:
+            assert claim.task_id.startswith("again")
+        say("completing", claim.task_id, claim.task.get("version"))
+        claim.complete({"token": claim.token, "text": "r" * random.choice((1, 2000))})
+        say("completed", claim.task_id, claim.token)
 def publisher():
     from fastclaim import TaskPool
     pool = TaskPool(durability="none")
@@ -69,7 +78,11 @@ def publisher():
                 say("publishing", f"{kind}{agent}-{number}", "")
                 pool.publish(f"{kind}{agent}-{number}")
                 say("published", f"{kind}{agent}-{number}", "")
-                number += 1
+            # Each replaces the one before it while agents are at it.
+            for version in range(4):
+                pool.publish(f"again{agent}-{number}", if_exists="replace", version=version)
+                say("republished", f"again{agent}-{number}", version)
+            number += 1
         time.sleep(0.002)
 def recoverer():
     from fastclaim import TaskPool
@@ -98,13 +111,17 @@ class Fleet:
         command = [sys.executable, "-c", AGENT, kind, name, str(self.logs / name)]
         return subprocess.Popen(command, env=self.environment)
 
+    def check(self) -> None:
+        """None may end by itself, as an agent does whose claim was taken away."""
+        ended = [kind for kind, process in self.processes if process.poll() is not None]
+        assert not ended, f"{ended} have ended by themselves"
+
     def kill_one(self, chance: random.Random) -> None:
         """One of ours, the publisher or the recoverer; an original's death may lose its task."""
         place = chance.choice(
             [i for i, (kind, _) in enumerate(self.processes) if kind != "original"]
         )
         kind, process = self.processes[place]
-        assert process.poll() is None, f"{kind} has ended by itself"
         process.kill()
         process.wait()
         self.processes[place] = kind, self._start(kind)
@@ -115,8 +132,8 @@ class Fleet:
         for _, process in self.processes:
             process.wait()
 
-    def said(self, what: str) -> list[tuple[str, str]]:
-        """Task and token of each such line in the logs."""
+    def said(self, what: str) -> list[tuple[str, Any]]:
+        """Task, and token or version, of each such line in the logs."""
         lines = [
             json.loads(line) for log in self.logs.iterdir() for line in log.read_text().splitlines()
         ]
@@ -138,20 +155,23 @@ def test_a_fleet_that_is_killed_at_random_loses_nothing_and_does_nothing_twice(
         end_s = time.monotonic() + SOAK_S / 2  # two cores
         while time.monotonic() < end_s:
             time.sleep(chance.uniform(0.02, 0.2))
+            fleet.check()
             fleet.kill_one(chance)
             kills += 1
+        fleet.check()
     finally:
         fleet.stop()
     pool.recover()
     assert not pool.recover()
 
-    places = Counter(
-        task["task_id"]
+    tasks = [
+        task
         for state in ("available", "claimed", "completed", "failed")
         for task in pool.tasks(state)
         # An original that died in the middle leaves a claim of what has been returned since.
-        if state != "claimed" or "claim_token" in task
-    )
+        if state != "claimed" or "claim_token" in task or not task["task_id"].startswith("any")
+    ]
+    places = Counter(task["task_id"] for task in tasks)
     published = {task for task, _ in fleet.said("published")}
     begun = {task for task, _ in fleet.said("publishing")}
     completed = {task["task_id"]: task["result"] for task in pool.tasks("completed")}
@@ -161,10 +181,20 @@ def test_a_fleet_that_is_killed_at_random_loses_nothing_and_does_nothing_twice(
         f" {pool.counts()['available']} waiting, {pool.counts()['failed']} failed"
     )
     assert completed
-    assert len(acknowledged) == len(set(acknowledged)) == len({task for task, _ in acknowledged})
-    for task, token in acknowledged:
+    assert len(acknowledged) == len(set(acknowledged))
+    once = [(task, token) for task, token in acknowledged if not task.startswith("again")]
+    assert len(once) == len({task for task, _ in once})
+    for task, token in once:
         assert completed[task].get("token") == token or task.startswith("any"), task
     ours = {task for task in published if task.startswith("ours")}
     assert not ours - set(places)
-    assert not set(places) - begun
+    assert not {task for task in places if not task.startswith("again")} - begun
     assert all(places[task] == 1 for task in ours)
+    # What is in completed/ may be an earlier version, whose completion came last.
+    newest: dict[str, int] = {}
+    documents = ((task["task_id"], task["version"]) for task in tasks if "version" in task)
+    for task, version in (*fleet.said("completing"), *documents):
+        if version is not None:
+            newest[task] = max(version, newest.get(task, 0))
+    for task, version in fleet.said("republished"):
+        assert newest.get(task, -1) >= version, (task, version)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import time
-from pathlib import Path
 
 import pytest
 
-from fastclaim import InvalidName, TaskPool, pruning
+from fastclaim import InvalidName, TaskPool, pruning, recovery
 
 HOUR_S = 3600.0
 
@@ -153,19 +153,79 @@ def test_bad_arguments_of_prune_are_named(old: TaskPool, state: str, older_than:
         old.prune(state, older_than)
 
 
+def publish_once_held(old: TaskPool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another publication comes when a task has been judged, and before it is taken away."""
+    mkdir = os.mkdir
+
+    def publish_first(path: bytes) -> None:
+        monkeypatch.setattr(pruning.os, "mkdir", mkdir)
+        old.publish("old-w", "anew", if_exists="replace")
+        mkdir(path)
+
+    monkeypatch.setattr(pruning.os, "mkdir", publish_first)
+
+
+def is_whole_and_alone(old: TaskPool, description: str) -> bool:
+    assert [name for name in os.listdir(old.available_dir) if name.endswith(".tmp")] == []
+    return old.claim("old-w", "a", timeout=0).task["description"] == description
+
+
 @pytest.mark.parametrize("again", [False, True])
 def test_what_is_put_there_anew_meanwhile_is_not_pruned(
     old: TaskPool, monkeypatch: pytest.MonkeyPatch, again: bool
 ) -> None:
-    rename = os.rename
-
-    def replace_first(source: str, target: str) -> None:
-        monkeypatch.undo()
-        old.publish("old-w", "anew", if_exists="replace")
-        rename(source, target)
+    def republish_first(taken: bytes, path: bytes) -> None:
         if again:
-            old.publish("old-w", "anew")
+            old.publish("old-w", "and again")
+        recovery.put_back(taken, path)
 
-    monkeypatch.setattr(pruning.os, "rename", replace_first)
+    publish_once_held(old, monkeypatch)
+    monkeypatch.setattr(pruning, "put_back", republish_first)
     assert old.prune("available", HOUR_S, dry_run=False) == []
-    assert "anew" in Path(old.available_dir / "old-w.json").read_text()
+    assert is_whole_and_alone(old, "and again" if again else "anew")
+
+
+def test_a_recovery_in_the_middle_does_not_lose_what_was_put_there_anew(
+    old: TaskPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def recover_first(taken: bytes, path: bytes) -> None:
+        old.recover()
+        recovery.put_back(taken, path)
+
+    publish_once_held(old, monkeypatch)
+    monkeypatch.setattr(pruning, "put_back", recover_first)
+    assert old.prune("available", HOUR_S, dry_run=False) == []
+    assert is_whole_and_alone(old, "anew")
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_what_a_dead_prune_had_taken_aside_stands_again(old: TaskPool, again: bool) -> None:
+    aside = old.available_dir / ".fastclaim-dead.tmp"
+    aside.mkdir()
+    (old.available_dir / "old-w.json").rename(aside / "old-w.json")
+    if again:
+        old.publish("old-w", "anew")
+    assert str(aside) in old.recover().removed
+    assert old.claim("old-w", "a").task.get("description") == ("anew" if again else None)
+
+
+def test_a_task_that_somebody_holds_is_not_pruned(old: TaskPool) -> None:
+    with open(old.available_dir / "old-w.json") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        assert old.prune("available", HOUR_S, dry_run=False) == []
+    assert old.prune("available", HOUR_S, dry_run=False) == ["old-w"]
+
+
+def test_a_recovery_leaves_alone_what_a_living_prune_is_about_to_remove(
+    old: TaskPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unlink = os.unlink
+
+    def recover_first(path: bytes) -> None:
+        monkeypatch.setattr(pruning.os, "unlink", unlink)
+        old.recover()
+        unlink(path)
+
+    monkeypatch.setattr(pruning.os, "unlink", recover_first)
+    assert old.prune("available", HOUR_S, dry_run=False) == ["old-w"]
+    assert not (old.available_dir / "old-w.json").exists()

@@ -11,6 +11,7 @@ from .directories import Directories
 from .document import NOT_BEFORE, lay_out, parse, parse_held, timestamp
 from .errors import (
     AlreadyClaimed,
+    InvalidName,
     InvalidTask,
     LockTimeout,
     NameCollision,
@@ -19,11 +20,12 @@ from .errors import (
 )
 from .stamps import Hold, claim_stamp, claimed_fields, is_guarded
 from .tasks_directory import TasksDirectory
+from .tokens import new_token
 from .waiting import turns
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Final
+    from typing import Any, Final, NoReturn
 
 # How often something may have to be seen to before we take the pool for busy.
 _LOOKS: Final = 8
@@ -258,7 +260,7 @@ class _Attempt:
         return result
 
     def _check_pause(self) -> None:
-        from .pausing import read_pause  # here, as below: most claims take one call of the core
+        from .pausing import read_pause  # here: most claims take one call of the core
 
         pause = read_pause(self.tasks.path)
         if pause is not None:
@@ -280,27 +282,44 @@ class _Attempt:
         result, old = self.pool.core.hold(self.tasks, self.claimed, None)
         if old is None:
             # ABSENT: it has gone meanwhile.
-            gone = (outcome.ABSENT, outcome.BUSY, outcome.STALE)
-            return outcome.BUSY if result in gone else self._refuse()
-        with old:
-            if not self._is_own(old):
+            if result not in (outcome.ABSENT, outcome.BUSY, outcome.STALE):
                 self._refuse()
+            return outcome.BUSY
+        with old:
+            is_half = self._is_half(old)
+            if is_half:
+                result = self._move_aside(old)
+                if result != outcome.DONE:
+                    return result
             result, held = self.pool.core.hold(self.tasks, self.path, self.lock)
             if held is None:
                 return int(result)
-            return self._replace_and_close(held, over_old_claim=True)
+            return self._replace_and_close(held, over_old_claim=not is_half)
 
-    def _is_own(self, old: Any) -> bool:
+    def _is_half(self, old: Any) -> bool:
+        """Whether an old claim of this task and agent is half a claim; refuses any other's."""
         try:
             fields = parse_held(old).fields
         except ValueError:
-            return False
+            self._refuse()
         # Task and agent make the name: if one of the two is ours, so is the other.
         if "claimed_by" in fields:
-            return f"{fields['claimed_by']}" == f"{self.agent_id}"
-        return f"{fields.get('task_id')}" == f"{self.task_id}"
+            is_own = f"{fields['claimed_by']}" == f"{self.agent_id}"
+        else:
+            is_own = f"{fields.get('task_id')}" == f"{self.task_id}"
+        if not is_own:
+            self._refuse()
+        return "claimed_by" not in fields
 
-    def _refuse(self) -> int:
+    def _move_aside(self, half: Any) -> int:
+        """Out of our way with an earlier publication that nobody got: it has to wait again."""
+        try:
+            aside = self.pool.claimed_file(self.task_id, new_token())
+        except InvalidName:
+            self._refuse()
+        return int(half.move(aside))
+
+    def _refuse(self) -> NoReturn:
         raise NameCollision(
             f"task {self.task_id!r}: another task's claim has the file name that the claim by"
             f" {self.agent_id!r} needs",

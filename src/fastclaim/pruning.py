@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
-from typing import Final
+from typing import Any, Final
 
-from . import exclusive, layout
+from . import exclusive, layout, outcome
 from .directories import Directories
+from .document import parse_held
 from .errors import InvalidTask
 from .listing import read_task, task_files
 from .matching import Task, epoch_s, names_in, published_s
+from .recovery import put_back
 
 # Each with the ends that its file names have, and the field that says since when it is there.
 _PRUNABLE: Final = {
@@ -34,7 +37,7 @@ def prune(pool: Directories, state: str, older_than_s: float, dry_run: bool) -> 
         task_id = os.path.basename(path).removesuffix(suffix)
         if task_id in needed or not _is_older(path, field, before_s):
             continue
-        if dry_run or _remove(pool, path, field, before_s):
+        if dry_run or _remove(pool, os.fsencode(path), field, before_s):
             pruned.append(task_id)
     if not dry_run:
         exclusive.forget_free_keys(pool)
@@ -67,19 +70,34 @@ def _since_s(task: Task, field: str, path: str) -> float:
     return os.lstat(path).st_mtime if since_s is None else since_s
 
 
-def _remove(pool: Directories, path: str, field: str, before_s: float) -> bool:
-    """Remove a file, and surely that one: it may have been put there anew since it was judged."""
-    aside = os.fsdecode(pool.temporary_file(os.fsencode(os.path.dirname(path))))
+def _remove(pool: Directories, path: bytes, field: str, before_s: float) -> bool:
+    """Remove a task, and surely the one that was judged: it may be put there anew at any moment."""
+    lock = None
+    if os.path.dirname(path) == pool.available:
+        lock = pool.lock_file(path)
+    _, held = pool.core.hold(pool.current(), path, lock)
+    if held is None:
+        return False  # gone, or in the middle of a transition
+    with held:
+        try:
+            since_s = _since_s(parse_held(held).fields, field, os.fsdecode(path))
+        except (ValueError, FileNotFoundError):
+            return False
+        return since_s < before_s and _remove_held(pool, held, path)
+
+
+def _remove_held(pool: Directories, held: Any, path: bytes) -> bool:
+    # Nobody sweeps a directory, so that what turns out to be another publication is not swept.
+    aside = pool.temporary_file(os.path.dirname(path))
+    os.mkdir(aside)
     try:
-        os.rename(path, aside)
-    except FileNotFoundError:
-        return False
-    if _is_older(aside, field, before_s):
-        os.unlink(aside)
-        return True
-    try:
-        os.link(aside, path)
-    except FileExistsError:
-        pass  # ... and anew again, which replaces what we have
-    os.unlink(aside)
-    return False
+        taken = os.path.join(aside, os.path.basename(path))
+        came_to = held.move(taken)
+        if came_to == outcome.DONE:
+            os.unlink(taken)
+        elif came_to == outcome.CHANGED:
+            put_back(taken, path)
+        return bool(came_to == outcome.DONE)
+    finally:
+        with contextlib.suppress(FileNotFoundError):  # recovery took us for dead
+            os.rmdir(aside)

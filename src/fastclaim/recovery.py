@@ -336,6 +336,10 @@ class _Recovery:
         pool = self.pool
         for directory in (pool.tasks, pool.available, pool.claimed, pool.completed, pool.failed):
             self.report.removed.extend(sweep(Path(os.fsdecode(directory))))
+        for directory in (pool.available, pool.completed, pool.failed):
+            for path in _entries(directory):
+                if _is_temporary(path) and os.path.isdir(path) and self._end_prune(path):
+                    self.report.removed.append(os.fsdecode(path))
         for path in _entries(self.pool.available):
             if path.endswith(layout.LOCK_SUFFIX.encode()) and self._remove_lock(path):
                 self.report.removed.append(os.fsdecode(path))
@@ -348,6 +352,20 @@ class _Recovery:
         for path in paths:
             if owners.remove_if_dead(path):
                 self.report.removed.append(os.fsdecode(path))
+
+    def _end_prune(self, aside: bytes) -> bool:
+        """Put back what a prune that was cut in two had taken aside; whether it was."""
+        for taken in _entries(aside):
+            _, held = self.pool.core.hold(self.pool.current(), taken, None)
+            if held is None:
+                return False  # a living one is at it
+            with held:
+                put_back(taken, os.path.join(os.path.dirname(aside), os.path.basename(taken)))
+        try:
+            os.rmdir(aside)
+        except OSError:
+            return False  # another's, who was faster; or in use again
+        return True
 
     def _remove_lock(self, path: bytes) -> bool:
         """Unlink a lock file that nobody holds, and nobody can be about to win by."""
@@ -373,6 +391,21 @@ class _Recovery:
                 fcntl.flock(descriptor, fcntl.LOCK_UN)
             os.close(descriptor)
         return True
+
+
+def _is_temporary(path: bytes) -> bool:
+    name = os.path.basename(path)
+    return name.startswith(layout.TEMPORARY_PREFIX.encode()) and name.endswith(
+        layout.TEMPORARY_SUFFIX.encode()
+    )
+
+
+def put_back(taken: bytes, path: bytes) -> None:
+    """Let a file that was taken aside be `path` again, unless another is there by now."""
+    with contextlib.suppress(FileNotFoundError):  # somebody else has put it back
+        with contextlib.suppress(FileExistsError):
+            os.link(taken, path)
+        os.unlink(taken)
 
 
 def _owner_files(pool: Directories) -> Iterator[bytes]:
