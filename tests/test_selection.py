@@ -20,6 +20,7 @@ from orchestration.a2a_integration import TaskPool as Original
 from fastclaim import InvalidName, TaskPool, candidates, listing, views
 from fastclaim.candidates import Ordered
 from fastclaim.inotify import Inotify
+from fastclaim.tasks_directory import TasksDirectory
 
 ORDERS = ["priority", "oldest", "any"]
 
@@ -278,9 +279,9 @@ def read_tasks(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The paths of the tasks that a selection has read."""
     paths: list[str] = []
 
-    def read_task(path: str) -> dict[str, object]:
+    def read_task(path: str, tasks: TasksDirectory) -> dict[str, object]:
         paths.append(path)
-        return listing.read_task(path)
+        return listing.read_task(path, tasks)
 
     monkeypatch.setattr(views, "read_task", read_task)
     return paths

@@ -175,7 +175,7 @@ def test_who_looks_whether_an_owner_lives_wakes_nobody(pool: TaskPool) -> None:
     changes.follow(OWNERS)
     with open(owners / "1.owner"):
         pass
-    assert changes.read() == []
+    assert changes.read() == {}
 
 
 def test_claims_that_fail_wake_nobody(pool: TaskPool) -> None:
@@ -187,7 +187,7 @@ def test_claims_that_fail_wake_nobody(pool: TaskPool) -> None:
     assert pool.claim_next("b_c") is None  # the name of its claim is taken
     assert pool.claim_task("a", "b_c") == {}
     assert pool.claim("a", "d") is not None
-    assert changes.read() == []
+    assert changes.read() == {}
 
 
 def test_a_wait_that_is_over_returns_none(pool: TaskPool) -> None:

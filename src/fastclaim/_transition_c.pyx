@@ -8,13 +8,21 @@ system call's file failed how, and that everything was put back.
 
 import os
 
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.bytes cimport (
+    PyBytes_AS_STRING,
+    PyBytes_AsStringAndSize,
+    PyBytes_FromStringAndSize,
+    PyBytes_GET_SIZE,
+)
 from libc.errno cimport errno
 from libc.stdint cimport int64_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcmp, memcpy, memset
 
 from . cimport _posix as posix
+
+cdef extern from "Python.h":
+    bytes PyUnicode_EncodeFSDefault(object text)
 
 NAME = "c"
 
@@ -1133,3 +1141,48 @@ def publish(bytes temporary not None, bytes target not None, tuple directories n
     if outcome == FAILED:
         raise_failure(&step)
     return outcome
+
+
+cdef int read_file(const Step *step, char *content, Py_ssize_t *count) noexcept nogil:
+    """0 or an errno; `count` is how much is wanted, then how much there was."""
+    cdef int fd = open_retried(step.at, name_of(step, step.path), posix.O_RDONLY), error = 0
+    cdef Py_ssize_t wanted = count[0]
+    if fd < 0 and step.at != posix.AT_FDCWD:
+        fd = open_retried(posix.AT_FDCWD, step.path, posix.O_RDONLY)
+    if fd < 0:
+        return errno
+    while True:
+        count[0] = posix.pread(fd, content, wanted, 0)
+        error = errno if count[0] < 0 else 0
+        if error != posix.EINTR:
+            break
+    posix.close(fd)
+    return error
+
+
+def read(path not None, Py_ssize_t at_most_bytes, tasks=None):
+    """The start of the file at `path`: see `_transition_py.read`."""
+    cdef Step step
+    cdef char small[SMALL_BYTES]
+    cdef char *text = small
+    cdef bytes encoded = PyUnicode_EncodeFSDefault(path) if isinstance(path, str) else path
+    cdef bytes content = None
+    cdef char *name
+    cdef Py_ssize_t count = at_most_bytes
+    cdef int error
+    PyBytes_AsStringAndSize(encoded, &name, NULL)  # refuses NUL
+    if tasks is None:
+        start(&step, posix.AT_FDCWD, 0, name, NULL)
+    else:
+        start(&step, tasks.descriptor, tasks.prefix_bytes, name, NULL)
+    if at_most_bytes > SMALL_BYTES:
+        content = PyBytes_FromStringAndSize(NULL, at_most_bytes)
+        text = PyBytes_AS_STRING(content)
+    with nogil:
+        error = read_file(&step, text, &count)
+    if error == 0:
+        return PyBytes_FromStringAndSize(text, count) if content is None else content[:count]
+    if (error == posix.ELOOP or error == posix.ENXIO or error == posix.EISDIR
+            or error == posix.ESPIPE):
+        return None
+    raise OSError(error, os.strerror(error), os.fsdecode(path))

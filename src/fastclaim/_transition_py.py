@@ -924,3 +924,48 @@ def publish(
                 new._undo_publish(target, exchange)
             raise
         return outcome
+
+
+def read(
+    path: str | bytes, at_most_bytes: int, tasks: TasksDirectory | None = None
+) -> bytes | None:
+    """The start of the file at `path`, all of it if it is shorter; None if it is no regular file.
+
+    Parameters
+    ----------
+    path : str or bytes
+        Which.
+    at_most_bytes : int
+        How much.
+    tasks : TasksDirectory, optional
+        Where to look the name up first; the file may be read from there although it is the pool's
+        no more.
+
+    Raises
+    ------
+    FileNotFoundError
+        Nothing is there.
+    OSError
+        The system refused.
+    """
+    with _NamedErrors(os.fsencode(path)):
+        try:
+            descriptor = _open_to_read(os.fsencode(path), tasks)
+            try:
+                return os.pread(descriptor, at_most_bytes, 0)
+            finally:
+                with contextlib.suppress(OSError):
+                    os.close(descriptor)  # it is closed all the same
+        except OSError as error:
+            # A directory can be opened, and so can a FIFO, but neither be read from at a position.
+            if error.errno in (*_NOT_REGULAR, errno.ESPIPE):
+                return None
+            raise
+
+
+def _open_to_read(path: bytes, tasks: TasksDirectory | None) -> int:
+    flags = os.O_RDONLY | _OPEN_FLAGS
+    if tasks is not None:
+        with contextlib.suppress(OSError):
+            return os.open(path[tasks.prefix_bytes :], flags, dir_fd=tasks.descriptor)
+    return os.open(path, flags)

@@ -115,19 +115,22 @@ class Changes:
             self._followed[state] = self._add(state)
         return before == self._followed
 
-    def read(self) -> list[Change] | None:
-        """What has changed since the last call; None if that cannot be told completely."""
+    def read(self) -> dict[str, list[str]] | None:
+        """The names that have changed since the last call, by directory, as in `Change`.
+
+        None if that cannot be told completely.
+        """
         if self._inotify is None:
-            return []
-        changes: list[Change] = []
+            return {}
+        changes: dict[str, list[str]] = {}
         complete = True
         while events := self._inotify.read():
             for wd, mask, name, _ in events:
                 if mask & (IN_Q_OVERFLOW | IN_IGNORED | IN_MOVE_SELF):
                     complete = False
-                elif wd in self._states:
+                elif (state := self._states.get(wd)) is not None:
                     text = name.decode("utf-8", "surrogateescape")
-                    changes.append(Change(self._states[wd], text))
+                    changes.setdefault(state, []).append(text)
             if len(events) < _FEW:
                 break
         if complete:

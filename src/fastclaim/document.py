@@ -211,6 +211,8 @@ class Document(NamedTuple):
 
 def may_be_object(start: bytes) -> bool:
     """Whether a text that starts like this can be a JSON object: a hole of gigabytes cannot."""
+    if start.startswith(b"{"):
+        return True
     text = start.lstrip(b" \t\n\r")
     return not text or text.startswith(b"{")
 

@@ -75,13 +75,14 @@ class Inotify:
             return []
         raw = os.read(self._fd, _READ_BYTES)
         events = []
-        position = 0
-        while position < len(raw):
-            wd, mask, cookie, name_bytes = _HEADER.unpack_from(raw, position)
-            position += _HEADER.size
-            name = raw[position : position + name_bytes].rstrip(b"\0")  # padded for alignment
-            events.append(Event(wd, mask, name, cookie))
-            position += name_bytes
+        position, end = 0, len(raw)
+        unpack, header_bytes, event = _HEADER.unpack_from, _HEADER.size, Event._make
+        while position < end:
+            wd, mask, cookie, name_bytes = unpack(raw, position)
+            start = position + header_bytes
+            position = start + name_bytes
+            name = raw[start:position].rstrip(b"\0")  # padded for alignment
+            events.append(event((wd, mask, name, cookie)))
         return events
 
     def wait(self, timeout_s: float | None = None) -> bool:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
-import stat
 from json.scanner import make_scanner
 
 from . import layout
 from .directories import Directories
 from .document import START_BYTES, may_be_object
 from .errors import InvalidTask
+from .tasks_directory import TasksDirectory
+from .transition import core
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,12 +21,15 @@ if TYPE_CHECKING:
 # A reader that meets a stamp in mid-write sees half of it; the write takes under a microsecond.
 _READ_TRIES: Final = 3
 _scan_value: Final[Any] = make_scanner(json.JSONDecoder())  # type: ignore[arg-type]
-_OPEN_FLAGS: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-_NOT_REGULAR: Final = (errno.ELOOP, errno.EISDIR, errno.ENXIO)
 
 
-def read_task(path: str | bytes) -> dict[str, Any]:
+def read_task(path: str | bytes, tasks: TasksDirectory | None = None) -> dict[str, Any]:
     """The task in a file, as Python's json reads it.
+
+    Parameters
+    ----------
+    path : str or bytes
+        Where; in the directory `tasks`, if that is given.
 
     Raises
     ------
@@ -42,7 +45,7 @@ def read_task(path: str | bytes) -> dict[str, Any]:
     problem = ""
     for _ in range(_READ_TRIES):
         try:
-            task = _parse(_read_regular_file(path).decode("utf-8"))
+            task = _parse(_read_regular_file(path, tasks).decode("utf-8"))
         except (ValueError, RecursionError) as error:
             problem = f"not JSON: {error}"
             continue
@@ -65,32 +68,15 @@ def _parse(text: str) -> Any:
     return json.loads(text)
 
 
-def _read_regular_file(path: str) -> bytes:
-    try:
-        descriptor = os.open(path, _OPEN_FLAGS)
-    except OSError as error:
-        if error.errno not in _NOT_REGULAR:
-            raise
-        raise InvalidTask(f"{path} is not a regular file") from None
-    try:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise InvalidTask(f"{path} is not a regular file")
-        content = os.read(descriptor, START_BYTES)
-        if not may_be_object(content):
-            raise InvalidTask(f"{path} is not a JSON object")
-        if len(content) < status.st_size:
-            with open(descriptor, "rb", closefd=False) as file:
-                content += file.read()
-        return content
-    except OSError as error:
-        error.filename = path
-        raise
-    finally:
-        try:
-            os.close(descriptor)
-        except OSError:
-            pass  # it is closed all the same
+def _read_regular_file(path: str, tasks: TasksDirectory | None) -> bytes:
+    content = core.read(path, START_BYTES, tasks)
+    if content is not None and len(content) == START_BYTES and may_be_object(content):
+        content = core.read(path, os.lstat(path).st_size)
+    if content is None:
+        raise InvalidTask(f"{path} is not a regular file")
+    if not may_be_object(content):
+        raise InvalidTask(f"{path} is not a JSON object")
+    return content
 
 
 def task_files(directory: bytes) -> Iterator[str]:

@@ -33,12 +33,12 @@ def missing_capability(task: Task, capabilities: Sequence[object]) -> object:
         The fields are not what can be matched; the original can do nothing with them either.
     """
     requirements = task.get("requirements")
-    if (
-        requirements
-        and capabilities
-        and not any(requirement in capabilities for requirement in requirements)
-    ):
-        return " or ".join(f"{requirement}" for requirement in requirements)
+    if requirements and capabilities:
+        for requirement in requirements:
+            if requirement in capabilities:
+                break
+        else:
+            return " or ".join(f"{requirement}" for requirement in requirements)
     constraints = task.get("constraints")
     # Looked up only if it is "in" them: constraints need not be a dict.
     if constraints and "required_capabilities" in constraints:

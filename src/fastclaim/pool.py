@@ -98,7 +98,7 @@ class TaskPool:
         self._max_attempts = max_attempts
         # Not by who claims once: to end a watch takes the kernel longer than to claim.
         self._asks_kernel = _ask_kernel
-        self._selections: dict[int, Selection] = {}  # by process id
+        self._selections: dict[str, Selection] = {}  # by the process
         self._checked_agent_id: object = None
         self._directories.make()
 
@@ -634,12 +634,13 @@ class TaskPool:
         attempt = functools.partial(
             self._claim_candidate, self._directories, agent_id, lease_s, bind
         )
+        if max_claims is None and (claim := selection.claim_one(view, attempt)) is not None:
+            return claim
         claim_one = functools.partial(selection.claim_one, view, attempt)
         if max_claims is not None:
             claim_one = functools.partial(self._claim_one_within, max_claims, agent_id, claim_one)
-        claim = claim_one()
-        if claim is not None:
-            return claim
+            if (claim := claim_one()) is not None:
+                return claim
         return selection.claim_later(
             view, claim_one, self._look_after_dead_owners, wait, at_claimed=max_claims is not None
         )
@@ -961,7 +962,7 @@ class TaskPool:
 
     def _selected(self) -> Selection:
         """What this process knows of the waiting tasks."""
-        process_id = os.getpid()
+        process_id = owner_id()
         selection = self._selections.get(process_id)
         if selection is None:
             # Here: who only claims by id has no use for what it imports.

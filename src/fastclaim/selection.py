@@ -137,7 +137,7 @@ class Selection:
                 pass  # not claimable as it stands; `why` says why
             except BaseException:
                 with self._lock:
-                    view.tell(name)  # as far as we know it is still there
+                    view.tell([name])  # as far as we know it is still there
                 raise
             else:
                 if claim is not None:
@@ -200,26 +200,26 @@ class Selection:
         if changes is None:
             self._invalidate_all()
             return
-        told = 0
-        for change in changes:
-            if change.state == layout.AVAILABLE:
-                if change.name.endswith(layout.TASK_SUFFIX):
-                    told += 1
-                    for view in self._views.values():
-                        view.tell(change.name)
-            elif change.state == layout.OWNERS:
+        for state, names in changes.items():
+            if state == layout.AVAILABLE:
+                self._tell([name for name in names if name.endswith(layout.TASK_SUFFIX)])
+            elif state == layout.OWNERS:
                 now_s = time.monotonic()
                 self._owner_looks_s = [now_s + after_s for after_s in _OWNER_LOOKS_S]
                 if self._leader is None and self._waiters:
                     self._waiters[0].wake()  # somebody has to look
-            elif change.state == TASKS:
-                if change.name == layout.PAUSED:
+            elif state == TASKS:
+                if layout.PAUSED in names:
                     self._paused_until_s = 0.0
                     self._wake_all()
             else:
-                self._fire(change)
-        if told:
-            self._wake_for(told)
+                for name in names:
+                    self._fire(Change(state, name))
+
+    def _tell(self, names: list[str]) -> None:
+        for view in self._views.values():
+            view.tell(names)
+        self._wake_for(len(names))
 
     def _fire(self, change: Change) -> None:
         for view in self._views.values():

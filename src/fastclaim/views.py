@@ -34,7 +34,7 @@ from .matching import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from typing import Final
 
 _PIECE_NAMES: Final = 256
@@ -78,19 +78,19 @@ class View(ABC):
     def take(self) -> str | None:
         """The file name of the next task to try, which the view then knows no more of."""
 
-    def tell(self, name: str) -> None:
-        """A file in available/ is new, or has changed."""
-        if len(self.fresh) < _MOST_FRESH:
-            self.fresh[name] = None
+    def tell(self, names: Sequence[str]) -> None:
+        """Files in available/ are new, or have changed."""
+        if len(self.fresh) + len(names) <= _MOST_FRESH:
+            self.fresh.update(dict.fromkeys(names))
         else:
             self.invalidate()
 
     def fire(self, change: Change) -> None:
         """What parked tasks wait for may have happened."""
-        names = self._parked.pop(change, ())
-        self._parked_tasks -= len(names)
-        for name in names:
-            self.tell(name)
+        names = self._parked.pop(change, None)
+        if names is not None:
+            self._parked_tasks -= len(names)
+            self.tell(names)
 
     def park(self, name: str, until: Change) -> None:
         """Leave a task alone until something changes."""
@@ -144,7 +144,7 @@ class View(ABC):
         if self._is_stale:
             self.rescan()
         while self._due and self._due[0][0] <= time.time():
-            self.tell(heapq.heappop(self._due)[1])
+            self.tell([heapq.heappop(self._due)[1]])
 
     def _read_piece(self) -> list[str]:
         """More names from the directory; [] if it has been read."""
@@ -159,7 +159,7 @@ class View(ABC):
     def _examine(self, name: str) -> Task | None:
         """The task, if it may be claimed now; else it is parked or forgotten."""
         try:
-            task = read_task(self._prefix + name)
+            task = read_task(self._prefix + name, self._pool.opened())
         except FileNotFoundError:
             self.missed()
             return None

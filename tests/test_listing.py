@@ -1,0 +1,83 @@
+"""Reading single files, by both cores."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from fastclaim import InvalidTask, TaskPool, listing
+from fastclaim.tasks_directory import TasksDirectory
+
+
+@pytest.fixture(autouse=True)
+def both_cores(core: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listing, "core", core)
+
+
+@pytest.mark.parametrize("size_bytes", [0, 1, 4095, 4096, 4097, 100_000])
+def test_as_much_of_a_file_is_read_as_is_asked_for(
+    core: ModuleType, tmp_path: Path, size_bytes: int
+) -> None:
+    content = os.urandom(size_bytes)
+    path = tmp_path / "f"
+    path.write_bytes(content)
+    for at_most_bytes in (0, 1, 4096, 4097, 200_000):
+        assert core.read(str(path), at_most_bytes) == content[:at_most_bytes]
+    assert core.read(os.fsencode(path), 200_000) == content
+
+
+@pytest.mark.parametrize("filler_bytes", [1, 3000, 4096, 10_000])
+def test_a_task_of_any_size_is_read_whole(tmp_path: Path, filler_bytes: int) -> None:
+    task = {"task_id": "x", "filler": "f" * filler_bytes}
+    pool = TaskPool(tmp_path)
+    pool.publish(task)
+    assert listing.read_task(str(pool.available_dir / "x.json")).items() >= task.items()
+
+
+def test_what_is_no_regular_file_is_not_read(core: ModuleType, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to("file")
+    (tmp_path / "directory").mkdir()
+    os.mkfifo(tmp_path / "fifo")
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(tmp_path / "socket"))
+        for name in ("link", "directory", "fifo", "socket"):
+            assert core.read(str(tmp_path / name), 9) is None
+            with pytest.raises(InvalidTask, match="not a regular file"):
+                listing.read_task(str(tmp_path / name))
+
+
+def test_an_error_of_the_system_names_the_file(core: ModuleType, tmp_path: Path) -> None:
+    path = str(tmp_path / "nothing")
+    with pytest.raises(FileNotFoundError) as caught:
+        core.read(path, 9)
+    assert caught.value.filename == path
+    with pytest.raises(ValueError, match="null"):
+        core.read(str(tmp_path / "a\0b"), 9)
+
+
+def test_no_descriptor_is_left_open(core: ModuleType, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    before = len(os.listdir("/proc/self/fd"))
+    for name in ("file", "nothing", "."):
+        try:
+            core.read(str(tmp_path / name), 9)
+        except FileNotFoundError:
+            pass
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_file_is_found_though_the_descriptor_of_its_directory_is_an_old_one(
+    core: ModuleType, make_pool: Callable[..., TaskPool]
+) -> None:
+    pool = make_pool()
+    old = TasksDirectory(os.fsencode(pool.tasks_dir))
+    pool.tasks_dir.rename(pool.tasks_dir.with_name("moved away"))
+    pool.publish("x")
+    path = pool.available_dir / "x.json"
+    assert core.read(str(path), 4096, old) == path.read_bytes()
