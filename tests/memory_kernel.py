@@ -82,6 +82,23 @@ class Kernel:
         for descriptor in list(self.processes[process]):
             self._close(process, descriptor)
 
+    def content(self, path: str) -> bytes:
+        """What is in a file."""
+        return self.inodes[self.names[path]].content
+
+    def holds(self, process: int, number: int | None) -> bool:
+        """Whether a process has the exclusive flock of an inode."""
+        return OpenFile(number, fcntl.LOCK_EX) in self.processes[process].values()
+
+    def is_alone(self, process: int, number: int) -> bool:
+        """Whether no other process has an inode open."""
+        return not any(
+            file.inode == number
+            for other, files in enumerate(self.processes)
+            if other != process
+            for file in files.values()
+        )
+
     # By name ------------------------------------------------------------------------------------
 
     def _open(self, process: int, path: str, flags: int) -> int:

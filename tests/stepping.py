@@ -97,7 +97,7 @@ class Place:
         before: tuple[tuple[Call, Any], ...],
         call: Call | None,
         said: dict[str, Any],
-        read: frozenset[tuple[int, str]],
+        read: frozenset[tuple[str, Any]],
     ) -> None:
         self.before, self.call, self.said, self.read = before, call, said, read
         self.following: dict[Any, Place] = {}
@@ -135,7 +135,7 @@ class Process:
         """Make all of its calls."""
         _Run(self, (), kernel, to_the_end=True)
 
-    def follow(self, place: Place, result: Any, read: frozenset[tuple[int, str]]) -> Place:
+    def follow(self, place: Place, result: Any, read: frozenset[tuple[str, Any]]) -> Place:
         """Where it goes if its call comes to that."""
         found = place.following.get(result)
         if found is None or found.read != read:
@@ -143,12 +143,12 @@ class Process:
             found = place.following[result] = self._add((place.number, result), run, read)
         return found
 
-    def _add(self, way: Any, run: _Run, read: frozenset[tuple[int, str]]) -> Place:
+    def _add(self, way: Any, run: _Run, read: frozenset[tuple[str, Any]]) -> Place:
         self.runs += 1
         seen = way if run.key is None else run.key
         if run.call is None:
-            seen = "end"
-        key = (seen, tuple(sorted(run.said.items())), read)
+            seen, read = "end", frozenset()
+        key = (seen, tuple(sorted(run.said.items(), key=repr)), read)
         place = self._places.get(key)
         if place is None:
             place = self._places[key] = Place(run.history, run.call, run.said, read)
@@ -227,7 +227,8 @@ class _Run:
 
     def at(self, key: Any) -> None:
         if not self._is_stopped:
-            self.key = key
+            descriptors = tuple(file.descriptor for file in owners._files.values())
+            self.key = (key, repr(tokens._numbers), descriptors)
             if not self._to_the_end:
                 self._kernel = None
 
@@ -481,7 +482,7 @@ def _unraisable(unraisable: Any) -> None:
 
 
 class State:
-    """Files, and where each process stands; None: it has ended."""
+    """Files, where each process stands (None: it has ended), and what was promised to whoever asks."""
 
     __slots__ = ("acknowledged", "deaths_left", "kernel", "places")
 
@@ -490,7 +491,7 @@ class State:
         kernel: Kernel,
         places: tuple[Place | None, ...],
         deaths_left: int,
-        acknowledged: int = 0,
+        acknowledged: tuple[str, ...] = (),
     ) -> None:
         self.kernel, self.places = kernel, places
         self.deaths_left, self.acknowledged = deaths_left, acknowledged
@@ -531,7 +532,7 @@ class Explorer:
         self.steps = self.ends = 0
         self._processes = processes
         self._check, self._check_end = check, check_end
-        self._silent = {"read", "pread"} if links_change else {"read", "pread", "fstat"}
+        self._silent = {"read", "pread"} if links_change else {"read", "pread", "fstat", "stat"}
         self._numbers: dict[Any, int] = {}
         places = []
         for process in processes:
@@ -588,8 +589,8 @@ class Explorer:
         following = process.follow(place, result, frozenset())
         following_or_none = self._settled(kernel, process, following)
         acknowledged = state.acknowledged
-        if following.said.get("acknowledged") and not place.said.get("acknowledged"):
-            acknowledged += 1
+        if "acknowledged" in following.said and "acknowledged" not in place.said:
+            acknowledged = tuple(sorted((*acknowledged, following.said["acknowledged"])))
         places = (*state.places[:index], following_or_none, *state.places[index + 1 :])
         return State(kernel, places, state.deaths_left, acknowledged)
 
@@ -602,8 +603,8 @@ class Explorer:
     def _settled(self, kernel: Kernel, process: Process, place: Place) -> Place | None:
         """After the calls that are made at once; None if it then has ended."""
         while place.call is not None and self._is_silent(kernel, process.index, place.call):
+            read = place.read.union(_read_by(kernel, process.index, place.call))
             result = attempt(kernel, process.index, place.call)
-            read = place.read | _read_by(kernel, process.index, place.call)
             place = process.follow(place, result, read)
         if place.call is None and not place.said.get("holds"):
             kernel.end(process.index)
@@ -615,24 +616,27 @@ class Explorer:
         if name in ("mkdir", "fsync"):
             return True
         if name in ("open", "stat"):
-            return subject in DIRECTORIES or subject == "paused"
+            if subject in DIRECTORIES or subject == "paused":
+                return True
+            return name in self._silent and kernel.holds(index, kernel.names.get(subject))
         file = kernel.processes[index].get(subject)
         if file is None:
             return False
         if file.inode < 0 or (name == "close" and file.lock == fcntl.LOCK_UN):
             return True
-        if name == "flock":
-            return bool(call[2] == file.lock)
-        return file.lock == fcntl.LOCK_EX and name in self._silent
+        if name == "flock" and call[2] == file.lock:
+            return True
+        if file.lock == fcntl.LOCK_EX and name in self._silent:
+            return True
+        return kernel.inodes[file.inode].links == 0 and kernel.is_alone(index, file.inode)
 
     def _check_independent(self, state: State, after: Kernel, index: int) -> None:
         for other, place in enumerate(state.places):
             if other == index or place is None:
                 continue
-            for number, what in place.read:
-                was, is_now = state.kernel.inodes[number], after.inodes[number]
-                if _aspect(was, what) != _aspect(is_now, what):
-                    raise NotIndependent(f"{what} of what {self._processes[other].name} holds")
+            for what in place.read:
+                if _aspect(state.kernel, what) != _aspect(after, what):
+                    raise NotIndependent(f"{what} is what {self._processes[other].name} holds")
 
     def _key(self, state: State) -> Any:
         """All that the future depends on."""
@@ -674,18 +678,30 @@ class Explorer:
                 state = self._die(state, index) if dies else self._step(state, index)
 
 
-def _read_by(kernel: Kernel, index: int, call: Call) -> frozenset[tuple[int, str]]:
-    if call[0] not in ("fstat", "read", "pread"):
-        return frozenset()
-    number = kernel.processes[index][call[1]].inode
-    if number < 0:
-        return frozenset()
-    aspects = ("content", "links") if call[0] == "fstat" else ("content",)
-    return frozenset((number, aspect) for aspect in aspects)
+def _read_by(kernel: Kernel, index: int, call: Call) -> Iterator[tuple[str, Any]]:
+    """What a call's result depends on that others could change."""
+    if call[0] == "stat":
+        number = kernel.names.get(call[1], -1)
+        if number >= 0:
+            yield "name", call[1]
+    elif call[0] in ("fstat", "read", "pread"):
+        number = kernel.processes[index][call[1]].inode
+    else:
+        return
+    if number >= 0:
+        yield "content", number
+        if call[0] in ("stat", "fstat"):
+            yield "links", number
 
 
-def _aspect(inode: Inode, what: str) -> object:
-    return inode.links if what == "links" else (inode.content, inode.mtime_ns)
+def _aspect(kernel: Kernel, what: tuple[str, Any]) -> object:
+    kind, of = what
+    if kind == "name":
+        return kernel.names.get(of)
+    inode = kernel.inodes.get(of)
+    if inode is None:  # it was open no more by the time that the process stands where it does
+        return None
+    return inode.links if kind == "links" else (inode.content, inode.mtime_ns)
 
 
 __all__ = ["EXCHANGE", "Explorer", "Process", "State", "Tempfile", "in_memory"]
