@@ -40,7 +40,7 @@ import pytest
 
 from fastclaim import _transition_py, deaths, listing, owners, tokens, whole_file
 
-from .memory_kernel import DIRECTORIES, EXCHANGE, FIRST_DESCRIPTOR, Inode, Kernel
+from .memory_kernel import DIRECTORIES, FIRST_DESCRIPTOR, Kernel
 
 BASE = "/pool-in-memory"
 TASKS = f"{BASE}/tasks"
@@ -51,8 +51,8 @@ TRIES = 2
 Call = tuple[Any, ...]
 
 
-class NotIndependent(Exception):
-    """A call was made at once that another process can tell from one that was not."""
+class NotIndependent(AssertionError):
+    """A process has changed what another holds, so that no call on it may be made at once."""
 
 
 class Stopped(BaseException):
@@ -70,8 +70,7 @@ def attempt(kernel: Kernel, process: int, call: Call) -> Any:
     try:
         return kernel.call(process, *call)
     except OSError as error:
-        assert error.errno is not None
-        return Failure(error.errno)
+        return Failure(error.errno or 0)
 
 
 # One process --------------------------------------------------------------------------------------
@@ -482,7 +481,7 @@ def _unraisable(unraisable: Any) -> None:
 
 
 class State:
-    """Files, where each process stands (None: it has ended), and what was promised to whoever asks."""
+    """Files, where each process stands (None: it has ended), and what has been acknowledged."""
 
     __slots__ = ("acknowledged", "deaths_left", "kernel", "places")
 
@@ -517,7 +516,10 @@ class Explorer:
     check_end : callable
         Gets each state in which nobody has anything left to do.
     links_change : bool
-        Whether somebody unlinks files that others hold, so that fstat is a step of its own.
+        Whether somebody renames or unlinks files that others hold, so that fstat and stat of those
+        are steps of their own.
+    call_by_call : bool
+        Whether no call is made at once.
     """
 
     def __init__(
@@ -528,16 +530,17 @@ class Explorer:
         check: Callable[[State], None],
         check_end: Callable[[State], None],
         links_change: bool = False,
+        call_by_call: bool = False,
     ) -> None:
         self.steps = self.ends = 0
         self._processes = processes
         self._check, self._check_end = check, check_end
         self._silent = {"read", "pread"} if links_change else {"read", "pread", "fstat", "stat"}
+        self._call_by_call = call_by_call
         self._numbers: dict[Any, int] = {}
         places = []
         for process in processes:
-            place = process.begin(kernel)
-            places.append(self._settled(kernel, process, place))
+            places.append(self._settled(kernel, process, process.begin(kernel)))
         self._first = State(kernel, tuple(places), deaths)
         self._came_from: dict[Any, tuple[Any, str]] = {}
 
@@ -587,11 +590,15 @@ class Explorer:
         result = attempt(kernel, process.index, place.call)
         self._check_independent(state, kernel, index)
         following = process.follow(place, result, frozenset())
-        following_or_none = self._settled(kernel, process, following)
+        following = self._settled(kernel, process, following)
         acknowledged = state.acknowledged
         if "acknowledged" in following.said and "acknowledged" not in place.said:
             acknowledged = tuple(sorted((*acknowledged, following.said["acknowledged"])))
-        places = (*state.places[:index], following_or_none, *state.places[index + 1 :])
+        has_ended = following.call is None and not following.said.get("holds")
+        if has_ended:
+            kernel.end(process.index)
+        its_place = None if has_ended else following
+        places = (*state.places[:index], its_place, *state.places[index + 1 :])
         return State(kernel, places, state.deaths_left, acknowledged)
 
     def _die(self, state: State, index: int) -> State:
@@ -600,19 +607,18 @@ class Explorer:
         places = (*state.places[:index], None, *state.places[index + 1 :])
         return State(kernel, places, state.deaths_left - 1, state.acknowledged)
 
-    def _settled(self, kernel: Kernel, process: Process, place: Place) -> Place | None:
-        """After the calls that are made at once; None if it then has ended."""
+    def _settled(self, kernel: Kernel, process: Process, place: Place) -> Place:
+        """Where it stands after the calls that are made at once."""
         while place.call is not None and self._is_silent(kernel, process.index, place.call):
             read = place.read.union(_read_by(kernel, process.index, place.call))
             result = attempt(kernel, process.index, place.call)
             place = process.follow(place, result, read)
-        if place.call is None and not place.said.get("holds"):
-            kernel.end(process.index)
-            return None
         return place
 
     def _is_silent(self, kernel: Kernel, index: int, call: Call) -> bool:
-        name, subject = call[:2] if len(call) > 1 else (call[0], None)
+        if self._call_by_call or call == ("pause",):
+            return False
+        name, subject = call[:2]
         if name in ("mkdir", "fsync"):
             return True
         if name in ("open", "stat"):
@@ -702,6 +708,3 @@ def _aspect(kernel: Kernel, what: tuple[str, Any]) -> object:
     if inode is None:  # it was open no more by the time that the process stands where it does
         return None
     return inode.links if kind == "links" else (inode.content, inode.mtime_ns)
-
-
-__all__ = ["EXCHANGE", "Explorer", "Process", "State", "Tempfile", "in_memory"]

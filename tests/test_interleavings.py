@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import inspect
 import json
-import logging
 import os
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import pytest
+from orchestration import a2a_integration as integration
 
 from fastclaim import (
     AlreadyClaimed,
@@ -28,9 +30,9 @@ from fastclaim import (
     TaskPool,
     _transition_py,
     layout,
+    owners,
     recovery,
 )
-from orchestration import a2a_integration as integration
 
 from .memory_kernel import Kernel
 from .stepping import (
@@ -40,10 +42,10 @@ from .stepping import (
     Explorer,
     Process,
     State,
-    _File,
     Tempfile,
-    in_memory,
+    _File,
     _running,
+    in_memory,
 )
 
 FIRST, SECOND = "what to do", "what to do instead"
@@ -51,6 +53,7 @@ TASK = {"task_id": "x", "description": FIRST}
 LONG = os.environ.get("FASTCLAIM_INTERLEAVINGS") == "all"
 AN_HOUR_NS = 3600 * 10**9
 WAITING, COMPLETED = "available/x.json", "completed/x_complete.json"
+SAME_AGENT = "agent"
 BY_COPY = "an original's copy"
 
 
@@ -83,7 +86,7 @@ SHORT = {
     "two claimers": Scenario("waiting", ("completes", "releases"), 2),
     "two claimers with lock files": Scenario("waiting", ("completes", "completes"), 2, True),
     "two claimers whose owner files are not there yet": Scenario(
-        "waiting", ("begins", "begins"), 2
+        "waiting", ("begins_and_completes", "begins_and_completes"), 2
     ),
     "two claimers of a foreign task": Scenario("foreign", ("completes", "releases"), 1),
     "two claimers of a foreign task with lock files": Scenario(
@@ -140,11 +143,12 @@ LONG_ONLY = {
 class Pool:
     """One scenario's processes, and what must hold."""
 
-    def __init__(self, scenario: Scenario) -> None:
+    def __init__(self, scenario: Scenario, call_by_call: bool = False) -> None:
         self.scenario = scenario
         self.kernel = Kernel(1 + len(scenario.does))
         self.has_originals = "original" in scenario.does
         self.publications = 1 + scenario.does.count("republishes")
+        self.ends: set[object] = set()
         self.ended_well: set[object] = set()
         Process("setup", getattr(self, scenario.start), 0).run(self.kernel)
         self.kernel.end(0)
@@ -159,6 +163,7 @@ class Pool:
             self.check,
             self.check_end,
             links_change=self.has_originals or self.publications > 1,
+            call_by_call=call_by_call,
         )
 
     def pool(self) -> TaskPool:
@@ -196,7 +201,7 @@ class Pool:
 
     def expired(self, process: Process) -> None:
         self.waiting(process)
-        self.late = self.pool().claim("x", "late", lease_s=-1.0).token
+        self.late = self.pool().claim("x", SAME_AGENT, lease_s=-1.0).token
 
     # What processes do --------------------------------------------------------------------------
 
@@ -209,7 +214,7 @@ class Pool:
         return pool
 
     def _claim(self, process: Process, pool: TaskPool) -> Claim | None:
-        agent = "same" if self.scenario.same_agent else process.name
+        agent = SAME_AGENT if self.scenario.same_agent else process.name
         try:
             claim = pool.claim("x", agent, timeout=0)
         except (AlreadyClaimed, TaskNotAvailable, LockTimeout):
@@ -220,21 +225,29 @@ class Pool:
         return claim
 
     def completes(self, process: Process) -> None:
-        claim = self._claim(process, self._started(process))
-        if claim is not None:
-            with contextlib.suppress(LockTimeout):  # it goes on holding
-                claim.complete(1)
-                process.say(holds=None, acknowledged="completed")
+        self._completes(process, self._started(process))
+
+    def begins_and_completes(self, process: Process) -> None:
+        pool = self.pool()
+        process.at("started")
+        self._completes(process, pool)
+
+    def _completes(self, process: Process, pool: TaskPool) -> None:
+        claim = self._claim(process, pool)
+        if claim is None:
+            return
+        try:
+            claim.complete(1)
+        except LockTimeout:
+            return  # it goes on holding
+        except ClaimLost as lost:
+            raise AssertionError("a live process has lost its claim") from lost
+        process.say(holds=None, acknowledged="completed")
 
     def releases(self, process: Process) -> None:
         claim = self._claim(process, self._started(process))
         if claim is not None:
             self._gives_up(process, claim, claim.release)
-
-    def begins(self, process: Process) -> None:
-        pool = self.pool()
-        process.at("started")
-        self._claim(process, pool)
 
     def releases_or_finds_another(self, process: Process) -> None:
         claim = self._claim(process, self._started(process))
@@ -261,7 +274,7 @@ class Pool:
         pool = self.pool()
         process.at("started")
         with contextlib.suppress(ClaimLost, LockTimeout):
-            pool.complete("x", "late", 1, token=self.late)
+            pool.complete("x", SAME_AGENT, 1, token=self.late)
             process.say(acknowledged="completed")
 
     def recovers(self, process: Process) -> None:
@@ -291,7 +304,7 @@ class Pool:
             if name.startswith("available/"):
                 assert self.has_originals or "claimed_by" not in task
             elif name == COMPLETED:
-                assert (task["status"], task["result"]) == ("completed", 1)
+                assert (task["status"], task.get("result")) == ("completed", 1)
         self._check_lost_and_doubled(state, [task["description"] for task in tasks.values()])
         holders = state.said("holds")
         held = [
@@ -300,7 +313,8 @@ class Pool:
             if task.get("claim_token") in holders and not name.startswith("available/")
         ]
         assert len(held) == len(holders) - holders.count(BY_COPY), f"{holders} hold {held}"
-        assert len(set(held)) == len(held) and len(holders) <= self.publications, holders
+        assert len(set(held)) == len(held)
+        assert len(holders) <= self.publications, holders
         assert state.acknowledged.count("completed") <= self.publications
         assert "completed" not in state.acknowledged or COMPLETED in names
 
@@ -316,6 +330,8 @@ class Pool:
     def check_end(self, state: State) -> None:
         """Everybody dies, and recovery runs: nothing may be stuck."""
         kernel = state.kernel.copy()
+        files = (frozenset(kernel.names.items()), frozenset(kernel.inodes.items()))
+        self.ends.add((files, state.acknowledged, tuple(state.said("holds"))))
         for index in range(len(kernel.processes)):
             kernel.end(index)
         end = (frozenset(kernel.names.items()), frozenset(kernel.inodes.items()))
@@ -342,6 +358,23 @@ class Pool:
 @functools.cache
 def _read(content: bytes) -> dict[str, Any]:
     return json.loads(content)
+
+
+class Mutation(NamedTuple):
+    """Some lines of a function, and what stands there instead."""
+
+    of: Any
+    function: str
+    lines: str
+    instead: str
+
+    def make(self, patch: pytest.MonkeyPatch) -> None:
+        function = getattr(self.of, self.function)
+        source = textwrap.dedent(inspect.getsource(function))
+        assert self.lines in source
+        made: dict[str, Any] = {}
+        exec(source.replace(self.lines, self.instead), function.__globals__, made)
+        patch.setattr(self.of, self.function, made[self.function])
 
 
 class Milestone(NamedTuple):
@@ -389,19 +422,18 @@ def _telling(milestone: Milestone) -> Callable[..., Any]:
     return tell
 
 
-def explored(
-    scenario: Scenario, mutate: Callable[[pytest.MonkeyPatch], None] = lambda _: None
-) -> Explorer:
-    """Explore a scenario, with the code under test as it is or changed by `mutate`."""
+def explored(scenario: Scenario, *mutations: Mutation, call_by_call: bool = False) -> Pool:
+    """Explore a scenario, the code under test being as it is but for some mutations."""
     with in_memory() as patch:
         for name, value in (("A2A_BASE_DIR", BASE), ("tempfile", Tempfile()), ("open", _File)):
             patch.setattr(integration, name, value, raising=False)
-        for milestone in MILESTONES:
+        for milestone in () if call_by_call else MILESTONES:
             patch.setattr(milestone.of, milestone.function, _telling(milestone))
-        mutate(patch)
-        explorer = Pool(scenario).explorer
-        explorer.explore()
-        return explorer
+        for mutation in mutations:
+            mutation.make(patch)
+        pool = Pool(scenario, call_by_call)
+        pool.explorer.explore()
+        return pool
 
 
 def _parameters() -> Iterator[Any]:
@@ -417,9 +449,84 @@ def test_in_every_order_and_death_the_task_has_one_owner_and_is_never_lost_or_st
     scenario: Scenario, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]
 ) -> None:
     started = time.perf_counter()
-    explorer = explored(scenario)
+    explorer = explored(scenario).explorer
     with capsys.disabled():
         sys.stdout.write(
             f"\n{request.node.callspec.id}: {explorer.states} states, {explorer.steps} steps,"
             f" {explorer.ends} ends, {explorer.runs} runs {time.perf_counter() - started:.1f} s"
         )
+
+
+@pytest.mark.parametrize(
+    "name", ["two claimers", "a claimer and a recoverer", "a claimer and an original"]
+)
+def test_no_end_is_missed_by_making_some_calls_at_once(name: str) -> None:
+    scenario = SHORT[name]._replace(deaths=1)
+    assert explored(scenario).ends == explored(scenario, call_by_call=True).ends
+
+
+BROKEN = {
+    "the task is not flocked": (
+        Scenario("waiting", ("completes", "recovers"), 0),
+        Mutation(
+            _transition_py.Held,
+            "_hold_once",
+            'if not _flock(self._open["task"]):',
+            "if False:",
+        ),
+    ),
+    "what was moved is not compared": (
+        Scenario("waiting", ("completes", "republishes"), 0),
+        Mutation(
+            _transition_py.Held,
+            "move",
+            "if outcome != DONE:",
+            "if True:",
+        ),
+    ),
+    "a claim stamps, then moves": (
+        Scenario("waiting", ("completes", "completes"), 1),
+        Mutation(
+            _transition_py,
+            "_claim_held",
+            "outcome = held.move(claimed)",
+            "_stamp(held, stamp, sector.mtime_ns, sync); outcome = held.move(claimed)",
+        ),
+    ),
+    "a completion moves, then stamps": (
+        Scenario("waiting", ("completes", "completes"), 1),
+        Mutation(
+            _transition_py,
+            "_finish_in_place",
+            "        _stamp(held, stamp, mtime_ns, sync)\n",
+            "        os.rename(held.path, target); _stamp(held, stamp, mtime_ns, sync)\n",
+        ),
+    ),
+    "recovery does not ask who lives": (
+        Scenario("waiting", ("completes", "recovers"), 0),
+        Mutation(recovery._Recovery, "_is_alive", "return self._alive[owner]", "return False"),
+    ),
+    "recovery takes the owner's lock for free": (
+        Scenario("waiting", ("keeps", "recovers", "recovers"), 0),
+        Mutation(
+            owners,
+            "_remove_if_dead",
+            "fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)",
+            "pass",
+        ),
+    ),
+    "a late completion goes without its token": (
+        Scenario("expired", ("completes_late", "completes", "recovers"), 0, same_agent=True),
+        Mutation(_transition_py, "_finished_state", "or expected not in claim_fields ", ""),
+    ),
+    "a lost rename is taken for a win": (
+        Scenario("waiting", ("completes", "original", "original"), 0, True),
+        Mutation(_transition_py, "_rename", "return LOST", "return DONE"),
+    ),
+}
+
+
+@pytest.mark.parametrize(("scenario", "mutation"), BROKEN.values(), ids=BROKEN.keys())
+def test_a_broken_protocol_is_found_out(scenario: Scenario, mutation: Mutation) -> None:
+    with pytest.raises(AssertionError):
+        explored(scenario, mutation)
