@@ -1,0 +1,532 @@
+"""Every order in which the system calls of a few processes can follow each other, deaths included.
+
+Each scenario is explored until there is no order left that leads anywhere new (`stepping` says what
+that means). ``FASTCLAIM_INTERLEAVINGS=all`` explores those that take minutes, too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import inspect
+import json
+import os
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import pytest
+from orchestration import a2a_integration as integration
+
+from fastclaim import (
+    AlreadyClaimed,
+    Claim,
+    ClaimLost,
+    LockTimeout,
+    TaskExists,
+    TaskNotAvailable,
+    TaskPool,
+    _transition_py,
+    layout,
+    owners,
+    recovery,
+)
+
+from .memory_kernel import Kernel
+from .stepping import (
+    BASE,
+    NOW_NS,
+    TASKS,
+    Explorer,
+    Process,
+    State,
+    Tempfile,
+    _File,
+    _running,
+    in_memory,
+)
+
+FIRST, SECOND = "what to do", "what to do instead"
+TASK = {"task_id": "x", "description": FIRST}
+LONG = os.environ.get("FASTCLAIM_INTERLEAVINGS") == "all"
+AN_HOUR_NS = 3600 * 10**9
+WAITING, COMPLETED = "available/x.json", "completed/x_complete.json"
+SAME_AGENT = "agent"
+BY_COPY = "an original's copy"
+
+
+class Scenario(NamedTuple):
+    """Who is there at first, and what they do.
+
+    Attributes
+    ----------
+    start : str
+        What the task is: a method of `Pool`.
+    does : tuple of str
+        What each process does: methods of `Pool`.
+    deaths : int
+        How many of them may die.
+    lock_files : bool
+        Whether the original's lock files are taken.
+    same_agent : bool
+        Whether all claim for one agent.
+    """
+
+    start: str
+    does: tuple[str, ...]
+    deaths: int
+    lock_files: bool = False
+    same_agent: bool = False
+
+
+SHORT = {
+    "two claimers, no deaths": Scenario("waiting", ("completes", "releases"), 0),
+    "two claimers": Scenario("waiting", ("completes", "releases"), 2),
+    "two claimers with lock files": Scenario("waiting", ("completes", "completes"), 2, True),
+    "two claimers whose owner files are not there yet": Scenario(
+        "waiting", ("begins_and_completes", "begins_and_completes"), 2
+    ),
+    "two claimers of a foreign task": Scenario("foreign", ("completes", "releases"), 1),
+    "two claimers of a foreign task with lock files": Scenario(
+        "foreign", ("completes", "releases"), 1, True
+    ),
+    "two claimers of one agent's": Scenario("waiting", ("completes", "releases"), 2, False, True),
+    "two claimers of a dead owner's": Scenario("of_the_dead", ("completes", "completes"), 2),
+    "a claimer that fails and one that completes": Scenario("waiting", ("fails", "completes"), 2),
+    "a claimer and a recoverer": Scenario("waiting", ("completes", "recovers"), 2),
+    "the same with lock files": Scenario("waiting", ("completes", "recovers"), 2, True),
+    "the same, a dead owner's": Scenario("of_the_dead", ("completes", "recovers"), 2),
+    "the same, half a claim": Scenario("half_claimed", ("completes", "recovers"), 2),
+    "the same, half a completion": Scenario("half_completed", ("completes", "recovers"), 2),
+    "the same, an old lock file": Scenario("locked_long_ago", ("completes", "recovers"), 2, True),
+    "the same, foreign": Scenario("foreign", ("completes", "recovers"), 2),
+    "two recoverers of a dead owner's": Scenario("of_the_dead", ("recovers",) * 2, 2),
+    "a late completion and a recoverer": Scenario("expired", ("completes_late", "recovers"), 2),
+    "a claimer and an original": Scenario("waiting", ("completes", "original"), 2, True),
+    "a claimer and an original, foreign": Scenario("foreign", ("completes", "original"), 2, True),
+    "a claimer and a publication": Scenario("waiting", ("completes", "republishes"), 2),
+    "a claimer that releases, and a publication": Scenario(
+        "waiting", ("releases_or_finds_another", "republishes"), 2
+    ),
+    "three claimers, no deaths": Scenario("waiting", ("completes",) * 3, 0),
+}
+LONG_ONLY = {
+    "three claimers": Scenario("waiting", ("completes",) * 3, 2),
+    "three claimers with lock files, no deaths": Scenario("waiting", ("completes",) * 3, 0, True),
+    "three claimers, one releases": Scenario("waiting", ("completes", "completes", "releases"), 1),
+    "three claimers of a foreign task": Scenario("foreign", ("completes",) * 3, 1),
+    "two claimers and a recoverer": Scenario("waiting", ("completes", "completes", "recovers"), 1),
+    "the same, one releases": Scenario("waiting", ("completes", "releases", "recovers"), 1),
+    "the same with lock files": Scenario(
+        "waiting", ("completes", "completes", "recovers"), 1, True
+    ),
+    "the same, foreign": Scenario("foreign", ("completes", "completes", "recovers"), 1),
+    "the same, a dead owner's": Scenario("of_the_dead", ("completes", "completes", "recovers"), 1),
+    "the same, half a claim": Scenario("half_claimed", ("completes", "completes", "recovers"), 1),
+    "the same, half a completion": Scenario(
+        "half_completed", ("completes", "completes", "recovers"), 1
+    ),
+    "two claimers and an original": Scenario(
+        "waiting", ("completes", "completes", "original"), 1, True
+    ),
+    "a claimer and two originals": Scenario(
+        "waiting", ("completes", "original", "original"), 1, True
+    ),
+    "a claimer, a recoverer and an original": Scenario(
+        "waiting", ("completes", "recovers", "original"), 1, True
+    ),
+}
+
+
+class Pool:
+    """One scenario's processes, and what must hold."""
+
+    def __init__(self, scenario: Scenario, call_by_call: bool = False) -> None:
+        self.scenario = scenario
+        self.kernel = Kernel(1 + len(scenario.does))
+        self.has_originals = "original" in scenario.does
+        self.publications = 1 + scenario.does.count("republishes")
+        self.ends: set[object] = set()
+        self.ended_well: set[object] = set()
+        Process("setup", getattr(self, scenario.start), 0).run(self.kernel)
+        self.kernel.end(0)
+        processes = [
+            Process(f"{what}{number}", getattr(self, what), number)
+            for number, what in enumerate(scenario.does, 1)
+        ]
+        self.explorer = Explorer(
+            self.kernel,
+            processes,
+            scenario.deaths,
+            self.check,
+            self.check_end,
+            links_change=self.has_originals or self.publications > 1,
+            call_by_call=call_by_call,
+        )
+
+    def pool(self) -> TaskPool:
+        return TaskPool(
+            BASE, durability="none", lock_files=self.scenario.lock_files, _core=_transition_py
+        )
+
+    # What the task is at first ------------------------------------------------------------------
+
+    def waiting(self, _: Process) -> None:
+        self.pool().publish(TASK)
+
+    def foreign(self, _: Process) -> None:
+        descriptor = os.open(f"{TASKS}/available/x.json", os.O_RDWR | os.O_CREAT)
+        os.pwrite(descriptor, json.dumps(TASK | {"status": "available"}, indent=2).encode(), 0)
+        os.utime(descriptor, ns=(NOW_NS - 1, NOW_NS - 1))
+
+    def locked_long_ago(self, process: Process) -> None:
+        self.waiting(process)
+        descriptor = os.open(f"{TASKS}/available/x.lock", os.O_RDWR | os.O_CREAT)
+        os.utime(descriptor, ns=(NOW_NS - AN_HOUR_NS, NOW_NS - AN_HOUR_NS))
+
+    def of_the_dead(self, process: Process) -> None:
+        self.waiting(process)
+        self.pool().claim("x", "dead")
+
+    def half_claimed(self, process: Process) -> None:
+        self.waiting(process)
+        os.rename(f"{TASKS}/available/x.json", f"{TASKS}/claimed/x_dead.json")
+
+    def half_completed(self, process: Process) -> None:
+        self.of_the_dead(process)
+        self.pool().complete("x", "dead", 1)
+        os.rename(f"{TASKS}/completed/x_complete.json", f"{TASKS}/claimed/x_dead.json")
+
+    def expired(self, process: Process) -> None:
+        self.waiting(process)
+        self.late = self.pool().claim("x", SAME_AGENT, lease_s=-1.0).token
+
+    # What processes do --------------------------------------------------------------------------
+
+    def _started(self, process: Process) -> TaskPool:
+        """A process that has claimed before: its owner file is there."""
+        pool = self.pool()
+        tasks = pool._directories.current()
+        tasks.owner.ensure(tasks.path)
+        process.at("started")
+        return pool
+
+    def _claim(self, process: Process, pool: TaskPool) -> Claim | None:
+        agent = SAME_AGENT if self.scenario.same_agent else process.name
+        try:
+            claim = pool.claim("x", agent, timeout=0)
+        except (AlreadyClaimed, TaskNotAvailable, LockTimeout):
+            return None
+        process.say(holds=claim.token)
+        process.at("claimed")
+        process.pause()
+        return claim
+
+    def completes(self, process: Process) -> None:
+        self._completes(process, self._started(process))
+
+    def begins_and_completes(self, process: Process) -> None:
+        pool = self.pool()
+        process.at("started")
+        self._completes(process, pool)
+
+    def _completes(self, process: Process, pool: TaskPool) -> None:
+        claim = self._claim(process, pool)
+        if claim is None:
+            return
+        try:
+            claim.complete(1)
+        except LockTimeout:
+            return  # it goes on holding
+        except ClaimLost as lost:
+            raise AssertionError("a live process has lost its claim") from lost
+        process.say(holds=None, acknowledged="completed")
+
+    def releases(self, process: Process) -> None:
+        claim = self._claim(process, self._started(process))
+        if claim is not None:
+            self._gives_up(process, claim, claim.release)
+
+    def releases_or_finds_another(self, process: Process) -> None:
+        claim = self._claim(process, self._started(process))
+        if claim is not None:
+            with contextlib.suppress(TaskExists):
+                self._gives_up(process, claim, claim.release)
+
+    def fails(self, process: Process) -> None:
+        claim = self._claim(process, self._started(process))
+        if claim is not None:
+            self._gives_up(process, claim, lambda: claim.fail("it did not work"))
+
+    def _gives_up(self, process: Process, claim: Claim, end: Callable[[], Any]) -> None:
+        process.say(holds=None)  # by the time that it has returned, others may
+        try:
+            end()
+        except LockTimeout:
+            process.say(holds=claim.token)
+
+    def keeps(self, process: Process) -> None:
+        self._claim(process, self._started(process))
+
+    def completes_late(self, process: Process) -> None:
+        pool = self.pool()
+        process.at("started")
+        with contextlib.suppress(ClaimLost, LockTimeout):
+            pool.complete("x", SAME_AGENT, 1, token=self.late)
+            process.say(acknowledged="completed")
+
+    def recovers(self, process: Process) -> None:
+        pool = self.pool()
+        process.at("started")
+        pool.recover()
+
+    def republishes(self, process: Process) -> None:
+        pool = self.pool()
+        process.at("started")
+        pool.publish(TASK | {"description": SECOND}, if_exists="replace")
+        process.say(acknowledged="published")
+
+    def original(self, process: Process) -> None:
+        pool = integration.TaskPool()
+        process.at("started")
+        if pool.claim_task("x", process.name, timeout=0):
+            process.say(holds=BY_COPY)
+
+    # ----------------------------------------------------------------------------------------------
+
+    def check(self, state: State) -> None:
+        """What must hold at every moment."""
+        names = {name for name in state.kernel.names if name.endswith(layout.TASK_SUFFIX)}
+        tasks = {name: _read(state.kernel.content(name)) for name in names}
+        for name, task in tasks.items():
+            if name.startswith("available/"):
+                assert self.has_originals or "claimed_by" not in task
+            elif name == COMPLETED:
+                assert (task["status"], task.get("result")) == ("completed", 1)
+        self._check_lost_and_doubled(state, [task["description"] for task in tasks.values()])
+        holders = state.said("holds")
+        held = [
+            task["description"]
+            for name, task in tasks.items()
+            if task.get("claim_token") in holders and not name.startswith("available/")
+        ]
+        assert len(held) == len(holders) - holders.count(BY_COPY), f"{holders} hold {held}"
+        assert len(set(held)) == len(held)
+        assert len(holders) <= self.publications, holders
+        assert state.acknowledged.count("completed") <= self.publications
+        assert "completed" not in state.acknowledged or COMPLETED in names
+
+    def _check_lost_and_doubled(self, state: State, found: list[str]) -> None:
+        if self.has_originals:  # they claim by a copy, and then unlink what they have copied
+            assert found
+        elif self.publications == 1:
+            assert found == [FIRST]
+        else:
+            assert len(set(found)) == len(found)
+            assert found if "published" not in state.acknowledged else SECOND in found
+
+    def check_end(self, state: State) -> None:
+        """Everybody dies, and recovery runs: nothing may be stuck."""
+        kernel = state.kernel.copy()
+        files = (frozenset(kernel.names.items()), frozenset(kernel.inodes.items()))
+        self.ends.add((files, state.acknowledged, tuple(state.said("holds"))))
+        for index in range(len(kernel.processes)):
+            kernel.end(index)
+        end = (frozenset(kernel.names.items()), frozenset(kernel.inodes.items()))
+        if end in self.ended_well:
+            return
+        for program in (self._recovers, self._recovers, self._cleans_up):
+            Process("end", program, 0, NOW_NS + AN_HOUR_NS).run(kernel)
+            kernel.end(0)
+        left = {name for name in kernel.names if not name.startswith("claimed/tmp")}
+        assert left == {COMPLETED}, left
+        self.ended_well.add(end)
+
+    def _recovers(self, _: Process) -> None:
+        pool = self.pool()
+        for _ in range(2):
+            pool.recover(older_than=-1.0)
+        if os.path.exists(f"{TASKS}/{WAITING}"):
+            pool.claim("x", "end", timeout=0).complete(1)
+
+    def _cleans_up(self, _: Process) -> None:
+        self.pool().recover()
+
+
+@functools.cache
+def _read(content: bytes) -> dict[str, Any]:
+    return json.loads(content)
+
+
+class Mutation(NamedTuple):
+    """Some lines of a function, and what stands there instead."""
+
+    of: Any
+    function: str
+    lines: str
+    instead: str
+
+    def make(self, patch: pytest.MonkeyPatch) -> None:
+        function = getattr(self.of, self.function)
+        source = textwrap.dedent(inspect.getsource(function))
+        assert self.lines in source
+        made: dict[str, Any] = {}
+        exec(source.replace(self.lines, self.instead), function.__globals__, made)
+        patch.setattr(self.of, self.function, made[self.function])
+
+
+class Milestone(NamedTuple):
+    """A function, and all that a process knows when it comes to it, as far as that matters.
+
+    Beyond what `stepping` adds, and what the process knows from the beginning.
+    """
+
+    of: type
+    function: str
+    known: Callable[..., tuple[Any, ...]]
+
+
+MILESTONES = [
+    Milestone(TaskPool, "_look_after_dead_owners", lambda pool: ()),
+    Milestone(TaskPool, "_claim_of_before", lambda *_: ()),
+    Milestone(
+        recovery._Recovery,
+        "forget",
+        lambda a_pass, paths: (paths, a_pass._unsettled, bool(a_pass.report)),
+    ),
+    *(
+        Milestone(
+            recovery._Recovery,
+            function,
+            lambda a_pass: (
+                a_pass._unsettled,
+                frozenset(a_pass._alive.items()),
+                frozenset(a_pass._claimed_by_originals),
+            ),
+        )
+        for function in ("waiting_tasks", "given_up_tasks", "litter")
+    ),
+]
+
+
+def _telling(milestone: Milestone) -> Callable[..., Any]:
+    function = getattr(milestone.of, milestone.function)
+
+    def tell(self: Any, *arguments: Any) -> Any:
+        arguments = tuple(map(tuple, arguments)) if milestone.function == "forget" else arguments
+        _running().at((milestone.function, *milestone.known(self, *arguments)))
+        return function(self, *arguments)
+
+    return tell
+
+
+def explored(scenario: Scenario, *mutations: Mutation, call_by_call: bool = False) -> Pool:
+    """Explore a scenario, the code under test being as it is but for some mutations."""
+    with in_memory() as patch:
+        for name, value in (("A2A_BASE_DIR", BASE), ("tempfile", Tempfile()), ("open", _File)):
+            patch.setattr(integration, name, value, raising=False)
+        for milestone in () if call_by_call else MILESTONES:
+            patch.setattr(milestone.of, milestone.function, _telling(milestone))
+        for mutation in mutations:
+            mutation.make(patch)
+        pool = Pool(scenario, call_by_call)
+        pool.explorer.explore()
+        return pool
+
+
+def _parameters() -> Iterator[Any]:
+    long = pytest.mark.skipif(not LONG, reason="takes minutes: FASTCLAIM_INTERLEAVINGS=all")
+    for name, scenario in SHORT.items():
+        yield pytest.param(scenario, id=name)
+    for name, scenario in LONG_ONLY.items():
+        yield pytest.param(scenario, id=name, marks=long)
+
+
+@pytest.mark.parametrize("scenario", list(_parameters()))
+def test_in_every_order_and_death_the_task_has_one_owner_and_is_never_lost_or_stuck(
+    scenario: Scenario, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]
+) -> None:
+    started = time.perf_counter()
+    explorer = explored(scenario).explorer
+    with capsys.disabled():
+        sys.stdout.write(
+            f"\n{request.node.callspec.id}: {explorer.states} states, {explorer.steps} steps,"
+            f" {explorer.ends} ends, {explorer.runs} runs {time.perf_counter() - started:.1f} s"
+        )
+
+
+@pytest.mark.parametrize(
+    "name", ["two claimers", "a claimer and a recoverer", "a claimer and an original"]
+)
+def test_no_end_is_missed_by_making_some_calls_at_once(name: str) -> None:
+    scenario = SHORT[name]._replace(deaths=1)
+    assert explored(scenario).ends == explored(scenario, call_by_call=True).ends
+
+
+BROKEN = {
+    "the task is not flocked": (
+        Scenario("waiting", ("completes", "recovers"), 0),
+        Mutation(
+            _transition_py.Held,
+            "_hold_once",
+            'if not _flock(self._open["task"]):',
+            "if False:",
+        ),
+    ),
+    "what was moved is not compared": (
+        Scenario("waiting", ("completes", "republishes"), 0),
+        Mutation(
+            _transition_py.Held,
+            "move",
+            "if outcome != DONE:",
+            "if True:",
+        ),
+    ),
+    "a claim stamps, then moves": (
+        Scenario("waiting", ("completes", "completes"), 1),
+        Mutation(
+            _transition_py,
+            "_claim_held",
+            "outcome = held.move(claimed)",
+            "_stamp(held, stamp, sector.mtime_ns, sync); outcome = held.move(claimed)",
+        ),
+    ),
+    "a completion moves, then stamps": (
+        Scenario("waiting", ("completes", "completes"), 1),
+        Mutation(
+            _transition_py,
+            "_finish_in_place",
+            "        _stamp(held, stamp, mtime_ns, sync)\n",
+            "        os.rename(held.path, target); _stamp(held, stamp, mtime_ns, sync)\n",
+        ),
+    ),
+    "recovery does not ask who lives": (
+        Scenario("waiting", ("completes", "recovers"), 0),
+        Mutation(recovery._Recovery, "_is_alive", "return self._alive[owner]", "return False"),
+    ),
+    "recovery takes the owner's lock for free": (
+        Scenario("waiting", ("keeps", "recovers", "recovers"), 0),
+        Mutation(
+            owners,
+            "_remove_if_dead",
+            "fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)",
+            "pass",
+        ),
+    ),
+    "a late completion goes without its token": (
+        Scenario("expired", ("completes_late", "completes", "recovers"), 0, same_agent=True),
+        Mutation(_transition_py, "_finished_state", "or expected not in claim_fields ", ""),
+    ),
+    "a lost rename is taken for a win": (
+        Scenario("waiting", ("completes", "original", "original"), 0, True),
+        Mutation(_transition_py, "_rename", "return LOST", "return DONE"),
+    ),
+}
+
+
+@pytest.mark.parametrize(("scenario", "mutation"), BROKEN.values(), ids=BROKEN.keys())
+def test_a_broken_protocol_is_found_out(scenario: Scenario, mutation: Mutation) -> None:
+    with pytest.raises(AssertionError):
+        explored(scenario, mutation)
