@@ -18,6 +18,7 @@ import pytest
 
 import fastclaim
 from fastclaim import TaskPool, finishing
+from fastclaim.locked_inode import LockedInode
 
 from .faults import driver
 
@@ -87,6 +88,8 @@ class Fresh:
         # which a trace function can bring about and a signal cannot, would lock out all threads.
         tasks = pool._directories.opened()
         tasks.owner.ensure(tasks.path)
+        if verb.links:
+            tasks.locked_inode = LockedInode(tasks.path)
         for state in driver.STATES:
             for name in os.listdir(pool.tasks_dir / state):
                 os.unlink(pool.tasks_dir / state / name)
@@ -94,14 +97,14 @@ class Fresh:
 
 
 def descriptors() -> set[int]:
-    """Without those that a pool keeps: of tasks/, of its owner file, and what tells of deaths."""
+    """Without those that a pool keeps: of tasks/, of files in owners/, and what tells of deaths."""
     found = set()
     for name in os.listdir("/proc/self/fd"):
         try:
             path = os.readlink(f"/proc/self/fd/{name}")
         except FileNotFoundError:
             continue  # the one that the listing itself had open
-        if not path.endswith((".owner", "/tasks", "inotify")):
+        if "/tasks/owners/" not in path and not path.endswith(("/tasks", "inotify")):
             found.add(int(name))
     return found
 
@@ -147,6 +150,8 @@ VERBS = {
         "publish_task",
         "claim",
         "claim, claim_task",
+        "claim, linked lock file",
+        "release, linked lock file",
         "claim of a foreign task",
         "claim with a long agent id",
         "claim over an old claim",

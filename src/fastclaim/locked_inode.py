@@ -13,6 +13,7 @@ As with an owner file, a forked child closes what it inherits, and nobody forks 
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import fcntl
 import os
@@ -44,43 +45,41 @@ class LockedInode:
         None can be made.
     """
 
-    __slots__ = ("__weakref__", "descriptor", "device", "name", "number")
+    __slots__ = ("__weakref__", "_path", "descriptor", "device", "name", "number")
 
     def __init__(self, tasks: bytes) -> None:
         self.name = f"{layout.OWNERS}/{new_token()}{layout.LOCK_SUFFIX}".encode()
-        path = os.path.join(tasks, self.name)
-        self.descriptor = -1
+        self._path = os.path.join(tasks, self.name)
+        self.descriptor = self.device = self.number = -1
         with no_fork:
-            self.descriptor = os.open(path, _FLAGS, 0o666)
-            try:
-                status = os.fstat(self.descriptor)
-            except BaseException:
-                os.close(self.descriptor)
-                raise
-            self.device, self.number = status.st_dev, status.st_ino
+            self.descriptor = os.open(self._path, _FLAGS, 0o666)
             _all.add(self)
-            # Also when the process ends; who is killed leaves the name to recovery.
-            weakref.finalize(self, _give_up, path, self.descriptor, status, os.getpid())
+        status = os.fstat(self.descriptor)
+        self.device, self.number = status.st_dev, status.st_ino
         fcntl.flock(self.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         os.pwrite(self.descriptor, b"\n", 0)
 
+    def give_up(self) -> None:
+        """Let go of it, and of its name; again, or in a forked child: nothing."""
+        descriptor, self.descriptor = self.descriptor, -1
+        if descriptor < 0:
+            return
+        with contextlib.suppress(OSError):
+            os.unlink(self._path)
+        with contextlib.suppress(OSError):
+            # A daemon closes whatever is open, and the number may be another file's.
+            if self.number in (-1, os.fstat(descriptor).st_ino):
+                fcntl.flock(descriptor, fcntl.LOCK_UN)
+                os.close(descriptor)
 
-def _give_up(path: bytes, descriptor: int, opened: os.stat_result, process_id: int) -> None:
-    if os.getpid() != process_id:
-        return
-    with contextlib.suppress(OSError):
-        os.unlink(path)
-    with contextlib.suppress(OSError):
-        if os.path.samestat(os.fstat(descriptor), opened):  # a daemon closes whatever is open
-            fcntl.flock(descriptor, fcntl.LOCK_UN)
-            os.close(descriptor)
+    __del__ = give_up
 
 
 _all: weakref.WeakSet[LockedInode] = weakref.WeakSet()
 
 
 def _in_child() -> None:
-    for locked in _all:
+    for locked in list(_all):
         descriptor, locked.descriptor = locked.descriptor, -1
         with contextlib.suppress(OSError):
             if os.fstat(descriptor).st_ino == locked.number:
@@ -88,4 +87,11 @@ def _in_child() -> None:
     _all.clear()
 
 
+def _at_exit() -> None:
+    """Who is killed instead leaves the names to recovery."""
+    for locked in list(_all):
+        locked.give_up()
+
+
 os.register_at_fork(after_in_child=_in_child)
+atexit.register(_at_exit)
