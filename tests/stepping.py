@@ -449,6 +449,7 @@ def in_memory() -> Iterator[pytest.MonkeyPatch]:
         patch.setattr(os, "scandir", _scandir)
         patch.setattr(fcntl, "flock", _flock)
         patch.setattr(_transition_py, "_rename_with", _renameat2)
+        patch.setattr(listing, "core", _transition_py)
         for module in (listing, whole_file):
             patch.setattr(module, "open", _File, raising=False)
         patch.setattr(deaths, "deaths_in", lambda _: _MaybeDeaths())
