@@ -14,7 +14,7 @@ from ..errors import PoolUnavailable
 RECONNECT_S: Final = 30.0
 
 _AGAIN: Final = "once that is mended, the same call can safely be made again"
-_LOGIN: Final = "see the user, the password and the server's pg_hba.conf"
+_LOGIN: Final = "see the URL's user, password and database, and the server's pg_hba.conf"
 _RIGHTS: Final = "the role needs to own the schema, or CREATE on the database to make it"
 
 
