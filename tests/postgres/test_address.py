@@ -90,7 +90,9 @@ def test_a_wrong_password_or_none_is_one_line_that_says_where_to_look() -> None:
         with psycopg.connect(server.url, autocommit=True) as connection:
             connection.execute("CREATE ROLE joe LOGIN SUPERUSER PASSWORD 'RIGHT'")
         for login in ("joe:SECRET", "joe"):
-            with pytest.raises(errors.PoolUnavailable, match="see the URL's user, password") as told:
+            with pytest.raises(
+                errors.PoolUnavailable, match="see the URL's user, password"
+            ) as told:
                 TaskPool(server.url.replace("postgres@", f"{login}@"))
             assert "\n" not in str(told.value)
             assert "SECRET" not in str(told.value)
