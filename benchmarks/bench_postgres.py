@@ -37,6 +37,7 @@ from tests import postgres_server
 
 PROCESSES_MAX = 4
 CONNECTIONS = (1, 8, 64)
+SIZE_ROUNDS = 5
 
 
 # Contestants: fill a queue, and drain it over some connections of one process ---------------------
@@ -221,43 +222,93 @@ def bench_rate(url: str, jobs: int, rounds: int) -> None:
         print(f"| {name} {version} | {' | '.join(cells)} |", flush=True)
 
 
-def timed_us(call: Callable[[], object], times: int) -> str:
+def timed_us(call: Callable[[], object], times: int) -> list[float]:
     taken = []
     for _ in range(times):
         started_ns = time.perf_counter_ns()
         call()
         taken.append((time.perf_counter_ns() - started_ns) / 1000)
-    return f"{statistics.median(taken):,.0f}"
+    return taken
 
 
 def bench_size(url: str, sizes: list[int]) -> None:
-    verbs = ("claim_next", "claim by id", "complete", "publish", "counts")
+    """What each verb takes on pools of so many waiting tasks, without the disk; in turns."""
+    taken: dict[int, dict[str, list[float]]] = {}
+    with contextlib.ExitStack() as databases:
+        calls = {}
+        for size in sizes:
+            pool = filled(databases.enter_context(database(url)), size)
+            calls[size] = calls_on(pool, size)
+            taken[size] = {verb: [] for verb in calls[size]}
+        for _ in range(SIZE_ROUNDS):
+            for size in sizes:
+                for verb, (call, times) in calls[size].items():
+                    taken[size][verb] += timed_us(call, times)
+        close_all()
+    verbs = list(taken[sizes[0]])
     print(f"\n| waiting tasks | {' | '.join(f'{verb}, µs' for verb in verbs)} |")
-    print("|---:|---:|---:|---:|---:|---:|")
+    print(f"|---:|{'---:|' * len(verbs)}")
+    costs = {size: [statistics.median(taken[size][verb]) for verb in verbs] for size in sizes}
     for size in sizes:
-        with database(url) as place:
-            print(f"| {size:,} | {' | '.join(costs_at(place, size))} |", flush=True)
-            close_all()
+        print(f"| {size:,} | {' | '.join(f'{cost:,.0f}' for cost in costs[size])} |")
+    for small, large in itertools.pairwise(sizes):
+        ratios = (b / a for a, b in zip(costs[small], costs[large], strict=True))
+        print(f"| {large:,} / {small:,} | {' | '.join(f'{ratio:.2f} x' for ratio in ratios)} |")
+    sys.stdout.flush()
 
 
-def costs_at(url: str, size: int) -> list[str]:
-    """What each verb takes on a pool of so many waiting tasks, without the disk."""
+# Every task is as one of the first KINDS; what differs is its id, and when it was made.
+KINDS = 15
+MULTIPLY = """
+INSERT INTO {schema}.tasks (task_id, publication, payload, lane, requirements, required, priority,
+    created_at)
+SELECT 't' || n, publication || n, replace(payload, '"' || task_id || '"', '"t' || n || '"'), lane,
+    requirements, required, priority, created_at + n * 1e-4
+FROM generate_series(%s::int, %s::int) AS n JOIN {schema}.tasks ON task_id = 't' || n %% {kinds}
+ORDER BY n
+"""
+
+
+def filled(url: str, size: int) -> PostgresPool:
+    """A pool of so many tasks, as it is when it has stood for a while: vacuumed."""
     pool = PostgresPool(url, durability="none")
-    tasks = (
+    started_s = time.perf_counter()
+    pool.publish_many(
         {"task_id": f"t{n}", "priority": n % 5, "requirements": [["a"], ["b"], []][n % 3]}
-        for n in range(size)
+        for n in range(KINDS)
     )
-    while batch := list(itertools.islice(tasks, 50_000)):
-        pool.publish_many(batch)
+    schema = pool._database.schema
+    with psycopg.connect(url, autocommit=True) as connection:
+        # Its trigger finds nothing to do for these, which takes most of the time.
+        connection.execute(f"ALTER TABLE {schema}.tasks DISABLE TRIGGER prepare_task")
+        for start in range(KINDS, size, 1_000_000):
+            end = min(start + 1_000_000, size) - 1
+            connection.execute(MULTIPLY.format(schema=schema, kinds=KINDS), [start, end])
+        connection.execute(f"ALTER TABLE {schema}.tasks ENABLE TRIGGER prepare_task")
+        connection.execute("VACUUM ANALYZE")
+        connection.execute("CHECKPOINT")
+        (row,) = connection.execute("SELECT pg_database_size(current_database())").fetchall()
+    took_s = time.perf_counter() - started_s
+    print(f"{size:,} tasks: {row[0] / 1e6:,.0f} MB, in {took_s:,.0f} s", file=sys.stderr)
+    return pool
+
+
+def calls_on(pool: PostgresPool, size: int) -> dict[str, tuple[Callable[[], object], int]]:
+    """The verbs, and how often each is called in a round."""
     numbers, fresh = itertools.count(1), itertools.count()
     claims: list[Any] = []
-    return [
-        timed_us(lambda: claims.append(pool.claim_next("a", ["a"])), 300),
-        timed_us(lambda: claims.append(pool.claim(f"t{size - next(numbers)}", "a")), 300),
-        timed_us(lambda: claims.pop().complete({"ok": True}), 300),
-        timed_us(lambda: pool.publish(f"new{next(fresh)}"), 300),
-        timed_us(pool.counts, 5),
-    ]
+
+    def claim_by_id() -> None:
+        # From the end, of those that claim_next does not give to this agent.
+        claims.append(pool.claim(f"t{3 * (size // 3 - next(numbers)) + 1}", "a"))
+
+    return {
+        "claim_next": (lambda: pool.claim_next("a", ["a"]), 60),
+        "claim by id": (claim_by_id, 60),
+        "complete": (lambda: claims.pop().complete({"ok": True}), 60),
+        "publish": (lambda: pool.publish(f"new{next(fresh)}"), 60),
+        "counts": (pool.counts, 1),
+    }
 
 
 def bench_publish(url: str, jobs: int) -> None:
@@ -317,7 +368,7 @@ def main() -> None:
         if "rate" in what:
             bench_rate(url, arguments.jobs, arguments.rounds)
         if "size" in what:
-            sizes = [10**n for n in (3, 5) if 10**n < arguments.rows]
+            sizes = [10**n for n in (3, 5, 6) if 10**n < arguments.rows]
             bench_size(url, [*sizes, arguments.rows])
         if "publish" in what:
             bench_publish(url, arguments.jobs)

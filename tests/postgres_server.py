@@ -66,10 +66,10 @@ class Server:
             stdout=subprocess.DEVNULL,
         )
 
-    def trust(self, network: str) -> None:
-        """Let whoever comes from there in without a password; before `start`."""
-        with open(self._data / "pg_hba.conf", "a") as rules:
-            rules.write(f"host all all {network} trust\n")
+    def admit(self, rule: str) -> None:
+        """Put a rule before the others of pg_hba.conf; before `start`."""
+        rules = self._data / "pg_hba.conf"
+        rules.write_text(f"{rule}\n{rules.read_text()}")
 
     @property
     def url(self) -> str:
@@ -158,14 +158,14 @@ def unusable() -> str | None:
 
 
 @contextlib.contextmanager
-def running(trusted: str | None = None, **settings: object) -> Iterator[Server]:
-    """A server that ends with the block."""
+def running(rule: str | None = None, **settings: object) -> Iterator[Server]:
+    """A server that ends with the block; see `Server.admit`."""
     # Not below pytest's directory, which other users may not enter; and a socket's path is short.
     with tempfile.TemporaryDirectory(prefix="fastclaim-pg-") as directory:
         os.chmod(directory, 0o755)
         server = Server(Path(directory), **settings)  # type: ignore[arg-type]
-        if trusted is not None:
-            server.trust(trusted)
+        if rule is not None:
+            server.admit(rule)
         server.start()
         try:
             yield server

@@ -13,6 +13,9 @@ import pytest
 from fastclaim import TaskPool, TaskPoolError, a2a, errors, layout
 from fastclaim.postgres.address import parse
 from fastclaim.postgres.pool import PostgresPool
+from fastclaim.postgres.server import close_all
+
+from .. import postgres_server
 
 
 @pytest.mark.parametrize(
@@ -77,6 +80,24 @@ def test_a_database_or_role_that_is_not_there_is_one_line(postgres_server_url: s
             TaskPool(url)
         assert "\n" not in str(refused.value)
         assert "SECRET" not in str(refused.value)
+
+
+def test_a_wrong_password_or_none_is_one_line_that_says_where_to_look() -> None:
+    problem = postgres_server.unusable()
+    if problem is not None:
+        pytest.skip(problem)
+    with postgres_server.running("host all joe 127.0.0.1/32 scram-sha-256") as server:
+        with psycopg.connect(server.url, autocommit=True) as connection:
+            connection.execute("CREATE ROLE joe LOGIN SUPERUSER PASSWORD 'RIGHT'")
+        for login in ("joe:SECRET", "joe"):
+            with pytest.raises(
+                errors.PoolUnavailable, match="see the URL's user, password"
+            ) as told:
+                TaskPool(server.url.replace("postgres@", f"{login}@"))
+            assert "\n" not in str(told.value)
+            assert "SECRET" not in str(told.value)
+        TaskPool(server.url.replace("postgres@", "joe:RIGHT@")).publish("x")
+        close_all()
 
 
 def test_a_pool_shows_its_place_without_secrets(

@@ -510,9 +510,9 @@ def test_hosts_with_a_bad_line_lose_and_double_nothing(
     problem = postgres_server.unusable()
     if problem is not None:
         pytest.skip(problem)
-    number = 24
+    number = 16
     with (
-        postgres_server.running(trusted=NETWORK, listen_addresses="*") as server,
+        postgres_server.running(f"host all all {NETWORK} trust", listen_addresses="*") as server,
         contextlib.ExitStack() as there,
     ):
         pool = PostgresPool(server.url)

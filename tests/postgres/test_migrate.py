@@ -281,6 +281,12 @@ def test_the_command_moves_a_pool_and_says_what_is_left(
     assert cli.main(command) == 0
     assert cli.main(["migrate", "--from", "a", "--to", "b"]) == 2
     assert "a directory, the other a URL" in capsys.readouterr().err
+    typo = str(tmp_path / "typo")
+    assert cli.main(["migrate", "--from", typo, "--to", postgres_url]) != 0
+    assert "typo: there is no pool" in capsys.readouterr().err
+    assert not (tmp_path / "typo").exists()
+    assert cli.main(["migrate", "--from", postgres_url, "--to", ""]) == 2
+    assert "empty" in capsys.readouterr().err
     broken = "postgresql://u:SECRET@127.0.0.1:1/d"
     assert cli.main(["migrate", "--from", str(tmp_path / "pool"), "--to", broken]) == 7
     err = capsys.readouterr().err

@@ -23,6 +23,8 @@ from fastclaim import (
 from fastclaim.postgres import migrate_agents as migration
 from fastclaim.postgres.migrate_agents import migrate_agents
 
+from .test_faults import LostAnswer
+
 Places = tuple[str, str]
 
 
@@ -214,6 +216,20 @@ def test_another_message_of_the_same_name_is_left_and_told(places: Places) -> No
     ]
     assert inbox(go_to, "bob").receive_messages() == [other]
     assert inbox(come_from, "bob").receive_messages() == [message(1)]
+
+
+def test_a_lost_answer_leaves_nothing_behind(
+    tmp_path: Path, postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number, words in enumerate(("SET received_at", "SET info = NULL", "DELETE")):
+        send(postgres_url, number)
+        assert registry(postgres_url).register_agent(agent("a", 5.0))
+        with monkeypatch.context() as patch:
+            loss = LostAnswer(patch, words)
+            assert migrate_agents(postgres_url, tmp_path)[2] == []
+            assert loss.lost == 1
+        assert inbox(str(tmp_path), "bob").receive_messages() == [message(number)]
+        assert migrate_agents(postgres_url, tmp_path) == (0, 0, [])
 
 
 def test_a_run_the_other_way_does_not_hide_what_an_interrupted_one_has_set_apart(

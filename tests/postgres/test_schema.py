@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 
 import psycopg
@@ -24,6 +25,20 @@ def test_a_schema_that_is_newer_than_the_code_is_refused_in_one_line(
         assert "\n" not in str(refused.value)
     finally:
         outsider.execute(f"UPDATE {pool._database.schema}.pool SET version = {schema.VERSION}")
+
+
+def test_a_schema_that_is_somebody_elses_is_refused_in_one_line(
+    postgres_server_url: str, outsider: psycopg.Connection
+) -> None:
+    name = f"others_{os.urandom(6).hex()}"
+    mark = "&" if "?" in postgres_server_url else "?"
+    outsider.execute(f"CREATE SCHEMA {name} CREATE TABLE pool (depth float8)")
+    try:
+        with pytest.raises(TaskPoolError, match="name another schema") as refused:
+            PostgresPool(f"{postgres_server_url}{mark}schema={name}")
+        assert "\n" not in str(refused.value)
+    finally:
+        outsider.execute(f"DROP SCHEMA {name} CASCADE")
 
 
 def test_many_that_make_the_tables_at_once_make_them_once(

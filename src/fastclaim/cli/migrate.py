@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import errno
+import os
+from typing import Final
 
 from .. import layout
 from ..pool import TaskPool
 from . import exits
 from .output import count, screen
 
-_SHOWN: int = 20
+_SHOWN: Final = 20
+_OF_A_POOL: Final = ("tasks", "agents", "registry.json")
 
 
 def add_migrate_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,8 +29,14 @@ def add_migrate_arguments(parser: argparse.ArgumentParser) -> None:
 def run_migrate(arguments: argparse.Namespace) -> int:
     """Run the subcommand; returns the exit status."""
     source, target = arguments.source, arguments.target
+    if "" in (source, target):
+        raise exits.BadInput("the name of a pool is empty")
     if layout.is_url(source) == layout.is_url(target):
         raise exits.BadInput("one of the two pools must be a directory, the other a URL")
+    if not layout.is_url(source) and not any(
+        os.path.lexists(os.path.join(source, name)) for name in _OF_A_POOL
+    ):
+        raise FileNotFoundError(errno.ENOENT, "there is no pool", source)
     try:
         from ..postgres.migrate import migrate
         from ..postgres.migrate_agents import migrate_agents

@@ -167,7 +167,7 @@ class _Move:
         if time.time() - heartbeat < HEARTBEAT_LIFETIME_S:
             raise NotMovable("it lives there, by its heartbeat")
         self._target.register(_agents(agent_id), entry)
-        if not self._source.unregister(agent_id, entry):
+        if not self._source.unregister(agent_id, entry) and agent_id in self._source.registry():
             raise NotMovable("it has just said that it lives there")
         self.agents += 1
 
@@ -180,7 +180,7 @@ class _Move:
             return  # received meanwhile, or moved by another run
         try:
             other = self._target.deliver(agent_id, name, message, where == RECEIVED)
-            if other is not None and json.loads(other) != json.loads(message):
+            if other is not None and not _is_same(other, message):
                 raise NotMovable("the other inbox has another message of this name")
         except NotMovable:
             if where == APART:
@@ -202,6 +202,13 @@ def _check_message(message: str | None) -> None:
             A2AMessage.from_json(message)
     except (TypeError, ValueError) as error:
         raise NotMovable(f"it is no message: {error}") from None
+
+
+def _is_same(one: str, other: str) -> bool:
+    try:
+        return bool(json.loads(one) == json.loads(other))
+    except ValueError:
+        return False
 
 
 def _agents(agent_id: str) -> str:
@@ -240,7 +247,7 @@ _REGISTER: Final = """
 INSERT INTO {schema}.agents AS a (agent_id, info, last_heartbeat) VALUES (%s, %s, %s)
 ON CONFLICT (agent_id) DO UPDATE
     SET info = excluded.info, last_heartbeat = excluded.last_heartbeat
-    WHERE a.info IS NULL OR a.last_heartbeat < excluded.last_heartbeat
+    WHERE a.info IS NULL OR coalesce(a.last_heartbeat, 0) < excluded.last_heartbeat
 RETURNING agent_id
 """
 _UNREGISTER: Final = """
@@ -263,7 +270,8 @@ SELECT message, receipt = '{_MOVER}' FROM {{schema}}.messages WHERE to_agent = %
 """
 _SET_APART: Final = f"""
 UPDATE {{schema}}.messages SET received_at = {{now}}, receipt = '{_MOVER}'
-WHERE to_agent = %s AND name = %s AND received_at IS NULL RETURNING message
+WHERE to_agent = %s AND name = %s AND (received_at IS NULL OR receipt = '{_MOVER}')
+RETURNING message
 """
 _PUT_BACK: Final = f"""
 UPDATE {{schema}}.messages SET received_at = NULL, receipt = NULL
@@ -312,7 +320,6 @@ class _Server:
         return None
 
     def set_apart(self, agent_id: str, name: str) -> str | None:
-        # A lost answer is no loss: the next run finds it set apart.
         for (message,) in self._database.query(_SET_APART, [agent_id, name]):
             return str(message)
         return None

@@ -199,6 +199,11 @@ def _version(connection: Connection, address: Address) -> int:
             row = connection.execute(f"SELECT version FROM {quoted(address)}.pool").fetchone()
     except (pg_errors.UndefinedTable, pg_errors.InvalidSchemaName):
         return 0
+    except pg_errors.UndefinedColumn:
+        raise TaskPoolError(
+            f"{address.shown}: schema {address.schema!r} has a table 'pool' that is not"
+            " fastclaim's: name another schema in the URL"
+        ) from None
     return 0 if row is None else int(row[0])
 
 

@@ -13,8 +13,8 @@ from ..errors import PoolUnavailable
 # How long a verb goes on trying to reach a server that has gone, in seconds.
 RECONNECT_S: Final = 30.0
 
-_AGAIN: Final = "once it is there again, the same call can safely be made again"
-_LOGIN: Final = "see the user, the password and the server's pg_hba.conf"
+_AGAIN: Final = "once that is mended, the same call can safely be made again"
+_LOGIN: Final = "see the URL's user, password and database, and the server's pg_hba.conf"
 _RIGHTS: Final = "the role needs to own the schema, or CREATE on the database to make it"
 
 
@@ -30,7 +30,7 @@ def unavailable(shown: str, error: Exception) -> PoolUnavailable:
     """
     words = " ".join(str(error).split()) or type(error).__name__
     advice = _AGAIN
-    if isinstance(error, psycopg.Error) and (error.sqlstate or "").startswith("28"):
+    if isinstance(error, psycopg.Error) and _is_about_login(error):
         advice = _LOGIN
     if isinstance(error, pg_errors.InsufficientPrivilege):
         advice = _RIGHTS
@@ -38,3 +38,10 @@ def unavailable(shown: str, error: Exception) -> PoolUnavailable:
     if isinstance(error, pg_errors.DiskFull):
         problem.errno = errno.ENOSPC
     return problem
+
+
+def _is_about_login(error: psycopg.Error) -> bool:
+    if error.sqlstate is None:  # of a refused connection libpq tells no code
+        line = error.pgconn
+        return line is not None and bool(line.needs_password or line.used_password)
+    return error.sqlstate.startswith("28")
