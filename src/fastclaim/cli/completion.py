@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 from . import exits
-from .commands import COMMANDS, PROG, command_parser
+from .commands import COMMANDS, PROG
+from .parsers import command_parser
 
 
 def add_completion_arguments(parser: argparse.ArgumentParser) -> None:

@@ -5,7 +5,6 @@ Nothing here imports what `fastclaim claim` does not need.
 
 from __future__ import annotations
 
-import argparse
 import errno
 import os
 
@@ -15,6 +14,7 @@ from .exits import BadInput
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import argparse
     from typing import Any
 
 AGENT_VARIABLE = "FASTCLAIM_AGENT"
@@ -88,17 +88,21 @@ def seconds(text: str) -> float:
     except ValueError:
         value = -1.0
     if not value >= 0:  # nor NaN
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not a length of time such as 1.5, 90s, 10m, 2h or 7d"
-        )
+        raise _type_error(f"{text!r} is not a length of time such as 1.5, 90s, 10m, 2h or 7d")
     return value
+
+
+def _type_error(message: str) -> argparse.ArgumentTypeError:
+    import argparse
+
+    return argparse.ArgumentTypeError(message)
 
 
 def finite_seconds(text: str) -> float:
     """A length of time that has an end."""
     value = seconds(text)
     if value == float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} has no end")
+        raise _type_error(f"{text!r} has no end")
     return value
 
 
