@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from .. import layout
-from . import exits
+from . import exits, options
 from .output import count, screen
 
 _SHOWN: int = 20
@@ -30,6 +30,8 @@ def run_migrate(arguments: argparse.Namespace) -> int:
         from ..postgres.migrate import migrate
     except ImportError as error:
         raise exits.BadInput(f"{error}") from None
+    if not layout.is_url(source):
+        options.check_is_there(source)
     moved, left = migrate(source, target)
     ours = screen()
     ours.good(f"moved {count(moved, 'task')} to {layout.shown(target)}")

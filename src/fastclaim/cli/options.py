@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import argparse
     from typing import Any
 
+DIRECTORIES_ONLY = "this works with pools in a directory only"
 AGENT_VARIABLE = "FASTCLAIM_AGENT"
 TASK_VARIABLE = "FASTCLAIM_TASK_ID"
 
@@ -107,12 +108,24 @@ def finite_seconds(text: str) -> float:
 
 
 def pool_name(arguments: argparse.Namespace) -> str:
-    """The pool that is meant: a path, absolute, or a URL."""
+    """The pool that is meant: a path, absolute, or a URL.
+
+    Raises
+    ------
+    BadInput
+        It is a URL of nothing that we know.
+    """
     if arguments.pool == "":
         # What `--pool "$POOL"` gives without that variable; nobody means the working directory.
         raise BadInput("--pool: the name is empty")
     name = arguments.pool or layout.default_base_dir()
-    return name if "://" in name else os.path.abspath(name)
+    if layout.is_url(name):
+        return name
+    scheme, is_url, _ = name.partition("://")
+    if is_url:
+        # Only so much of it: there may be a password further on.
+        raise BadInput(f"{scheme}://...: a pool is a directory, or postgresql://...")
+    return os.path.abspath(name)
 
 
 def open_pool(arguments: argparse.Namespace, **settings: Any) -> TaskPool:
@@ -136,12 +149,17 @@ def existing_pool(arguments: argparse.Namespace, **settings: Any) -> TaskPool:
     """
     name = pool_name(arguments)
     # A mistyped name must not leave directories behind.
-    if "://" not in name:
-        try:
-            os.stat(os.path.join(name, "tasks"))
-        except FileNotFoundError:
-            raise FileNotFoundError(errno.ENOENT, "there is no pool", name) from None
+    if not layout.is_url(name):
+        check_is_there(name)
     return TaskPool(name, **settings)
+
+
+def check_is_there(base_dir: str) -> None:
+    """Raise OSError unless the directory is a pool's."""
+    try:
+        os.stat(os.path.join(base_dir, "tasks"))
+    except FileNotFoundError:
+        raise FileNotFoundError(errno.ENOENT, "there is no pool", base_dir) from None
 
 
 def directory_pool(arguments: argparse.Namespace) -> TaskPool:
@@ -154,6 +172,6 @@ def directory_pool(arguments: argparse.Namespace) -> TaskPool:
     OSError
         There is none.
     """
-    if "://" in pool_name(arguments):
-        raise BadInput("this works with pools in a directory only")
+    if layout.is_url(pool_name(arguments)):
+        raise BadInput(DIRECTORIES_ONLY)
     return existing_pool(arguments)
