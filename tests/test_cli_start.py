@@ -126,7 +126,7 @@ UNDERSTOOD = [
     ("--json", "a", "--agent", "x", "--pool", "/p"),
     ("--agent", "x", "--capability", "c", "--capability", "d e"),
     ("--agent", "x", "--agent", "y", "--order", "any", "--wait", "10m", "--lease", "1.5"),
-    ("", "--agent", ""),
+    ("", "--agent", " "),
 ]
 UNUSUAL = [
     (),
@@ -134,6 +134,7 @@ UNUSUAL = [
     ("a", "b", "--agent", "x"),
     ("--agent",),
     ("--agent", "-x"),
+    ("--agent", ""),
     ("--agent=x",),
     ("--agent", "x", "--", "a"),
     ("--agent", "x", "--wait", "soon"),

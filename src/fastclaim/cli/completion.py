@@ -46,7 +46,7 @@ def _commands() -> Iterator[tuple[str, str, _Words]]:
             found = tuple(map(str, action.choices or ()))
             if action.option_strings:
                 takes_value = action.nargs != 0
-                text = (action.help or "").partition(";")[0].partition(":")[0]
+                text = (action.help or "").partition(";")[0].partition(": ")[0]
                 options.append(_Option(tuple(action.option_strings), found, takes_value, text))
             else:
                 choices = choices or found

@@ -61,6 +61,7 @@ def add_agent(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--agent",
         metavar="A",
+        type=not_empty,
         required=not given,
         default=given,
         help=f"the agent's id; default: ${AGENT_VARIABLE}, which `fastclaim work` sets",
@@ -77,6 +78,13 @@ def add_capabilities(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="something that the agent can do; may be given several times",
     )
+
+
+def not_empty(text: str) -> str:
+    """A name; not what ``--agent "$AGENT"`` gives without that variable."""
+    if not text:
+        raise _type_error("the name is empty")
+    return text
 
 
 def seconds(text: str) -> float:

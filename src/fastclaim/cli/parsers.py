@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import os
 import sys
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 # argparse has gettext look for translations of its few words in the file system, in vain, and anew
 # for each parser: that takes longer than all the rest of the parsing.
-vars(argparse)["_"] = str
+vars(argparse)["_"] = lambda text: text
 
 
 def parse(argv: Sequence[str], rest: Sequence[str]) -> argparse.Namespace:
@@ -29,7 +30,7 @@ def parse(argv: Sequence[str], rest: Sequence[str]) -> argparse.Namespace:
 def command_parser(name: str) -> argparse.ArgumentParser:
     """The parser for what comes after a command's name."""
     summary = COMMANDS[name][1]
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog=f"{PROG} {name}",
         description=f"{summary[0].upper()}{summary[1:]}.",
         epilog="exit status: "
@@ -52,7 +53,7 @@ def _add_debug(parser: argparse.ArgumentParser) -> None:
 
 def _refuse(argv: Sequence[str]) -> Never:
     """Answer arguments that begin with no command: help, the version, or a usage error."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog=PROG, description=DESCRIPTION, allow_abbrev=False, formatter_class=_Formatter
     )
     parser.add_argument("--version", action=_ShowVersion, help="show the version and exit")
@@ -60,9 +61,22 @@ def _refuse(argv: Sequence[str]) -> Never:
     commands = parser.add_subparsers(metavar="COMMAND", title="commands")
     for name, (_, summary) in COMMANDS.items():
         commands.add_parser(name, help=summary)
+    word = next((word for word in argv if word != "--debug"), None)
+    if word is not None and not word.startswith("-"):
+        close = difflib.get_close_matches(word, COMMANDS, n=1)
+        parser.error(f"no command {word!r}" + "".join(f"; did you mean {name}?" for name in close))
+    if word is not None and word not in parser._option_string_actions:
+        parser.error(f"{word}: options come after a command")
     parser.parse_args(argv)
     parser.print_help(sys.stderr)
     sys.exit(exits.BAD_INPUT)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> Never:
+        """One line, as for every other error; the usage is what --help is for."""
+        line = f"{self.prog}: {exits.one_line(message)} (see {self.prog} --help)\n"
+        self.exit(exits.BAD_INPUT, line)
 
 
 class _Formatter(argparse.HelpFormatter):
