@@ -26,12 +26,12 @@ def run_migrate(arguments: argparse.Namespace) -> int:
     source, target = arguments.source, arguments.target
     if layout.is_url(source) == layout.is_url(target):
         raise exits.BadInput("one of the two pools must be a directory, the other a URL")
+    if not layout.is_url(source):
+        options.check_is_there(source)
     try:
         from ..postgres.migrate import migrate
     except ImportError as error:
         raise exits.BadInput(f"{error}") from None
-    if not layout.is_url(source):
-        options.check_is_there(source)
     moved, left = migrate(source, target)
     ours = screen()
     ours.good(f"moved {count(moved, 'task')} to {layout.shown(target)}")
