@@ -142,6 +142,31 @@ def test_a_pool_that_must_not_be_written_is_named(base):
     assert line.endswith(": Permission denied")
 
 
+@pytest.mark.parametrize("command", [["list"], ["claim", "--agent", "x"], ["publish", "--id", "a"]])
+def test_a_url_of_another_kind_is_refused_and_its_password_not_shown(
+    tmp_path, monkeypatch, command
+):
+    monkeypatch.chdir(tmp_path)
+    assert refusal(*command, "--pool", "mysql://joe:s3cret@host/db") == (
+        2,
+        "mysql://...: a pool is a directory, or postgresql://...",
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_pool_that_is_not_there_is_not_made_to_be_moved(tmp_path):
+    status, line = refusal(
+        "migrate", "--from", tmp_path / "typo", "--to", "postgresql://joe@127.0.0.1:1/db"
+    )
+    assert (status, line) == (7, f"{tmp_path}/typo: there is no pool")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_watch_without_a_terminal_is_refused(base):
+    status, line = refusal("watch", "--pool", base)
+    assert (status, "needs a terminal" in line) == (2, True)
+
+
 def test_an_empty_pool_name_is_a_usage_error():
     assert refusal("list", "--pool", "") == (2, "--pool: the name is empty")
 
@@ -154,6 +179,8 @@ def test_an_empty_pool_name_is_a_usage_error():
         ["claim", "--agent", "x", "--wait", "nan"],
         ["claim", "--agent", "x", "--lease", "inf"],
         ["claim", "--agent", "x", "--unknown"],
+        ["claim", "--agent", ""],
+        ["publish", "--id", ""],
         ["claim", "--ag", "x"],
         ["list", "--state", "lost"],
         ["list", "--limit", "few"],
@@ -163,9 +190,9 @@ def test_an_empty_pool_name_is_a_usage_error():
     ],
 )
 def test_arguments_that_make_no_sense_are_usage_errors(arguments):
-    result = fastclaim(*arguments)
-    assert (result.returncode, result.stdout) == (2, "")
-    assert result.stderr.startswith(f"usage: fastclaim {arguments[0]} ")
+    status, line = refusal(*arguments)
+    assert status == 2
+    assert line.endswith(f" (see fastclaim {arguments[0]} --help)")
 
 
 def test_a_traceback_comes_only_with_debug(base):

@@ -37,6 +37,7 @@ def test_help_names_every_command():
     result = fastclaim("--help")
     assert (result.returncode, result.stderr) == (0, "")
     assert [name for name in COMMANDS if f"    {name}" not in result.stdout] == []
+    assert "None" not in result.stdout
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -46,13 +47,25 @@ def test_every_command_has_help_that_explains_its_exit_status(command):
     assert "exit status: 0 done" in result.stdout
 
 
+def test_without_a_command_it_says_which_there_are():
+    result = fastclaim()
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr == fastclaim("--help").stdout
+
+
 @pytest.mark.parametrize(
-    "arguments", [(), ("dem",), ("--vers",), ("doctor", "x"), ("demo", "--durability", "most")]
+    ("arguments", "said"),
+    [
+        (("clam",), "no command 'clam'; did you mean claim?"),
+        (("--debug", "xyz"), "no command 'xyz'"),
+        (("--vers",), "--vers: options come after a command"),
+        (("--pool", "/p", "list"), "--pool: options come after a command"),
+    ],
 )
-def test_arguments_that_make_no_sense_are_answered_with_the_usage(arguments):
+def test_what_is_no_command_is_told_in_one_line(arguments, said):
     result = fastclaim(*arguments)
     assert (result.returncode, result.stdout) == (2, "")
-    assert result.stderr.startswith("usage: fastclaim")
+    assert result.stderr == f"fastclaim: {said} (see fastclaim --help)\n"
 
 
 def test_a_closed_pipe_ends_it_without_a_word():

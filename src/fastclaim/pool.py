@@ -13,6 +13,7 @@ from .document import loads
 from .errors import (
     AlreadyClaimed,
     ClaimLost,
+    InvalidName,
     InvalidTask,
     LockTimeout,
     TaskNotAvailable,
@@ -626,7 +627,7 @@ class TaskPool:
             The system refused; nothing was claimed.
         """
         if agent_id != self._checked_agent_id:
-            _check_agent_id(self._directories, agent_id)
+            _check_agent_id(agent_id)
             self._checked_agent_id = agent_id
         _check_seconds("wait", wait)
         selection = self._selected()
@@ -678,7 +679,7 @@ class TaskPool:
         """
         from .batches import put_on_disk
 
-        _check_agent_id(self._directories, agent_id)
+        _check_agent_id(agent_id)
         selection = self._selected()
         view = selection.view(order, capabilities)
         attempt = functools.partial(
@@ -1050,9 +1051,12 @@ class TaskPool:
         return directory
 
 
-def _check_agent_id(directories: Directories, agent_id: object) -> None:
+def _check_agent_id(agent_id: object) -> None:
     """Raise InvalidName or InvalidTask if no claim can be made for this id, of whatever task."""
-    directories.claimed_file("", agent_id)
+    try:
+        layout.encode_name(f"_{agent_id}{layout.TASK_SUFFIX}")
+    except ValueError as error:
+        raise InvalidName(f"agent id {agent_id!r}: {error}") from None
     claim_stamp(agent_id, Hold(None, None), "")
 
 

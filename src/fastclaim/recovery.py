@@ -31,6 +31,12 @@ _LOCK_AGE_S: Final = 60.0
 # How long another pass may take with one claim; it needs a millisecond.
 _OTHERS_PASS_S: Final = 1.0
 
+# What is said of a claim that came to nothing here; the last one is followed by how old it was.
+PROCESS_ENDED: Final = "its process ended"
+LEASE_EXPIRED: Final = "its lease expired"
+OLDER_THAN: Final = "it was older than "
+REASONS: Final = (PROCESS_ENDED, LEASE_EXPIRED, OLDER_THAN)
+
 
 class RecoveryReport(NamedTuple):
     """What `TaskPool.recover` did, or would do.
@@ -147,14 +153,14 @@ class _Recovery:
             return _Verdict.HALF_COMPLETION, ""
         owner = fields.get("owner")
         if isinstance(owner, str) and not self._is_alive(owner):
-            return _Verdict.LOST, "its process ended"
+            return _Verdict.LOST, PROCESS_ENDED
         if self._is_past(fields.get("lease_expires_at"), 0.0):
-            return _Verdict.LOST, "its lease expired"
+            return _Verdict.LOST, LEASE_EXPIRED
         is_old = self.older_than_s is not None and self._is_past(
             fields.get("claimed_at"), self.older_than_s
         )
         if owner is None and "lease_expires_at" not in fields and is_old:
-            return _Verdict.LOST, f"it was older than {self.older_than_s} s"
+            return _Verdict.LOST, f"{OLDER_THAN}{self.older_than_s} s"
         return _Verdict.STANDS, ""
 
     def _is_past(self, moment: object, grace_s: float) -> bool:

@@ -85,10 +85,11 @@ def _existing(directory: str | None) -> str:
     """The directory that was asked for, or the nearest to the default pool that is there."""
     if directory is not None:
         if not os.path.isdir(directory):
-            raise exits.BadInput(f"--dir {directory}: not a directory")
+            raise exits.BadInput(f"--dir {layout.shown(directory)}: not a directory")
         return directory
     # A benchmark must not be what makes the pool.
-    nearest = os.path.abspath(layout.default_base_dir())
+    pool = layout.default_base_dir()
+    nearest = layout.DEFAULT_BASE_DIR if layout.is_url(pool) else os.path.abspath(pool)
     while not os.path.isdir(nearest):
         nearest = os.path.dirname(nearest)
     return nearest

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 from . import exits
-from .commands import COMMANDS, PROG, command_parser
+from .commands import COMMANDS, PROG
+from .parsers import command_parser
 
 
 def add_completion_arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,7 +46,7 @@ def _commands() -> Iterator[tuple[str, str, _Words]]:
             found = tuple(map(str, action.choices or ()))
             if action.option_strings:
                 takes_value = action.nargs != 0
-                text = (action.help or "").partition(";")[0].partition(":")[0]
+                text = (action.help or "").partition(";")[0].partition(": ")[0]
                 options.append(_Option(tuple(action.option_strings), found, takes_value, text))
             else:
                 choices = choices or found

@@ -18,7 +18,7 @@ from ..directories import DURABILITIES, Directories
 from ..errors import InvalidName, InvalidTask
 from ..matching import names_in
 from ..pool import TaskPool
-from . import exits, journal
+from . import exits, journal, options
 from .agent_process import Orders
 from .audit import Journals, audit
 from .dependencies import check_dependencies
@@ -243,6 +243,8 @@ class _Figures(NamedTuple):
 
 def _check_is_vacant(base_dir: str) -> None:
     """Raise BadInput unless nothing, an empty directory or an empty pool is there."""
+    if "://" in base_dir:
+        raise exits.BadInput(options.DIRECTORIES_ONLY)
     if not base_dir:
         # What `--pool "$POOL"` gives without that variable; nobody means the working directory.
         raise exits.BadInput("--pool: the name is empty")

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from types import TracebackType
 from typing import Any, Final, NamedTuple, Self
 
-from .. import layout, listing
+from .. import layout, listing, recovery
 from ..errors import InvalidTask
 from ..inotify import Event, Inotify
 from ..inotify_masks import (
@@ -49,11 +49,8 @@ _SUFFIXES: Final = {
     layout.COMPLETED: layout.COMPLETED_SUFFIX,
     layout.FAILED: layout.FAILED_SUFFIX,
 }
-
-
+# Since when a failure is taken for that of the claim that ended just now.
 _NEW_S: Final = 1.0
-# What `recover` writes as the error of a claim that it takes back.
-_RECOVERY_SAYS: Final = ("its process ended", "its lease expired", "it was older than ")
 
 
 class _Place(NamedTuple):
@@ -228,7 +225,7 @@ class Follower:
             in_vain = (fields.moment(failure, "at") or 0.0) > time.time() - _NEW_S
         if in_vain:
             error = f"{failure.get('error')}"
-            return (RECOVERED if error.startswith(_RECOVERY_SAYS) else FAILED), error
+            return (RECOVERED if error.startswith(recovery.REASONS) else FAILED), error
         return (RELEASED if target.state == layout.AVAILABLE else FAILED), None
 
     def _appeared(self, place: _Place, now_s: float) -> Iterator[Change]:

@@ -5,7 +5,6 @@ Nothing here imports what `fastclaim claim` does not need.
 
 from __future__ import annotations
 
-import argparse
 import errno
 import os
 
@@ -15,8 +14,10 @@ from .exits import BadInput
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import argparse
     from typing import Any
 
+DIRECTORIES_ONLY = "this works with pools in a directory only"
 AGENT_VARIABLE = "FASTCLAIM_AGENT"
 TASK_VARIABLE = "FASTCLAIM_TASK_ID"
 
@@ -60,6 +61,7 @@ def add_agent(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--agent",
         metavar="A",
+        type=not_empty,
         required=not given,
         default=given,
         help=f"the agent's id; default: ${AGENT_VARIABLE}, which `fastclaim work` sets",
@@ -78,6 +80,13 @@ def add_capabilities(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def not_empty(text: str) -> str:
+    """A name; not what ``--agent "$AGENT"`` gives without that variable."""
+    if not text:
+        raise _type_error("the name is empty")
+    return text
+
+
 def seconds(text: str) -> float:
     """A length of time: ``1.5``, ``90s``, ``10m``, ``2h``, ``7d`` or ``inf``."""
     number, unit = text, 1
@@ -88,27 +97,43 @@ def seconds(text: str) -> float:
     except ValueError:
         value = -1.0
     if not value >= 0:  # nor NaN
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not a length of time such as 1.5, 90s, 10m, 2h or 7d"
-        )
+        raise _type_error(f"{text!r} is not a length of time such as 1.5, 90s, 10m, 2h or 7d")
     return value
+
+
+def _type_error(message: str) -> argparse.ArgumentTypeError:
+    import argparse
+
+    return argparse.ArgumentTypeError(message)
 
 
 def finite_seconds(text: str) -> float:
     """A length of time that has an end."""
     value = seconds(text)
     if value == float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} has no end")
+        raise _type_error(f"{text!r} has no end")
     return value
 
 
 def pool_name(arguments: argparse.Namespace) -> str:
-    """The pool that is meant: a path, absolute, or a URL."""
+    """The pool that is meant: a path, absolute, or a URL.
+
+    Raises
+    ------
+    BadInput
+        It is a URL of nothing that we know.
+    """
     if arguments.pool == "":
         # What `--pool "$POOL"` gives without that variable; nobody means the working directory.
         raise BadInput("--pool: the name is empty")
     name = arguments.pool or layout.default_base_dir()
-    return name if "://" in name else os.path.abspath(name)
+    if layout.is_url(name):
+        return name
+    scheme, is_url, _ = name.partition("://")
+    if is_url:
+        # Only so much of it: there may be a password further on.
+        raise BadInput(f"{scheme}://...: a pool is a directory, or postgresql://...")
+    return os.path.abspath(name)
 
 
 def open_pool(arguments: argparse.Namespace, **settings: Any) -> TaskPool:
@@ -132,12 +157,17 @@ def existing_pool(arguments: argparse.Namespace, **settings: Any) -> TaskPool:
     """
     name = pool_name(arguments)
     # A mistyped name must not leave directories behind.
-    if "://" not in name:
-        try:
-            os.stat(os.path.join(name, "tasks"))
-        except FileNotFoundError:
-            raise FileNotFoundError(errno.ENOENT, "there is no pool", name) from None
+    if not layout.is_url(name):
+        check_is_there(name)
     return TaskPool(name, **settings)
+
+
+def check_is_there(base_dir: str) -> None:
+    """Raise OSError unless the directory is a pool's."""
+    try:
+        os.stat(os.path.join(base_dir, "tasks"))
+    except FileNotFoundError:
+        raise FileNotFoundError(errno.ENOENT, "there is no pool", base_dir) from None
 
 
 def directory_pool(arguments: argparse.Namespace) -> TaskPool:
@@ -150,6 +180,6 @@ def directory_pool(arguments: argparse.Namespace) -> TaskPool:
     OSError
         There is none.
     """
-    if "://" in pool_name(arguments):
-        raise BadInput("this works with pools in a directory only")
+    if layout.is_url(pool_name(arguments)):
+        raise BadInput(DIRECTORIES_ONLY)
     return existing_pool(arguments)

@@ -44,7 +44,7 @@ def add_publish_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_fields(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--id", help="the task's id")
+    group.add_argument("--id", type=options.not_empty, help="the task's id")
     group.add_argument("--description", metavar="TEXT", help="what is to be done")
     group.add_argument(
         "--require",

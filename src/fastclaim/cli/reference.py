@@ -7,7 +7,8 @@ import os
 from collections.abc import Iterator
 
 from . import exits, options
-from .commands import COMMANDS, DESCRIPTION, PROG, command_parser
+from .commands import COMMANDS, DESCRIPTION, PROG
+from .parsers import command_parser
 
 _HEAD = f"""\
 # The command `{PROG}`

@@ -11,13 +11,16 @@ import math
 import os
 import time
 from collections.abc import Iterator, Mapping
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
 from .. import layout, listing
 from ..errors import InvalidTask
 from ..pool import TaskPool
 from . import fields
 from .tables import when
+
+if TYPE_CHECKING:
+    from ..postgres.pool import PostgresPool
 
 LATELY_S: Final = 60.0
 _FAILURES_SHOWN: Final = 5
@@ -152,6 +155,9 @@ class Survey:
         return sorted(found, key=lambda holding: -(holding.held_s or 0.0))
 
     def _oldest(self, now_s: float) -> Waiting | None:
+        if not hasattr(self._pool, "tasks_dir"):
+            found = cast("PostgresPool", self._pool)._oldest_waiting()
+            return None if found is None else Waiting(found[0], max(0.0, now_s - found[1]))
         entries = self._entries(layout.AVAILABLE)
         if not entries:
             return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 
 from . import exits, options
 
@@ -25,6 +26,8 @@ def run_watch(arguments: argparse.Namespace) -> int:
         from .watch_app import WatchApp
     except ImportError as error:
         raise exits.BadInput("this needs textual: install fastclaim[cli]") from error
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        raise exits.BadInput("this needs a terminal; `fastclaim status` does not")
     pool = options.existing_pool(arguments)
     app = WatchApp(pool, f"{pool.base_dir}", arguments.interval)
     app.run()

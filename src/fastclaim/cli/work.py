@@ -15,6 +15,8 @@ _DEFAULT_ATTEMPTS = 3
 
 def add_work_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
+    # argparse would say "..." for the command.
+    parser.usage = "%(prog)s --agent A [options] -- CMD [ARG..]"
     parser.add_argument(
         "cmd",
         metavar="-- CMD [ARG..]",
@@ -27,7 +29,10 @@ def add_work_arguments(parser: argparse.ArgumentParser) -> None:
     options.add_agent(parser)
     options.add_capabilities(parser)
     parser.add_argument(
-        "--order", choices=ORDERS, default="priority", help="which task is the next"
+        "--order",
+        choices=ORDERS,
+        default="priority",
+        help="which task is the next; default: priority",
     )
     parser.add_argument(
         "--jobs", metavar="N", type=_number, default=1, help="how many at a time; default: 1"

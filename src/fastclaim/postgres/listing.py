@@ -44,6 +44,10 @@ _MINE: Final = f"""
 SELECT {COLUMNS} FROM {{schema}}.tasks t WHERE t.state = 'claimed' AND t.agent = %s
 ORDER BY t.claimed_at
 """
+_OLDEST: Final = """
+SELECT task_id, created_at FROM {schema}.tasks WHERE state = 'available'
+ORDER BY created_at LIMIT 1
+"""
 _ONE: Final = f"SELECT {COLUMNS} FROM {{schema}}.tasks t WHERE t.task_id = %s"
 
 
@@ -87,6 +91,13 @@ def counts(database: Database) -> dict[str, int]:
 def mine(database: Database, agent_id: object) -> list[Row]:
     """The claims that an agent holds, the oldest first."""
     return [Row(*row) for row in database.query(_MINE, [f"{agent_id}"])]
+
+
+def oldest_waiting(database: Database) -> tuple[str, float] | None:
+    """The waiting task that was published first, and when, in seconds since the epoch."""
+    for task_id, created_at in database.query(_OLDEST, {}):
+        return task_id, created_at
+    return None
 
 
 def one(database: Database, task_id: object) -> Row | None:

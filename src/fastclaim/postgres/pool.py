@@ -235,6 +235,10 @@ class PostgresPool(TaskPool):
     def counts(self) -> dict[str, int]:
         return listing.counts(self._database)
 
+    def _oldest_waiting(self) -> tuple[str, float] | None:
+        """The id of the waiting task that was published first, and when, s since the epoch."""
+        return listing.oldest_waiting(self._database)
+
     def mine(self, agent_id: object) -> list[Claim]:
         return [
             self._as_claim(Taken(row.token, row), agent_id)
