@@ -285,14 +285,15 @@ inline open_x() {               /* open(x.lock, O_CREAT) */
 	atomic { DIE; if :: name == d :: name == 0 -> goto absent :: name && name != d -> goto busy fi }
 #endif
 #ifdef TMPUNHELD
-#define NOT_FLOCKED(busy) skip
+#define IF_SWEPT skip
 #else
-#define NOT_FLOCKED(busy) goto busy
+#define IF_SWEPT if :: fl[tf[p]] != p+1 -> atomic { DIE; TMP[p] = 0 } :: else fi
 #endif
-/* a new document under the temporary name, then its flock */
-#define PREPARE(s, t, busy) \
+/* a new document under the temporary name, then its flock; taken for a dead one's, it is unlinked */
+#define PREPARE(s, t) \
 	atomic { DIE; d_step { newinode(); TMP[p] = v; tf[p] = v; st[v] = s; tok[v] = t; pub[v] = mine; own[v] = true; v = 0 } }; \
-	atomic { DIE; if :: fl[tf[p]] == 0 -> fl[tf[p]] = p+1 :: else -> NOT_FLOCKED(busy) fi }
+	atomic { DIE; if :: fl[tf[p]] == 0 -> fl[tf[p]] = p+1 :: else fi }; \
+	IF_SWEPT
 /* unlink what is left of the temporary file, let go of it, of x.lock, of the task */
 inline close_held() {
 	if :: TMP[p] -> atomic { DIE; d_step { TMP[p] = 0; tidy() } } :: else fi;
@@ -391,7 +392,7 @@ unproven:                                                       /* not ours, or 
 	VERIFY(AV, fd[p], busy, out);
 parse:
 	atomic { DIE; if :: st[fd[p]] == TORN || st[fd[p]] == CLAIMED -> goto out :: else -> mine = pub[fd[p]] fi };
-	PREPARE(CLAIMED, p+1, busy);
+	PREPARE(CLAIMED, p+1);
 	goto move;
 
 collision:                                                      /* over an old claim of this agent? */
@@ -435,7 +436,7 @@ completing:
 	atomic { DIE; if :: tok[fd[p]] == p+1 && st[fd[p]] == CLAIMED :: else -> goto lost fi };
 #endif
 #ifdef REWRITE
-	PREPARE(COMPLETED, p+1, cbusy);
+	PREPARE(COMPLETED, p+1);
 	atomic { DIE; if :: TMP[p] && CL[ME] -> d_step { exchange(CL[ME]) }; check() :: else -> goto cbusy fi };
 #else
 #ifndef MOVEFIRST
@@ -454,7 +455,7 @@ releasing:
 	VERIFY(CL[ME], fd[p], rbusy, lost);
 	atomic { DIE; if :: tok[fd[p]] == p+1 && st[fd[p]] == CLAIMED :: else -> goto lost fi };
 #ifdef REWRITE
-	PREPARE(AVAIL, 0, rbusy);
+	PREPARE(AVAIL, 0);
 	atomic { DIE; if :: AV -> goto kept :: else fi };       /* TaskExists: the claim stays */
 	atomic { DIE; if :: TMP[p] && CL[ME] -> d_step { exchange(CL[ME]); has[p] = 0 }; check() :: else -> goto rbusy fi };
 	atomic { DIE; if :: CL[ME] && MAY_MOVE_TO_AV -> move_to_av(CL[ME]); goto released :: else fi };
@@ -605,7 +606,7 @@ try:
 			fi
 		}
 	:: verdict >= DEAD_OWNER ->
-		PREPARE(AVAIL, 0, busy);
+		PREPARE(AVAIL, 0);
 #ifndef REPLACE
 		atomic { DIE; if :: AV -> goto left :: else fi };
 #endif
@@ -714,7 +715,7 @@ stop:	atomic { k = 0; mine = 0; seen = 0; verdict = 0; ended = 0; asked = 0; sam
 proctype publish(byte p; bool mortal) {
 	byte mine = 2; bool same;
 #if REPUB <= 2
-again:	PREPARE(AVAIL, 0, swept);
+again:	PREPARE(AVAIL, 0);
 #if REPUB == 2
 	atomic { DIE; same = (AV != 0) };
 #else
