@@ -6,8 +6,8 @@
  *
  * WHAT IS MODELLED
  *   names    available/x.json (AV), claimed/x_<agent>.json (CL), completed/x_complete.json (CP),
- *            temporary files (TMP, one for each process), available/x.lock (lockpath),
- *            owners/<owner>.owner (ofile)
+ *            temporary files (TMP, one at a time for each process; no name comes twice),
+ *            available/x.lock (lockpath), owners/<owner>.owner (ofile)
  *   inodes   state (st), whose stamp (tok, 0: nobody's), which publication (pub), size and mtime
  *            (ver: a write by anybody but us changes it), whether it is a document of ours (own),
  *            who has it flocked (fl). A number is used again when nothing names it or has it open.
@@ -111,6 +111,7 @@
 byte AV = 1, CP, CL[NP], TMP[NX];
 byte st[NI], tok[NI], pub[NI], ver[NI], fl[NI]; bool own[NI];
 byte fd[NX], fo[NX], tf[NX];    /* open: the task, an old claim, the temporary file */
+byte sweeping[NX];              /* which rec have opened this temporary file by its present name */
 byte lockpath, lfd[NX], holder[NX+1];
 bool up[NF], alive[NF], ofile[NF];      /* runs; its owner file is still flocked; and is there */
 byte has[NP];                   /* the publication that it has been told it has */
@@ -291,7 +292,7 @@ inline open_x() {               /* open(x.lock, O_CREAT) */
 #endif
 /* a new document under the temporary name, then its flock; taken for a dead one's, it is unlinked */
 #define PREPARE(s, t) \
-	atomic { DIE; d_step { newinode(); TMP[p] = v; tf[p] = v; st[v] = s; tok[v] = t; pub[v] = mine; own[v] = true; v = 0 } }; \
+	atomic { DIE; d_step { newinode(); TMP[p] = v; tf[p] = v; sweeping[p] = 0; st[v] = s; tok[v] = t; pub[v] = mine; own[v] = true; v = 0 } }; \
 	atomic { DIE; if :: fl[tf[p]] == 0 -> fl[tf[p]] = p+1 :: else fi }; \
 	IF_SWEPT
 /* unlink what is left of the temporary file, let go of it, of x.lock, of the task */
@@ -663,10 +664,11 @@ litter:
 	:: whole && k < NX ->                                    /* a temporary file that nobody holds */
 		if
 		:: k != p && TMP[k] ->
-			atomic { DIE; if :: TMP[k] -> fd[p] = TMP[k] :: else -> goto swept fi };
+			atomic { DIE; if :: TMP[k] -> fd[p] = TMP[k]; sweeping[k] = sweeping[k] | BIT(p-NP) :: else -> goto swept fi };
 			atomic { DIE; if :: fl[fd[p]] == 0 -> fl[fd[p]] = p+1 :: else -> goto swept fi };
-			atomic { DIE; d_step { TMP[k] = 0 }; check() };
-swept:			if :: fd[p] -> atomic { DIE; unlock(fd[p]) } :: else fi
+			atomic { DIE; if :: sweeping[k] & BIT(p-NP) -> TMP[k] = 0 :: else fi; check() };
+swept:			sweeping[k] = sweeping[k] & ~BIT(p-NP);
+			if :: fd[p] -> atomic { DIE; unlock(fd[p]) } :: else fi
 		:: else
 		fi;
 		k++
@@ -704,7 +706,8 @@ locked:		if :: lfd[p] -> atomic { DIE; unlock_x() } :: else fi
 	:: else -> break
 	od;
 	goto stop;
-dead:	drop_locks();
+dead:	skip; d_step { n = 0; do :: n < NX -> sweeping[n] = sweeping[n] & ~BIT(p-NP); n++ :: else -> break od; n = 0 };
+	drop_locks();
 stop:	atomic { k = 0; mine = 0; seen = 0; verdict = 0; ended = 0; asked = 0; same = false; waits = false; was_lost = false; done++ }
 }
 
