@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from fastclaim import NameCollision, TaskPool
+from fastclaim import NameCollision, TaskPool, recovery
 
-from .agents import agent
+from .agents import agent, run
 
 
 def snapshot(pool: TaskPool) -> dict[str, bytes]:
@@ -154,3 +154,33 @@ def test_an_id_that_is_too_long_for_failed_is_reported_and_stops_nobody(pool: Ta
     report = pool.recover()
     assert report.failed == ["t"]
     assert len(report.problems) == 1
+
+
+def test_who_dies_during_a_recovery_is_not_forgotten_before_the_next(
+    pool: TaskPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool.publish("t")
+    with agent(lambda: pool.claim("t", "a").token) as holder:
+        rest = recovery._Recovery.waiting_tasks
+
+        def die_after_the_claims_were_looked_at(passing: recovery._Recovery) -> None:
+            holder.kill()
+            rest(passing)
+
+        monkeypatch.setattr(
+            recovery._Recovery, "waiting_tasks", die_after_the_claims_were_looked_at
+        )
+        assert not pool.recover()
+    assert pool.claim("t", "b").task["attempts"] == 1
+
+
+def test_an_owner_is_not_forgotten_while_half_its_claim_is_held(pool: TaskPool) -> None:
+    """By a dying process that the kernel has not let go of yet, or by another recovery."""
+    run(lambda: (pool.publish("other"), pool.claim("other", "a").complete()))
+    path = pool.claimed_dir / "t_a.json"
+    path.write_text('{"task_id": "t"}')
+    with open(path) as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        assert not recovery.give_back_of_dead_owners(pool._directories, None)
+    assert recovery.give_back_of_dead_owners(pool._directories, None)
+    assert pool.claim("t", "b").task["claimed_by"] == "b"

@@ -495,6 +495,30 @@ def test_nothing_is_written_through_a_planted_name(
     assert names(pool) == {"completed/x_complete.json"}
 
 
+def test_what_a_claim_moved_unread_goes_back_also_if_its_publisher_still_holds_it(
+    pool: TaskPool, core: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool.publish("x")
+    claim, hold = core.claim, core.hold
+    publisher = os.open(pool.available_dir / "x.json", os.O_RDWR)
+    fcntl.flock(publisher, fcntl.LOCK_EX)
+
+    def move_a_newer_publication(*_: object) -> tuple[int, None]:
+        monkeypatch.setattr(core, "claim", claim)
+        os.rename(pool.available_dir / "x.json", pool.claimed_dir / "x_a.json")
+        return outcome.CHANGED, None
+
+    def hold_and_be_let_in_the_next_time(*arguments: object) -> object:
+        held = hold(*arguments)
+        fcntl.flock(publisher, fcntl.LOCK_UN)
+        return held
+
+    monkeypatch.setattr(core, "claim", move_a_newer_publication)
+    monkeypatch.setattr(core, "hold", hold_and_be_let_in_the_next_time)
+    assert pool.claim("x", "a").task["claimed_by"] == "a"
+    os.close(publisher)
+
+
 # Finish -------------------------------------------------------------------------------------------
 
 

@@ -578,8 +578,13 @@ cdef int write_temporary(
                                posix.O_CREAT | posix.O_EXCL | posix.O_RDWR)
     if fd < 0:
         return fail(step, temporary)
+    cdef int taken = flock_now(fd)
     step.replacement, step.temporary = fd, temporary
-    if (flock_now(fd) == FAILED
+    # Taken for a dead process's: it must not be there to change places with a task.
+    if (taken == BUSY and posix.unlinkat(step.at, name_of(step, temporary), 0) != 0
+            and errno != posix.ENOENT):
+        return fail(step, temporary)
+    if (taken == FAILED
             or write_all(fd, content.at, content.size_bytes) != 0
             or posix.set_mtime(fd, mtime_ns) != 0
             or (sync >= SYNC_DATA and posix.fsync(fd) != 0)):

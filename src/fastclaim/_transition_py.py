@@ -443,7 +443,10 @@ class Held:
                 dir_fd=self._at,
             )
             descriptor = self._open["replacement"]
-            _flock(descriptor)
+            if not _flock(descriptor):
+                # Taken for a dead process's: it must not be there to change places with a task.
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(self._name(temporary), dir_fd=self._at)
             _pwrite(descriptor, content)
             os.utime(descriptor, ns=(mtime_ns, mtime_ns))
             if sync >= SYNC_DATA:

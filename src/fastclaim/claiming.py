@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 # How often something may have to be seen to before we take the pool for busy.
 _LOOKS: Final = 8
+# How long a publisher may take to let go of what it has published; it needs microseconds.
+_GIVE_BACK_S: Final = 1.0
 
 
 def claim(
@@ -328,7 +330,10 @@ class _Attempt:
 
     def _give_back(self) -> None:
         """Back with what was published while we moved: nobody has read it yet."""
-        _, moved = self.pool.core.hold(self.tasks, self.claimed, self.lock)
+        for _ in turns(_GIVE_BACK_S):
+            came_to, moved = self.pool.core.hold(self.tasks, self.claimed, self.lock)
+            if came_to != outcome.BUSY:
+                break
         if moved is None:
             return  # recovery is about to do the same, or has done it
         with moved:

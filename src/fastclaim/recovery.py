@@ -82,17 +82,20 @@ def recover(
 ) -> RecoveryReport:
     """See `TaskPool.recover`."""
     recovery = _Recovery(pool, older_than_s, dry_run, max_attempts)
+    # Before the claims: who dies after them leaves claims that this pass has not seen.
+    dead = _dead_owners(pool)
     recovery.claims()
     recovery.waiting_tasks()
     recovery.given_up_tasks()
     if not dry_run:
         recovery.litter()
+        recovery.forget(dead)
     return recovery.report
 
 
 def give_back_of_dead_owners(pool: Directories, max_attempts: int | None) -> bool:
     """Return the claims of processes that have died; whether a task went anywhere."""
-    dead = [path for path in _owner_files(pool) if not owners.is_alive(path)]
+    dead = _dead_owners(pool)
     if not dead:
         return False
     recovery = _Recovery(pool, None, False, max_attempts)
@@ -116,7 +119,7 @@ class _Recovery:
         self.now_s = time.time()
         self.report = RecoveryReport([], [], [], [], [])
         self._alive: dict[str, bool] = {}
-        self._unsettled = False  # a claim of the dead has to wait for a later pass
+        self._unsettled = False  # something has to wait for a later pass
         self._claimed_by_originals: set[str] = set()
 
     # claimed/ -----------------------------------------------------------------------------------
@@ -198,7 +201,7 @@ class _Recovery:
                 came_to = self._settle_held(path, task_id)
                 if came_to != outcome.BUSY:
                     break
-            if is_lost and came_to not in (outcome.DONE, outcome.ABSENT):
+            if came_to not in (outcome.DONE, outcome.ABSENT):
                 self._unsettled = True
 
     def _settle_held(self, path: bytes, task_id: str) -> int:
@@ -338,7 +341,7 @@ class _Recovery:
     # Litter -------------------------------------------------------------------------------------
 
     def litter(self) -> None:
-        """Remove what nobody holds: temporary files, lock files, owner files."""
+        """Remove what nobody holds: temporary files, lock files."""
         pool = self.pool
         for directory in (pool.tasks, pool.available, pool.claimed, pool.completed, pool.failed):
             self.report.removed.extend(sweep(Path(os.fsdecode(directory))))
@@ -349,10 +352,9 @@ class _Recovery:
         for path in _entries(self.pool.available):
             if path.endswith(layout.LOCK_SUFFIX.encode()) and self._remove_lock(path):
                 self.report.removed.append(os.fsdecode(path))
-        self.forget(_owner_files(self.pool))
 
     def forget(self, paths: Iterable[bytes]) -> None:
-        """Remove those owner files whose process is dead, unless claims of the dead are left."""
+        """Remove these owner files of the dead, unless something that they left may be there."""
         if self._unsettled:
             return  # the files say that there is something to look after
         for path in paths:
@@ -414,11 +416,12 @@ def put_back(taken: bytes, path: bytes) -> None:
         os.unlink(taken)
 
 
-def _owner_files(pool: Directories) -> Iterator[bytes]:
-    """Also the inodes that claimers keep locked: their flocks, too, say who lives."""
+def _dead_owners(pool: Directories) -> list[bytes]:
+    """Owner files whose process has died, and inodes that it kept locked."""
     suffixes = (layout.OWNER_SUFFIX.encode(), layout.LOCK_SUFFIX.encode())
     directory = os.path.join(pool.tasks, layout.OWNERS.encode())
-    return (path for path in _entries(directory) if path.endswith(suffixes))
+    paths = (path for path in _entries(directory) if path.endswith(suffixes))
+    return [path for path in paths if not owners.is_alive(path)]
 
 
 def _entries(directory: bytes) -> list[bytes]:
