@@ -612,6 +612,7 @@ class Explorer:
         while place.call is not None and self._is_silent(kernel, process.index, place.call):
             read = place.read.union(_read_by(kernel, process.index, place.call))
             result = attempt(kernel, process.index, place.call)
+            read = frozenset(what for what in read if _is_there(kernel, what))
             place = process.follow(place, result, read)
         return place
 
@@ -700,11 +701,15 @@ def _read_by(kernel: Kernel, index: int, call: Call) -> Iterator[tuple[str, Any]
             yield "links", number
 
 
+def _is_there(kernel: Kernel, what: tuple[str, Any]) -> bool:
+    """Whether it can still change: what nobody names or has open, cannot."""
+    kind, of = what
+    return kind == "name" or of in kernel.inodes
+
+
 def _aspect(kernel: Kernel, what: tuple[str, Any]) -> object:
     kind, of = what
     if kind == "name":
         return kernel.names.get(of)
-    inode = kernel.inodes.get(of)
-    if inode is None:  # it was open no more by the time that the process stands where it does
-        return None
+    inode = kernel.inodes[of]
     return inode.links if kind == "links" else (inode.content, inode.mtime_ns)
