@@ -33,19 +33,10 @@ from fastclaim import (
     recovery,
 )
 
-from .memory_kernel import Kernel
-from .stepping import (
-    BASE,
-    NOW_NS,
-    TASKS,
-    Explorer,
-    Process,
-    State,
-    Tempfile,
-    _File,
-    _running,
-    in_memory,
-)
+from .stepping.calls import BASE, TASKS, File, Tempfile, in_memory
+from .stepping.explorer import Explorer, State
+from .stepping.kernel import Kernel
+from .stepping.process import NOW_NS, Process, at
 
 FIRST, SECOND = "what to do", "what to do instead"
 TASK = {"task_id": "x", "description": FIRST}
@@ -404,7 +395,7 @@ def _telling(milestone: Milestone) -> Callable[..., Any]:
 
     def tell(self: Any, *arguments: Any) -> Any:
         arguments = tuple(map(tuple, arguments)) if milestone.function == "forget" else arguments
-        _running().at((milestone.function, *milestone.known(self, *arguments)))
+        at(milestone.function, *milestone.known(self, *arguments))
         return function(self, *arguments)
 
     return tell
@@ -413,7 +404,7 @@ def _telling(milestone: Milestone) -> Callable[..., Any]:
 def explored(scenario: Scenario, *mutations: Mutation, call_by_call: bool = False) -> Pool:
     """Explore a scenario, the code under test being as it is but for some mutations."""
     with in_memory() as patch:
-        for name, value in (("A2A_BASE_DIR", BASE), ("tempfile", Tempfile()), ("open", _File)):
+        for name, value in (("A2A_BASE_DIR", BASE), ("tempfile", Tempfile()), ("open", File)):
             patch.setattr(integration, name, value, raising=False)
         for milestone in () if call_by_call else MILESTONES:
             patch.setattr(milestone.of, milestone.function, _telling(milestone))

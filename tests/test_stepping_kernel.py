@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from fastclaim import _transition_py
 from fastclaim.tasks_directory import AT_FDCWD
 
-from .memory_kernel import (
+from .stepping.kernel import (
     DIRECTORIES,
     EXCHANGE,
     FIRST_DESCRIPTOR,

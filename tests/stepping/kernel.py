@@ -1,6 +1,6 @@
 """As much of a kernel's files as a task pool needs, in memory: names, inodes, flocks, link counts.
 
-`test_memory_kernel.py` holds it against the real one. It is small enough to be copied before each
+`test_stepping_kernel.py` holds it against the real one. It is small enough to be copied before each
 call, and to be compared whole. Left out are what no transition makes or meets in a pool that nobody
 else writes to: directories that come and go, symlinks, permissions, errors of the disk.
 """
@@ -88,7 +88,8 @@ class Kernel:
 
     def holds(self, process: int, number: int | None) -> bool:
         """Whether a process has the exclusive flock of an inode."""
-        return OpenFile(number, fcntl.LOCK_EX) in self.processes[process].values()
+        files = self.processes[process].values()
+        return any(file.inode == number and file.lock == fcntl.LOCK_EX for file in files)
 
     def is_alone(self, process: int, number: int) -> bool:
         """Whether no other process has an inode open."""
