@@ -61,6 +61,8 @@ class Scenario(NamedTuple):
         Whether the original's lock files are taken.
     same_agent : bool
         Whether all claim for one agent.
+    lists_backwards : bool
+        Whether directories give their names from z to a.
     """
 
     start: str
@@ -68,9 +70,10 @@ class Scenario(NamedTuple):
     deaths: int
     lock_files: bool = False
     same_agent: bool = False
+    lists_backwards: bool = False
 
     def __str__(self) -> str:
-        more = ["lock_files"] * self.lock_files + ["same_agent"] * self.same_agent
+        more = [name for name in self._fields[3:] if getattr(self, name)]
         return " ".join([f"{self.start}:", *self.does, f"{self.deaths} deaths", *more])
 
 
@@ -88,6 +91,7 @@ SHORT = [
     Scenario("locked_long_ago", ("completes", "recovers"), 2, lock_files=True),
     Scenario("foreign", ("completes", "recovers"), 2),
     Scenario("of_the_dead", ("completes", "recovers"), 2),
+    Scenario("of_the_dead", ("completes", "recovers"), 2, lists_backwards=True),
     Scenario("half_claimed", ("completes", "recovers"), 2),
     Scenario("half_completed", ("completes", "recovers"), 2),
     Scenario("of_the_dead", ("recovers", "recovers"), 2),
@@ -124,7 +128,7 @@ class Pool:
 
     def __init__(self, scenario: Scenario, call_by_call: bool = False) -> None:
         self.scenario = scenario
-        self.kernel = Kernel(1 + len(scenario.does))
+        self.kernel = Kernel(1 + len(scenario.does), scenario.lists_backwards)
         self.has_originals = "original" in scenario.does
         self.publications = 1 + scenario.does.count("republishes")
         self.ends: set[object] = set()
