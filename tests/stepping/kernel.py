@@ -1,6 +1,6 @@
 """As much of a kernel's files as a task pool needs, in memory: names, inodes, flocks, link counts.
 
-`test_memory_kernel.py` holds it against the real one. It is small enough to be copied before each
+`test_stepping_kernel.py` holds it against the real one. It is small enough to be copied before each
 call, and to be compared whole. Left out are what no transition makes or meets in a pool that nobody
 else writes to: directories that come and go, symlinks, permissions, errors of the disk.
 """
@@ -52,6 +52,13 @@ class Status(NamedTuple):
 class Kernel:
     """Files of one pool and the processes that have them open.
 
+    Parameters
+    ----------
+    processes : int
+        How many.
+    lists_backwards : bool
+        Whether a directory gives its names from z to a.
+
     Attributes
     ----------
     names : dict
@@ -62,15 +69,17 @@ class Kernel:
         Of each process: descriptor to `OpenFile`.
     """
 
-    def __init__(self, processes: int) -> None:
+    def __init__(self, processes: int, lists_backwards: bool = False) -> None:
         self.names: dict[str, int] = {}
         self.inodes: dict[int, Inode] = {}
         self.processes: list[dict[int, OpenFile]] = [{} for _ in range(processes)]
+        self._lists_backwards = lists_backwards
 
     def copy(self) -> Kernel:
         twin = Kernel.__new__(Kernel)
         twin.names, twin.inodes = self.names.copy(), self.inodes.copy()
         twin.processes = [files.copy() for files in self.processes]
+        twin._lists_backwards = self._lists_backwards
         return twin
 
     def call(self, process: int, name: str, *arguments: Any) -> Any:
@@ -88,7 +97,8 @@ class Kernel:
 
     def holds(self, process: int, number: int | None) -> bool:
         """Whether a process has the exclusive flock of an inode."""
-        return OpenFile(number, fcntl.LOCK_EX) in self.processes[process].values()
+        files = self.processes[process].values()
+        return any(file.inode == number and file.lock == fcntl.LOCK_EX for file in files)
 
     def is_alone(self, process: int, number: int) -> bool:
         """Whether no other process has an inode open."""
@@ -169,7 +179,8 @@ class Kernel:
 
     def _listdir(self, process: int, path: str) -> tuple[str, ...]:
         prefix = f"{path}/"
-        return tuple(sorted(n.removeprefix(prefix) for n in self.names if n.startswith(prefix)))
+        names = [name.removeprefix(prefix) for name in self.names if name.startswith(prefix)]
+        return tuple(sorted(names, reverse=self._lists_backwards))
 
     def _mkdir(self, process: int, path: str) -> None:
         assert path in DIRECTORIES, path
