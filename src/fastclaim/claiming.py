@@ -8,7 +8,7 @@ import os
 import time
 from typing import Any, Final, NoReturn
 
-from . import exclusive, outcome
+from . import exclusive, leases, outcome
 from .directories import Directories
 from .document import NOT_BEFORE, lay_out, parse, parse_held, timestamp
 from .errors import (
@@ -71,6 +71,8 @@ def claim(
         The system refused; the same.
     """
     path, claimed = pool.claim_files(task_id, agent_id)
+    if hold.lease_expires_at is not None:
+        leases.note(pool.tasks, hold.lease_expires_at)
     tasks = pool.opened()
     owner = -1
     if hold.owner is not None:
@@ -92,10 +94,12 @@ def claim(
         pool.stamp_sync,
         want_document,
     )
-    if came_to in (outcome.DONE, outcome.ABSENT):
-        return came_to, found
-    attempt = _Attempt(pool, task_id, agent_id, hold, token, path, claimed, want_document)
-    return attempt.go_on(tasks, came_to, found, timeout_s)
+    if came_to not in (outcome.DONE, outcome.ABSENT):
+        attempt = _Attempt(pool, task_id, agent_id, hold, token, path, claimed, want_document)
+        came_to, found = attempt.go_on(tasks, came_to, found, timeout_s)
+    if hold.lease_expires_at is not None:
+        leases.note_again(pool.tasks, hold.lease_expires_at)
+    return came_to, found
 
 
 def _bound(tasks: TasksDirectory, hold: Hold) -> tuple[Hold, int]:

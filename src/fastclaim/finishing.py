@@ -6,7 +6,7 @@ import time
 from abc import ABC, abstractmethod
 from typing import Any, Final, NamedTuple
 
-from . import layout, outcome
+from . import layout, leases, outcome
 from .directories import Directories
 from .document import (
     NOT_BEFORE,
@@ -288,5 +288,6 @@ class Renew(_Transition):
 
     def _ending(self, fields: dict[str, Any], now_s: float) -> Ending:
         self.lease_expires_at = now_s + self.lease_s
+        leases.note(self.pool.tasks, self.lease_expires_at)
         renewed = managed(fields) | {"lease_expires_at": self.lease_expires_at}
         return Ending(renewed, self.path, self.pool.claimed, True)

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from . import layout, listing, outcome, owners
+from . import layout, leases, listing, outcome, owners
 from .directories import Directories
 from .document import FAILURES, STATUS, parse_held
 from .errors import InvalidName, InvalidTask
@@ -76,22 +76,26 @@ def recover(
 ) -> RecoveryReport:
     """See `TaskPool.recover`."""
     recovery = _Recovery(pool, older_than_s, dry_run, max_attempts)
+    ended = recovery.ended_leases()
     recovery.claims()
     recovery.waiting_tasks()
     recovery.given_up_tasks()
     if not dry_run:
         recovery.litter()
+        recovery.forget_leases(ended)
     return recovery.report
 
 
 def give_back_of_dead_owners(pool: Directories, max_attempts: int | None) -> bool:
-    """Return the claims of processes that have died; whether a task went anywhere."""
+    """Return the claims whose process or lease has ended; whether a task went anywhere."""
     dead = [path for path in _owner_files(pool) if not owners.is_alive(path)]
-    if not dead:
-        return False
     recovery = _Recovery(pool, None, False, max_attempts)
+    ended = recovery.ended_leases()
+    if not dead and not ended:
+        return False
     recovery.claims()
     recovery.forget(dead)
+    recovery.forget_leases(ended)
     return bool(recovery.report)
 
 
@@ -112,6 +116,18 @@ class _Recovery:
         self._alive: dict[str, bool] = {}
         self._unsettled = False  # a claim of the dead has to wait for a later pass
         self._claimed_by_originals: set[str] = set()
+
+    def ended_leases(self) -> list[bytes]:
+        """The files that tell of leases that are over; to be asked before the claims are read."""
+        found = leases.ends(_owners(self.pool))
+        return [path for path, second in found.items() if second <= self.now_s]
+
+    def forget_leases(self, paths: Iterable[bytes]) -> None:
+        """Remove these files, unless a claim has to wait."""
+        if not self._unsettled:
+            for path in paths:
+                with contextlib.suppress(FileNotFoundError, PermissionError):
+                    os.unlink(path)
 
     # claimed/ -----------------------------------------------------------------------------------
 
@@ -409,8 +425,11 @@ def put_back(taken: bytes, path: bytes) -> None:
 
 def _owner_files(pool: Directories) -> Iterator[bytes]:
     suffix = layout.OWNER_SUFFIX.encode()
-    directory = os.path.join(pool.tasks, layout.OWNERS.encode())
-    return (path for path in _entries(directory) if path.endswith(suffix))
+    return (path for path in _entries(_owners(pool)) if path.endswith(suffix))
+
+
+def _owners(pool: Directories) -> bytes:
+    return os.path.join(pool.tasks, layout.OWNERS.encode())
 
 
 def _entries(directory: bytes) -> list[bytes]:
