@@ -286,6 +286,10 @@ class Renew(_Transition):
         super().__init__(pool, task_id, agent_id, token)
         self.lease_s = lease_s
 
+    def run(self) -> None:
+        super().run()
+        leases.note_again(self.pool.tasks, self.lease_expires_at)
+
     def _ending(self, fields: dict[str, Any], now_s: float) -> Ending:
         self.lease_expires_at = now_s + self.lease_s
         leases.note(self.pool.tasks, self.lease_expires_at)
