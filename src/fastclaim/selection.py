@@ -127,8 +127,11 @@ class Selection:
                 if isinstance(error, AlreadyClaimed):
                     continue  # not waiting, though it stands there; `why` says so
                 with self._lock:
-                    view.busy(name)
-                    if isinstance(error, PoolPaused) and not self._changes.follow(TASKS):
+                    if not isinstance(error, PoolPaused):
+                        view.busy(name)
+                        continue
+                    view.tell(name)  # the next to try, once the pause is over
+                    if not self._changes.follow(TASKS):
                         self._paused_until_s = error.until
                         return None
             except (InvalidTask, InvalidName, NameCollision):
