@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import sys
@@ -92,11 +93,23 @@ ODDITIES = [
 
 def transitions(core: object, raw: bytes) -> list[object]:
     """What a claim, a release, a claim and a completion make of a document, clock and ids fixed."""
+    return without_times(transitions_of(core, raw))
+
+
+def without_times(seen: list[object]) -> list[object]:
+    # Where the core is, the time comes from C; all else is to be the same.
+    return [(one[0], _without_times(one[1])) if isinstance(one, tuple) else one for one in seen]
+
+
+def transitions_of(core: object, raw: bytes, mtime_ns: int | None = None) -> list[object]:
+    """Errors, and each step's files with their names; the task's file has this mtime at first."""
     base = Path(tempfile.mkdtemp(prefix="fastclaim-test-"))
     try:
         pool = TaskPool(base, durability="none", _core=core)  # type: ignore[arg-type]
         path = pool.available_dir / "x.json"
         path.write_bytes(raw)
+        if mtime_ns is not None:
+            os.utime(path, ns=(mtime_ns, mtime_ns))
         seen: list[object] = []
         steps = (
             lambda: pool.claim("x", "a"),
@@ -110,8 +123,7 @@ def transitions(core: object, raw: bytes) -> list[object]:
             except TaskPoolError as error:
                 seen.append(type(error))
             for file in sorted(base.glob("tasks/*/*")):
-                # Where the core is, the time comes from C; all else is to be the same.
-                seen.append((file.name, _without_times(file.read_bytes())))
+                seen.append((file.name, file.read_bytes()))
         return seen
     finally:
         shutil.rmtree(base)
@@ -171,6 +183,96 @@ def test_the_callers_part_of_a_document_is_kept_to_the_byte(raw: bytes) -> None:
     theirs = {k: v for k, v in parsed.fields.items() if k not in MANAGED_FIELDS}
     assert repr(json.loads(b"{" + parsed.payload + b"}")) == repr(theirs)
     assert parsed.payload in raw or any(name in MANAGED_FIELDS for name in parsed.fields)
+
+
+# Edits of a document of ours --------------------------------------------------------------------
+
+MTIME_NS = 1_700_000_000_123_456_789
+positions = st.one_of(
+    st.integers(0, 70),  # the mark
+    st.integers(0, SECTOR_BYTES),
+    st.integers(SECTOR_BYTES - 3, SECTOR_BYTES + 3),
+    st.integers(SECTOR_BYTES, 1200),
+    st.integers(-5, -1),
+)
+pieces = st.one_of(
+    st.sampled_from([b'"', b"}", b"{", b",", b" ", b"\\", b"0", b"9", b"\x00", b"\xff", b"\n",
+                     b', "status": "claimed"', b', "status": "available"', b'"exclusive": ["k"], ',
+                     b', "claimed_by": "a"', b', "not_before": 4e9', b'{"fastclaim": "1 ']),
+    st.binary(max_size=3),
+)  # fmt: skip
+edits = st.lists(st.tuples(positions, pieces, st.sampled_from(["over", "in", "out"])), min_size=1,
+                 max_size=4)  # fmt: skip
+
+
+@st.composite
+def documents_of_ours(draw: st.DrawFn) -> bytes:
+    """A waiting task as `publish` writes it."""
+    managed: dict[str, object] = {"status": "available"}
+    if draw(st.booleans()):
+        managed["constraint_enforcement"] = {"enabled": True, "created_at": 1.5}
+    if draw(st.booleans()):
+        managed["attempts"] = draw(st.integers(0, 9))
+    theirs = draw(st.dictionaries(st.sampled_from(["a", "b", "é", "task_id"]), values, min_size=1))
+    payload = json.dumps(theirs)[1:-1].encode()
+    return lay_out(managed, payload, MTIME_NS, guarded=draw(st.booleans()))
+
+
+def edited(raw: bytes, changes: list[tuple[int, bytes, str]]) -> bytes:
+    """Some bytes written over others, put in between, or taken out."""
+    for position, piece, how in changes:
+        at = min(position, len(raw)) if position >= 0 else max(len(raw) + position, 0)
+        if how == "over":  # and no longer than it was
+            piece = piece[: len(raw) - at]
+        raw = raw[:at] + (b"" if how == "out" else piece) + raw[at + len(piece) * (how != "in") :]
+    return raw
+
+
+def theirs_in(raw: bytes) -> str | None:
+    """The caller's members, as Python reads them; None if it does not."""
+    try:
+        document = parse(raw)
+    except ValueError:
+        return None
+    return repr({k: v for k, v in document.fields.items() if k not in MANAGED_FIELDS})
+
+
+def files_in(seen: list[object]) -> list[bytes]:
+    return [one[1] for one in seen if isinstance(one, tuple) and one[0].endswith(".json")]
+
+
+@both_cores
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(documents_of_ours(), edits)
+def test_an_edit_of_a_document_of_ours_loses_nothing_and_neither_core_believes_it(
+    raw: bytes, changes: list[tuple[int, bytes, str]]
+) -> None:
+    raw = edited(raw, changes)
+    seen = transitions_of(CORES[0].values[0], raw)
+    assert without_times(seen) == transitions(_transition_py, raw)
+    theirs = theirs_in(raw)
+    files = files_in(seen)
+    assert len(files) == 4
+    for file in files:
+        assert theirs_in(file) == theirs
+        assert theirs is not None or file == raw
+
+
+@both_cores
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(documents_of_ours(), edits)
+def test_an_edit_that_is_believed_keeps_the_callers_bytes_and_both_cores_do_the_same(
+    raw: bytes, changes: list[tuple[int, bytes, str]]
+) -> None:
+    """Somebody has put the mtime back, too."""
+    raw = edited(raw, changes)
+    seen = transitions_of(CORES[0].values[0], raw, MTIME_NS)
+    python = transitions_of(_transition_py, raw, MTIME_NS)
+    assert without_times(seen) == without_times(python)
+    sector = read_sector(raw)
+    if sector is not None and (sector.size_bytes, sector.mtime_ns) == (len(raw), MTIME_NS):
+        for file in files_in(seen):
+            assert raw[SECTOR_BYTES:-2] in file
 
 
 fields = st.fixed_dictionaries(

@@ -143,6 +143,23 @@ def test_half_a_claim_that_cannot_be_moved_aside_is_not_lost(pool: TaskPool) -> 
     assert pool.recover().returned == [long]
 
 
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [('{"claimed_by": "b_c"}', "a"), ('{"claimed_by": "c"}', "a_b"), ('{"claimed_by": "x"}', "a_b"),
+     ("{", "a_b"), ("{}", "a_b")],
+)  # fmt: skip
+def test_what_an_agent_was_about_to_write_tells_whose_half_claim_it_is(
+    pool: TaskPool, text: str, told: str
+) -> None:
+    (pool.claimed_dir / "a_b_c.json").write_text('{"n": 1}')
+    (pool.claimed_dir / ".fastclaim-1.tmp").write_text(text)
+    assert pool.recover(dry_run=True).returned == [told]
+    report = pool.recover()
+    assert report.returned == [told]
+    assert report.removed == [str(pool.claimed_dir / ".fastclaim-1.tmp")]
+    assert (pool.available_dir / f"{told}.json").read_text() == '{"n": 1}'
+
+
 def test_an_id_that_is_too_long_for_failed_is_reported_and_stops_nobody(pool: TaskPool) -> None:
     long = "x" * 245
     for task_id in (long, "t"):

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from fastclaim import ClaimLost, TaskNotAvailable, TaskPool
-from fastclaim.errors import PoolPaused
+from fastclaim import ClaimLost, TaskExists, TaskNotAvailable, TaskPool
 
 
 @pytest.mark.parametrize("by_task", [False, True])
@@ -65,14 +64,17 @@ def test_a_block_fails_by_an_exception_and_releases_by_an_interrupt(
     assert pool.claim("t", "b").task.get("attempts", 0) == attempts
 
 
-@pytest.mark.parametrize("text", ["", "{", '{"until": NaN}', '{"until": null}', "[]"])
-def test_a_pause_holds_every_claimer_until_it_is_ended(pool: TaskPool, text: str) -> None:
-    pool.publish("t")
-    (pool.tasks_dir / "paused").write_text(text)
-    with pytest.raises(PoolPaused):
-        pool.claim("t", "a")
-    assert pool.claim_task("t", "a") == {}
-    pool.resume()
-    pool.pause(until=time.time() - 1)
-    assert pool.paused() is None
-    pool.claim("t", "a")
+def test_a_failed_task_that_was_published_again_stays_until_that_is_gone(pool: TaskPool) -> None:
+    for task_id in ("t", "u"):
+        pool.publish(task_id, n=1, max_attempts=1)
+        pool.claim(task_id, "a").fail("no")
+    pool.publish("t", n=2, if_exists="replace")
+    before = (pool.tasks_dir / "failed" / "t_failed.json").read_bytes()
+    with pytest.raises(TaskExists):
+        pool.retry_failed("t")
+    with pytest.raises(TaskExists):
+        pool.retry_failed()
+    assert (pool.tasks_dir / "failed" / "t_failed.json").read_bytes() == before
+    assert pool.claim_task("t", "b")["n"] == 2
+    assert pool.retry_failed("t") == 1
+    assert pool.claim_task("t", "c")["n"] == 1

@@ -69,6 +69,12 @@ def test_a_release_ends_a_wait(pool: TaskPool, claim_when: ClaimWhen) -> None:
     assert claim_when(claim.release) == "x"
 
 
+def test_a_lease_that_ends_ends_a_wait(pool: TaskPool, claim_when: ClaimWhen) -> None:
+    pool.publish("x")
+    claim = pool.claim("x", "b")
+    assert claim_when(lambda: claim.renew(-1)) == "x"
+
+
 def test_a_completed_dependency_ends_a_wait(pool: TaskPool, claim_when: ClaimWhen) -> None:
     pool.publish("x")
     pool.publish("y", blocked_by=["x"])

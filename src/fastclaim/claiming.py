@@ -78,6 +78,10 @@ def claim(
         The system refused; the same.
     """
     path, claimed = pool.claim_files(task_id, agent_id)
+    if hold.lease_expires_at is not None:
+        from . import leases
+
+        leases.note(pool.tasks, hold.lease_expires_at)
     tasks = pool.opened()
     if to_move:
         mover = _MovingAttempt(pool, task_id, agent_id, hold, token, path, claimed, want_document)
@@ -106,10 +110,12 @@ def claim(
         pool.stamp_sync,
         want_document,
     )
-    if came_to in (outcome.DONE, outcome.ABSENT):
-        return came_to, found
-    attempt = _Attempt(pool, task_id, agent_id, hold, token, path, claimed, want_document)
-    return attempt.go_on(tasks, came_to, found, timeout_s)
+    if came_to not in (outcome.DONE, outcome.ABSENT):
+        attempt = _Attempt(pool, task_id, agent_id, hold, token, path, claimed, want_document)
+        came_to, found = attempt.go_on(tasks, came_to, found, timeout_s)
+    if hold.lease_expires_at is not None:
+        leases.note_again(pool.tasks, hold.lease_expires_at)
+    return came_to, found
 
 
 def _bound(tasks: TasksDirectory, hold: Hold) -> tuple[Hold, int]:

@@ -1,17 +1,19 @@
-"""Whether a process may have died since somebody last looked, for one system call.
+"""Whether a process may have died, or a lease ended, since somebody last looked: two system calls.
 
 When a process ends, the kernel closes its owner file, which inotify tells. Where there is no
-inotify (it allows 128 instances a user), every question is answered with "maybe".
+inotify (it allows 128 instances a user), every question is answered with "maybe". When leases end
+stands in names in the same directory, which are read again if it has changed.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import time
 import weakref
 from typing import Final
 
-from . import layout
+from . import layout, leases
 from .inotify import Inotify
 from .inotify_masks import IN_CLOSE_WRITE, IN_DELETE_SELF, IN_MOVE_SELF
 from .owners import no_fork
@@ -19,6 +21,10 @@ from .owners import no_fork
 # The kernel tells that a file was closed a moment before it drops the flock on it: who looks too
 # early has to look once more.
 _UNLOCKED_WITHIN_S: Final = 1.0
+# A claim whose lease is over may have to wait for a newer publication: how often to look at it.
+_LEASE_LOOKS_S: Final = 1.0
+# Two changes of a directory can have the same mtime, if they are no farther apart than this.
+_TICK_S: Final = 0.1
 _MASK: Final = IN_CLOSE_WRITE | IN_DELETE_SELF | IN_MOVE_SELF
 
 
@@ -31,31 +37,62 @@ class Deaths:
         self._process_id = 0
         self._watched = (-1, -1)
         self._heard_at_s = float("-inf")
+        self._listed_ns = -1  # mtime of owners/ when its names were read; -1: they may have changed
+        self._lease_ends_s = math.inf
+        self._leases_looked_at_s = -math.inf
 
     def may_have_come(self) -> bool:
-        """Whether an owner may have died since this was last asked; always so at first."""
+        """Whether an owner may have died, or a lease ended, since this was last asked.
+
+        Always so at first.
+        """
         # One thread must not close what another reads; and nobody forks with this lock taken.
         with no_fork:
             return self._may_have_come()
 
+    def lease_ends_in_s(self) -> float:
+        """Seconds until a lease may have ended; infinity: none will, as far as is known."""
+        with no_fork:
+            self._status()
+            return self._lease_look_due_s() - time.time()
+
     def _may_have_come(self) -> bool:
-        # A forked child reads from its parent's queue until it has one of its own.
-        if self._inotify is not None and self._process_id == os.getpid() and self._stands():
+        status = self._status()
+        is_lease_over = self._lease_look_due_s() <= (now_s := time.time())
+        if is_lease_over:
+            self._leases_looked_at_s = now_s
+        # A forked child reads from its parent's queue until it has one of its own, and the kernel
+        # tells of no parent's rename.
+        if (
+            self._inotify is not None
+            and self._process_id == os.getpid()
+            and status is not None
+            and (status.st_dev, status.st_ino) == self._watched
+        ):
             events = self._inotify.read()
             if not any(event.mask & ~IN_CLOSE_WRITE for event in events):
-                if events:
+                if not all(leases.is_lease(os.fsdecode(event.name)) for event in events):
                     self._heard_at_s = time.monotonic()
-                return time.monotonic() - self._heard_at_s < _UNLOCKED_WITHIN_S
+                is_recent = time.monotonic() - self._heard_at_s < _UNLOCKED_WITHIN_S
+                return is_lease_over or is_recent
         self._watch()
         return True
 
-    def _stands(self) -> bool:
-        """Whether what is watched still is the pool's: the kernel tells of no parent's rename."""
+    def _status(self) -> os.stat_result | None:
+        """What stands there; if it has changed, its names are read."""
         try:
             status = os.stat(self._owners)
         except OSError:
-            return False
-        return (status.st_dev, status.st_ino) == self._watched
+            return None
+        if status.st_mtime_ns != self._listed_ns:
+            is_settled = abs(time.time() - status.st_mtime) > _TICK_S
+            self._listed_ns = status.st_mtime_ns if is_settled else -1
+            self._lease_ends_s = min(leases.ends(self._owners).values(), default=math.inf)
+            self._leases_looked_at_s = -math.inf
+        return status
+
+    def _lease_look_due_s(self) -> float:
+        return max(self._lease_ends_s, self._leases_looked_at_s + _LEASE_LOOKS_S)
 
     def _watch(self) -> None:
         if self._inotify is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 
-from . import layout, outcome
+from . import layout, leases, outcome
 from .directories import Directories
 from .document import (
     NOT_BEFORE,
@@ -290,7 +290,12 @@ class Renew(_Transition):
         super().__init__(pool, task_id, agent_id, token)
         self.lease_s = lease_s
 
+    def run(self) -> None:
+        super().run()
+        leases.note_again(self.pool.tasks, self.lease_expires_at)
+
     def _ending(self, fields: dict[str, Any], now_s: float) -> Ending:
         self.lease_expires_at = now_s + self.lease_s
+        leases.note(self.pool.tasks, self.lease_expires_at)
         renewed = managed(fields) | {"lease_expires_at": self.lease_expires_at}
         return Ending(renewed, self.path, self.pool.claimed, True)

@@ -7,6 +7,7 @@
     {base}/tasks/failed/{task_id}_failed.json        given up after `max_attempts`: dead letters
     {base}/tasks/owners/{owner}.owner                flocked for as long as that process lives
     {base}/tasks/owners/{token}.lock                 likewise: what claimers link to names of locks
+    {base}/tasks/owners/{second}.lease               there until the leases that end then are over
     {base}/tasks/paused                              there while nothing may be claimed
 
 Which directory a task's file is in decides its state. The names of the first four are those of
@@ -39,6 +40,7 @@ LOCK_SUFFIX: Final = ".lock"
 COMPLETED_SUFFIX: Final = "_complete.json"
 FAILED_SUFFIX: Final = "_failed.json"
 OWNER_SUFFIX: Final = ".owner"
+LEASE_SUFFIX: Final = ".lease"
 # Not ".json": glob("*.json") sees dot files too. Not built from ids: those may fill a name.
 TEMPORARY_PREFIX: Final = ".fastclaim-"
 TEMPORARY_SUFFIX: Final = ".tmp"

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from . import layout, listing, outcome, owners
+from . import layout, leases, listing, outcome, owners
 from .directories import Directories
 from .document import FAILURES, STATUS, parse_held
 from .errors import InvalidName, InvalidTask
@@ -83,24 +83,27 @@ def recover(
     """See `TaskPool.recover`."""
     recovery = _Recovery(pool, older_than_s, dry_run, max_attempts)
     # Before the claims: who dies after them leaves claims that this pass has not seen.
-    dead = _dead_owners(pool)
+    dead, ended = _dead_owners(pool), recovery.ended_leases()
     recovery.claims()
     recovery.waiting_tasks()
     recovery.given_up_tasks()
     if not dry_run:
         recovery.litter()
         recovery.forget(dead)
+        recovery.forget_leases(ended)
     return recovery.report
 
 
 def give_back_of_dead_owners(pool: Directories, max_attempts: int | None) -> bool:
-    """Return the claims of processes that have died; whether a task went anywhere."""
+    """Return the claims whose process or lease has ended; whether a task went anywhere."""
     dead = _dead_owners(pool)
-    if not dead:
-        return False
     recovery = _Recovery(pool, None, False, max_attempts)
+    ended = recovery.ended_leases()
+    if not dead and not ended:
+        return False
     recovery.claims()
     recovery.forget(dead)
+    recovery.forget_leases(ended)
     return bool(recovery.report)
 
 
@@ -121,6 +124,18 @@ class _Recovery:
         self._alive: dict[str, bool] = {}
         self._unsettled = False  # something has to wait for a later pass
         self._claimed_by_originals: set[str] = set()
+
+    def ended_leases(self) -> list[bytes]:
+        """The files that tell of leases that are over; to be asked before the claims are read."""
+        found = leases.ends(_owners(self.pool))
+        return [path for path, second in found.items() if second <= self.now_s]
+
+    def forget_leases(self, paths: Iterable[bytes]) -> None:
+        """Remove these files, unless a claim has to wait."""
+        if not self._unsettled:
+            for path in paths:
+                with contextlib.suppress(FileNotFoundError, PermissionError):
+                    os.unlink(path)
 
     # claimed/ -----------------------------------------------------------------------------------
 
@@ -419,9 +434,12 @@ def put_back(taken: bytes, path: bytes) -> None:
 def _dead_owners(pool: Directories) -> list[bytes]:
     """Owner files whose process has died, and inodes that it kept locked."""
     suffixes = (layout.OWNER_SUFFIX.encode(), layout.LOCK_SUFFIX.encode())
-    directory = os.path.join(pool.tasks, layout.OWNERS.encode())
-    paths = (path for path in _entries(directory) if path.endswith(suffixes))
+    paths = (path for path in _entries(_owners(pool)) if path.endswith(suffixes))
     return [path for path in paths if not owners.is_alive(path)]
+
+
+def _owners(pool: Directories) -> bytes:
+    return os.path.join(pool.tasks, layout.OWNERS.encode())
 
 
 def _entries(directory: bytes) -> list[bytes]:

@@ -129,8 +129,11 @@ class Selection:
                 if isinstance(error, AlreadyClaimed):
                     continue  # not waiting, though it stands there; `why` says so
                 with self._lock:
-                    view.busy(name)
-                    if isinstance(error, PoolPaused) and not self._changes.follow(TASKS):
+                    if not isinstance(error, PoolPaused):
+                        view.busy(name)
+                        continue
+                    view.tell(name)  # the next to try, once the pause is over
+                    if not self._changes.follow(TASKS):
                         self._paused_until_s = error.until
                         return None
             except (InvalidTask, InvalidName, NameCollision):
@@ -204,8 +207,9 @@ class Selection:
             if state == layout.AVAILABLE:
                 self._tell([name for name in names if name.endswith(layout.TASK_SUFFIX)])
             elif state == layout.OWNERS:
-                now_s = time.monotonic()
-                self._owner_looks_s = [now_s + after_s for after_s in _OWNER_LOOKS_S]
+                if not all(name.endswith(layout.LEASE_SUFFIX) for name in names):
+                    now_s = time.monotonic()
+                    self._owner_looks_s = [now_s + after_s for after_s in _OWNER_LOOKS_S]
                 if self._leader is None and self._waiters:
                     self._waiters[0].wake()  # somebody has to look
             elif state == TASKS:
@@ -319,6 +323,7 @@ class Selection:
 
     def is_look_due(self) -> bool:
         """Whether the one who asks should look after dead owners, and after the watch itself."""
+        is_lease_over = self._pool.deaths().lease_ends_in_s() <= 0
         now_s = time.monotonic()
         with self._lock:
             every_s = _BLIND_OWNERS_S if self._changes.blind else _SLOW_LOOK_S
@@ -329,16 +334,18 @@ class Selection:
                 self._looked_at_s = now_s
                 if not self._changes.check():
                     self._invalidate_all()
-        return is_slow_look or bool(due)
+        return is_slow_look or is_lease_over or bool(due)
 
     def _pause_s(self, view: View, looks: bool) -> float:
         paused_s = self._paused_until_s - time.time()
         pause_s = min(paused_s if paused_s > 0 else view.due_in_s(), _SLOW_LOOK_S)
         if self._changes.blind:
             pause_s = min(pause_s, max(_BLIND_LOOK_S, view.scan_took_s / _LOOKING_SHARE))
-        if looks and self._owner_looks_s:
-            pause_s = min(pause_s, max(0.0, self._owner_looks_s[0] - time.monotonic()))
-        return pause_s
+        if looks:
+            if self._owner_looks_s:
+                pause_s = min(pause_s, self._owner_looks_s[0] - time.monotonic())
+            pause_s = min(pause_s, self._pool.deaths().lease_ends_in_s())
+        return max(pause_s, 0.0)
 
     def _nap(self, view: View, left_s: float, at_claimed: bool) -> None:
         gate = allocate_lock()

@@ -237,7 +237,7 @@ def documents(pool: TaskPool) -> dict[str, Any]:
 
 
 def litter_in(pool: TaskPool) -> list[str]:
-    """What is neither a task, nor a living process's owner file, nor a key's, nor a pause."""
+    """What is neither a task, nor a living process's owner file, nor of a key, lease or pause."""
     owner = f"{driver_owner()}.owner"
     return [
         f"{path.relative_to(pool.tasks_dir)}"
@@ -245,6 +245,7 @@ def litter_in(pool: TaskPool) -> list[str]:
         if path.is_file()
         and path.suffix not in (".json", ".key", ".agent")
         and path.name not in (owner, "paused")
+        and not (path.suffix == ".lease" and int(path.stem) > time.time())
     ]
 
 
@@ -437,6 +438,8 @@ class Deaths(Driver):
         pool = self._fresh_pool(verb, warm=False)
         shutil.rmtree(pool.tasks_dir / "keys", ignore_errors=True)
         (pool.tasks_dir / "paused").unlink(missing_ok=True)
+        for lease in pool.tasks_dir.glob("owners/*.lease"):
+            lease.unlink()
         return pool, verb.prepare(pool)
 
 
