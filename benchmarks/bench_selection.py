@@ -199,10 +199,10 @@ def draining(processes: int, order: str, directory: str) -> tuple[float, float]:
     with tempfile.TemporaryDirectory(dir=directory) as base:
         publish(TaskPool(base, durability="none"), [f"x{n}" for n in range(12_000)])
         context = multiprocessing.get_context("fork")
-        start = context.Barrier(processes + 1)
+        start, end = context.Barrier(processes + 1), context.Barrier(processes + 1)
         counts = context.SimpleQueue()
         agents = [
-            context.Process(target=_drain, args=(base, order, f"a{n}", start, counts))
+            context.Process(target=_drain, args=(base, order, f"a{n}", start, end, counts))
             for n in range(processes)
         ]
         for agent in agents:
@@ -211,6 +211,7 @@ def draining(processes: int, order: str, directory: str) -> tuple[float, float]:
         started_s = time.perf_counter()
         shares = [counts.get() for _ in agents]
         elapsed_s = time.perf_counter() - started_s
+        end.wait()
         for agent in agents:
             agent.join()
     return sum(shares) / elapsed_s, max(shares) / max(1, min(shares))
@@ -221,6 +222,7 @@ def _drain(
     order: str,
     agent_id: str,
     start: multiprocessing.synchronize.Barrier,
+    end: multiprocessing.synchronize.Barrier,
     counts: multiprocessing.SimpleQueue[int],
 ) -> None:
     pool = TaskPool(base)
@@ -230,6 +232,7 @@ def _drain(
     while pool.claim_next(agent_id, SKILLS, order=order) is not None:
         count += 1
     counts.put(count)
+    end.wait()  # what a process has claimed goes to the others when it ends
 
 
 def batches(directory: str) -> str:
