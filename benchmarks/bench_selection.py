@@ -1,16 +1,18 @@
 """What choosing a task costs, beyond claiming it; prints Markdown.
 
     python benchmarks/bench_selection.py [--tasks 100,10000,100000] [--dir DIR] [--disk DIR]
+        [--only steady,sizes,waiting,draining,batches]
 
 All ratios are of one run: in each round every contestant claims a few tasks of one pool, in an
-order that changes from round to round. A million tasks take minutes to publish, and so are not in
-the default.
+order that changes from round to round. A million tasks take minutes to publish and 6 GB of memory
+(--only sizes --tasks 100,10000,1000000), and so are not in the default.
 """
 
 from __future__ import annotations
 
 import argparse
 import gc
+import itertools
 import multiprocessing
 import multiprocessing.synchronize
 import random
@@ -19,7 +21,7 @@ import statistics
 import tempfile
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from machine import describe_load, describe_machine
@@ -30,6 +32,7 @@ ORDERS = ("any", "priority", "oldest")
 SKILLS = ["python"]
 CLAIMS_A_TURN = 20
 ROUNDS = 15
+DRAININGS = 7
 BATCH = 64
 
 
@@ -37,39 +40,53 @@ def main() -> None:
     """Run all and print it."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tasks", default="100,10000,100000", help="pool sizes")
+    parser.add_argument(
+        "--only", default="steady,sizes,waiting,draining,batches", help="what to measure"
+    )
     parser.add_argument("--dir", default="/dev/shm", help="a directory in memory")
     parser.add_argument("--disk", default=tempfile.gettempdir(), help="a directory on a disk")
     arguments = parser.parse_args()
+    numbers = [int(number) for number in arguments.tasks.split(",")]
+    only = arguments.only.split(",")
     print(describe_machine())
     gc.disable()
-    print("\n| tasks | by id, us | any | priority | oldest | buffers, MiB |")
-    print("|--:|--:|--:|--:|--:|--:|")
-    for number in map(int, arguments.tasks.split(",")):
-        print(steady_state(number, arguments.dir))
-    print(f"\n{waiting(arguments.dir)}")
-    print("\n| processes | order | claims/s | most : least |\n|--:|--|--:|--:|")
-    for processes in (2, 8):
+    if "steady" in only:
+        print("\n| tasks | by id, us | any | priority | oldest |")
+        print("|--:|--:|--:|--:|--:|")
+        for number in numbers:
+            print(steady_state(number, arguments.dir))
+    if "sizes" in only:
+        print("\n| order | tasks | us | times the first | first claim, ms | buffer, MiB |")
+        print("|--|--:|--:|--:|--:|--:|")
         for order in ("any", "priority"):
-            print(draining(processes, order, arguments.dir))
-    print(f"\n{batches(arguments.disk)}")
+            print("\n".join(sizes(numbers, order, arguments.dir)))
+    if "waiting" in only:
+        print(f"\n{waiting(arguments.dir)}")
+    if "draining" in only:
+        print("\n| processes | order | claims/s | most : least |\n|--:|--|--:|--:|")
+        print("\n".join(draining_rounds(arguments.dir)))
+    if "batches" in only:
+        print(f"\n{batches(arguments.disk)}")
     print(f"\n{describe_load()}")
 
 
 def publish(pool: TaskPool, ids: Iterable[str]) -> None:
     """Tasks like those of a team of agents."""
-    pool.publish_many(
-        (
-            {
-                "task_id": task_id,
-                "description": "do something useful " * 20,
-                "requirements": SKILLS,
-                "priority": random.randrange(5),
-                "created_at": time.time(),
-            }
-            for task_id in ids
-        ),
-        if_exists="replace",
-    )
+    remaining = iter(ids)
+    while piece := list(itertools.islice(remaining, 1000)):
+        pool.publish_many(
+            (
+                {
+                    "task_id": task_id,
+                    "description": "do something useful " * 20,
+                    "requirements": SKILLS,
+                    "priority": random.randrange(5),
+                    "created_at": time.time(),
+                }
+                for task_id in piece
+            ),
+            if_exists="replace",
+        )
 
 
 def steady_state(number: int, directory: str) -> str:
@@ -81,10 +98,8 @@ def steady_state(number: int, directory: str) -> str:
         pools = {order: TaskPool(f"{base}/{order}") for order in contestants}
         for filler in fillers.values():
             publish(filler, [f"task-{n:07}" for n in range(number)])
-        before_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         for order in ORDERS:
             pools[order].claim_next("a", SKILLS, order=order)
-        buffers_mib = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kib) / 1024
         times_us: dict[str, list[float]] = {order: [] for order in contestants}
         for turn in range(ROUNDS):
             for order in random.sample(contestants, len(contestants)):
@@ -95,7 +110,39 @@ def steady_state(number: int, directory: str) -> str:
                 times_us[order].append(_claim_all(pools[order], order, ids))
     medians = {order: statistics.median(times) for order, times in times_us.items()}
     ratios = " | ".join(f"{medians[order] / medians['by id']:.2f}" for order in ORDERS)
-    return f"| {number:,} | {medians['by id']:.1f} | {ratios} | {buffers_mib:.0f} |"
+    return f"| {number:,} | {medians['by id']:.1f} | {ratios} |"
+
+
+def sizes(numbers: list[int], order: str, directory: str) -> Iterator[str]:
+    """One order in pools of several sizes, turn by turn; each keeps its size."""
+    first_ms, buffer_mib = {}, {}
+    times_us: dict[int, list[float]] = {number: [] for number in numbers}
+    with tempfile.TemporaryDirectory(dir=directory) as base:
+        fillers = {number: TaskPool(f"{base}/{number}", durability="none") for number in numbers}
+        pools = {number: TaskPool(f"{base}/{number}") for number in numbers}
+        for number in numbers:
+            publish(fillers[number], (f"task-{n:07}" for n in range(number)))
+            before_mib, started_s = _resident_mib(), time.perf_counter()
+            pools[number].claim_next("a", SKILLS, order=order)
+            first_ms[number] = (time.perf_counter() - started_s) * 1e3
+            buffer_mib[number] = _resident_mib() - before_mib
+        for turn in range(4 * ROUNDS):
+            for number in random.sample(numbers, len(numbers)):
+                ids = [f"new-{turn}-{n}" for n in range(CLAIMS_A_TURN)]
+                publish(fillers[number], ids)
+                times_us[number].append(_claim_all(pools[number], order, ids))
+    medians = {number: statistics.median(times) for number, times in times_us.items()}
+    for number in numbers:
+        ratio = medians[number] / medians[numbers[0]]
+        yield (
+            f"| {order} | {number:,} | {medians[number]:.1f} | {ratio:.2f}"
+            f" | {first_ms[number]:,.1f} | {buffer_mib[number]:.0f} |"
+        )
+
+
+def _resident_mib() -> float:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize() / 2**20
 
 
 def _claim_all(pool: TaskPool, order: str, ids: list[str]) -> float:
@@ -135,15 +182,27 @@ def waiting(directory: str) -> str:
     )
 
 
-def draining(processes: int, order: str, directory: str) -> str:
-    """Processes that empty one pool."""
+def draining_rounds(directory: str) -> Iterator[str]:
+    """Two processes and eight, in turn."""
+    contestants = [(processes, order) for processes in (2, 8) for order in ("any", "priority")]
+    rounds: dict[tuple[int, str], list[tuple[float, float]]] = {one: [] for one in contestants}
+    for _ in range(DRAININGS):
+        for one in random.sample(contestants, len(contestants)):
+            rounds[one].append(draining(*one, directory))
+    for one, measured in rounds.items():
+        rate, fairness = (statistics.median(values) for values in zip(*measured, strict=True))
+        yield f"| {one[0]} | {one[1]} | {rate:,.0f} | {fairness:.1f} |"
+
+
+def draining(processes: int, order: str, directory: str) -> tuple[float, float]:
+    """Processes that empty one pool: claims a second, and the most of one to the least of one."""
     with tempfile.TemporaryDirectory(dir=directory) as base:
         publish(TaskPool(base, durability="none"), [f"x{n}" for n in range(12_000)])
         context = multiprocessing.get_context("fork")
-        start = context.Barrier(processes + 1)
+        start, end = context.Barrier(processes + 1), context.Barrier(processes + 1)
         counts = context.SimpleQueue()
         agents = [
-            context.Process(target=_drain, args=(base, order, f"a{n}", start, counts))
+            context.Process(target=_drain, args=(base, order, f"a{n}", start, end, counts))
             for n in range(processes)
         ]
         for agent in agents:
@@ -152,10 +211,10 @@ def draining(processes: int, order: str, directory: str) -> str:
         started_s = time.perf_counter()
         shares = [counts.get() for _ in agents]
         elapsed_s = time.perf_counter() - started_s
+        end.wait()
         for agent in agents:
             agent.join()
-    fairness = max(shares) / max(1, min(shares))
-    return f"| {processes} | {order} | {sum(shares) / elapsed_s:,.0f} | {fairness:.1f} |"
+    return sum(shares) / elapsed_s, max(shares) / max(1, min(shares))
 
 
 def _drain(
@@ -163,6 +222,7 @@ def _drain(
     order: str,
     agent_id: str,
     start: multiprocessing.synchronize.Barrier,
+    end: multiprocessing.synchronize.Barrier,
     counts: multiprocessing.SimpleQueue[int],
 ) -> None:
     pool = TaskPool(base)
@@ -172,6 +232,7 @@ def _drain(
     while pool.claim_next(agent_id, SKILLS, order=order) is not None:
         count += 1
     counts.put(count)
+    end.wait()  # what a process has claimed goes to the others when it ends
 
 
 def batches(directory: str) -> str:

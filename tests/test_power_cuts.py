@@ -26,6 +26,7 @@ import pytest
 from fastclaim import TaskPool
 
 AGENTS = 2
+BATCH = 4  # every other so many tasks are published together
 CUTS = int(os.environ.get("FASTCLAIM_CUTS", "6"))
 BETWEEN_CUTS_S = 0.05
 MEGABYTES = {"ext4": 64, "xfs": 320}
@@ -72,9 +73,13 @@ def _agent(number: int, base: Path, core: ModuleType, durability: str, log: int)
         pool = TaskPool(base, durability=durability, _core=core)
         for count in itertools.count():
             task_id = f"{number}-{count}"
-            payload = "p" * (count % 5 * 1000)
-            pool.publish({"task_id": task_id, "payload": payload})
-            os.write(log, f"published {task_id}\n".encode())
+            if not _is_of_batch(count):
+                pool.publish(_task(task_id))
+                os.write(log, f"published {task_id}\n".encode())
+            elif count % BATCH == 0:
+                ids = [f"{number}-{each}" for each in range(count, count + BATCH)]
+                pool.publish_many([_task(each) for each in ids])
+                os.write(log, "".join(f"published {each}\n" for each in ids).encode())
             if count % 4 == 3:
                 continue  # it stays there
             claim = pool.claim(task_id, f"agent{number}")
@@ -85,6 +90,14 @@ def _agent(number: int, base: Path, core: ModuleType, durability: str, log: int)
             os.write(log, f"completed {task_id}\n".encode())
     finally:
         os._exit(1)
+
+
+def _is_of_batch(count: int) -> bool:
+    return count // BATCH % 2 == 1
+
+
+def _task(task_id: str) -> dict[str, str]:
+    return {"task_id": task_id, "payload": "p" * (int(task_id.split("-")[1]) % 5 * 1000)}
 
 
 def _cut(image: Path, agents: list[int], log: Path) -> tuple[Path, dict[str, str]]:
@@ -112,7 +125,7 @@ def _tasks_in(base: Path) -> dict[str, str]:
             task = json.loads(path.read_text())
             task_id = task["task_id"]
             assert task_id not in found, f"{task_id} is in {found[task_id]} and in {state}"
-            assert task["payload"] == "p" * (int(task_id.split("-")[1]) % 5 * 1000)
+            assert task["payload"] == _task(task_id)["payload"]
             if state == "completed":
                 assert set(task["result"]) <= {"r"}
                 assert len(task["result"]) == int(task_id.split("-")[1]) % 3 * 400
@@ -163,8 +176,8 @@ def test_a_power_cut_tears_and_loses_no_task_at_data(
     cuts, earlier = 0, set()
     for found, returned, base in _cuts(image, core, "data"):
         assert earlier <= set(found), "what one cut had, the next has lost"
-        last = {f"{number}-{_count(returned, number) - 1}" for number in range(AGENTS)}
         # A later publication's sync puts the earlier ones' names on disk, too.
+        last = set().union(*(_last(returned, number) for number in range(AGENTS)))
         assert set(returned) - set(found) <= last
         _is_usable(base, core, found)
         cuts, earlier = cuts + 1, set(found)
@@ -191,8 +204,11 @@ def test_a_power_cut_undoes_nothing_that_has_returned_at_full(
     tell(cuts, tasks)
 
 
-def _count(returned: dict[str, str], number: int) -> int:
-    return sum(task_id.startswith(f"{number}-") for task_id in returned)
+def _last(returned: dict[str, str], number: int) -> set[str]:
+    """The tasks of the agent's last publication."""
+    count = sum(task_id.startswith(f"{number}-") for task_id in returned)
+    together = BATCH if _is_of_batch(count - 1) else 1
+    return {f"{number}-{each}" for each in range(count - together, count)}
 
 
 def _is_usable(base: Path, core: ModuleType, found: dict[str, str]) -> None:

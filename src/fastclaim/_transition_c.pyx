@@ -45,6 +45,7 @@ OUTCOMES = {
 }
 
 cdef enum:
+    SYNC_NONE = 0
     SYNC_DATA = 1
     SYNC_FULL = 2
 
@@ -808,14 +809,11 @@ cdef int finish_proven(
                               temporary, sync, replace)
 
 
-cdef int publish_new(
-    Step *step, const char *temporary, const char *target, const char *directory, Text content,
-    int64_t mtime_ns, int sync, bint replace
+cdef int publish_prepared(
+    Step *step, const char *target, const char *directory, int sync, bint replace
 ) noexcept nogil:
     cdef bint exchanged = False
-    cdef int outcome = write_temporary(step, temporary, content, mtime_ns, sync)
-    if outcome == FAILED:
-        return LOST if step.error == posix.ENOENT else FAILED
+    cdef int outcome
     # Only where something can fail after the rename does the old one have to be kept for it.
     if replace and sync >= SYNC_FULL:
         outcome = check_vacant(step, target)
@@ -825,7 +823,7 @@ cdef int publish_new(
     if exchanged:
         outcome = exchange(step, target)
     else:
-        outcome = rename_to(step, temporary, target, replace and sync < SYNC_FULL)
+        outcome = rename_to(step, step.temporary, target, replace and sync < SYNC_FULL)
         if outcome == COLLISION and replace:
             outcome = LOST  # somebody published it meanwhile
     if outcome == DONE:
@@ -971,6 +969,20 @@ cdef class Held:
         cdef int outcome
         with nogil:
             outcome = finish_prepared(&self.step, target_path, first, second, sync, replace)
+        if outcome == FAILED:
+            raise_failure(&self.step)
+        return outcome
+
+    def fileno(self):
+        """The descriptor of what was prepared."""
+        return self.step.replacement
+
+    def publish(self, tuple directories not None, int sync, bint replace):
+        """Let what `prepare_new` has prepared be the task; what `publish` returns."""
+        cdef const char *directory = path_of(directories[0])
+        cdef int outcome
+        with nogil:
+            outcome = publish_prepared(&self.step, self.step.path, directory, sync, replace)
         if outcome == FAILED:
             raise_failure(&self.step)
         return outcome
@@ -1140,12 +1152,33 @@ def publish(bytes temporary not None, bytes target not None, tuple directories n
     # By whole paths: a descriptor could be that of a directory that is no longer the pool's.
     start(&step, posix.AT_FDCWD, 0, target_path, NULL)
     with nogil:
-        outcome = publish_new(
-            &step, temporary_path, target_path, directory, text, mtime_ns, sync, replace)
+        outcome = write_temporary(&step, temporary_path, text, mtime_ns, sync)
+        if outcome == DONE:
+            outcome = publish_prepared(&step, target_path, directory, sync, replace)
+        elif step.error == posix.ENOENT:
+            outcome = LOST
         close_all(&step)
     if outcome == FAILED:
         raise_failure(&step)
     return outcome
+
+
+def prepare_new(bytes temporary not None, bytes target not None, bytes content not None,
+                int64_t mtime_ns):
+    """Write a task into a temporary file: see `_transition_py.prepare_new`."""
+    cdef Held new = Held.__new__(Held)
+    cdef Text text = text_of(content)
+    cdef const char *temporary_path = path_of(temporary)
+    cdef int outcome
+    new.path, new.temporary = target, temporary
+    start(&new.step, posix.AT_FDCWD, 0, path_of(target), NULL)
+    with nogil:
+        outcome = write_temporary(&new.step, temporary_path, text, mtime_ns, SYNC_NONE)
+    if outcome == DONE:
+        return DONE, new
+    if new.step.error == posix.ENOENT:
+        return LOST, None
+    raise_failure(&new.step)
 
 
 cdef int read_file(const Step *step, char *content, Py_ssize_t *count) noexcept nogil:

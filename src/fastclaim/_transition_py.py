@@ -73,6 +73,7 @@ from .outcome import (
     STALE,
     SYNC_DATA,
     SYNC_FULL,
+    SYNC_NONE,
     UNPROVEN,
 )
 from .tasks_directory import AT_FDCWD, TasksDirectory
@@ -503,6 +504,33 @@ class Held:
                 self._undo_exchange(self.path)
         return outcome
 
+    def fileno(self) -> int:
+        """The descriptor of what was prepared."""
+        return self._open["replacement"]
+
+    def publish(self, directories: Sequence[bytes], sync: int, replace: bool) -> int:
+        """Let what `prepare_new` has prepared be the task; what `publish` returns."""
+        assert self._temporary is not None
+        with self._errors_of(self.path):
+            # Only where something can fail after the rename is the old one to be kept for it.
+            may_replace = replace
+            exchange = replace and sync >= SYNC_FULL and _lstat(self.path) is not None
+            replace = replace and sync < SYNC_FULL
+            try:
+                if exchange:
+                    outcome = DONE if self._exchange(self.path) else LOST
+                else:
+                    outcome = _rename(self._at, self._temporary, self.path, replace)
+                    if outcome == COLLISION and may_replace:
+                        outcome = LOST  # somebody published it meanwhile
+                if outcome == DONE:
+                    _sync_directories(directories, sync)
+            except OSError:
+                if exchange or not replace:  # else the old one is no more, and ours is all there is
+                    self._undo_publish(self.path, exchange)
+                raise
+            return outcome
+
     def _exchange(self, path: bytes) -> bool:
         """The prepared document and the one at `path` change places; False if it has gone."""
         assert self._temporary is not None
@@ -895,7 +923,7 @@ def publish(
     sync: int,
     replace: bool,
 ) -> int:
-    """Make `content` the task at `target`, whole or not at all.
+    """Make `content` the task at `target`, whole or not at all: by whole paths, as `prepare_new`.
 
     Returns
     -------
@@ -903,30 +931,36 @@ def publish(
         DONE; COLLISION if `target` is there and is not to be replaced; LOST if the directory has
         gone, or the temporary file was taken for a dead process's.
     """
-    # By whole paths: a descriptor could be that of a directory that is no longer the pool's.
-    with _NamedErrors(target), Held(None, target, None) as new:
+    with Held(None, target, None) as new:
         try:
             new.prepare(temporary, content, mtime_ns, sync)
         except FileNotFoundError:
             return LOST
-        # Only where something can fail after the rename does the old one have to be kept for it.
-        may_replace = replace
-        exchange = replace and sync >= SYNC_FULL and _lstat(target) is not None
-        replace = replace and sync < SYNC_FULL
-        try:
-            if exchange:
-                outcome = DONE if new._exchange(target) else LOST
-            else:
-                outcome = _rename(AT_FDCWD, temporary, target, replace)
-                if outcome == COLLISION and may_replace:
-                    outcome = LOST  # somebody published it meanwhile
-            if outcome == DONE:
-                _sync_directories(directories, sync)
-        except OSError:
-            if exchange or not replace:  # else the old one is no more, and ours is all there is
-                new._undo_publish(target, exchange)
-            raise
-        return outcome
+        return new.publish(directories, sync, replace)
+
+
+def prepare_new(
+    temporary: bytes, target: bytes, content: bytes, mtime_ns: int
+) -> tuple[int, Held | None]:
+    """Write a task that is to be at `target` into a temporary file, flocked, not yet synced.
+
+    By whole paths: a descriptor could be that of a directory that is no longer the pool's.
+
+    Returns
+    -------
+    tuple
+        DONE and what `Held.publish` publishes, or LOST and None: the directory has gone.
+    """
+    new = Held(None, target, None)
+    try:
+        new.prepare(temporary, content, mtime_ns, SYNC_NONE)
+    except FileNotFoundError:
+        new.close()
+        return LOST, None
+    except BaseException:
+        new.close()
+        raise
+    return DONE, new
 
 
 def read(

@@ -1,11 +1,15 @@
-"""One flush of the disk for many claims.
+"""One flush of the disk for many claims, or for many publications.
 
 What a flush costs is the disk's; sixty-four claims that share one cost what three cost alone. The
 claims of a batch stamp without a flush, their sectors are then written out together
 (sync_file_range), and one fsync of the directory that they moved into does the rest: it commits the
-file system's journal up to and including the last of them, and flushes the disk. That is so where
-overwritten blocks stay where they are and one journal keeps the order of all: ext4 and XFS. Any
-other file system gets an fdatasync for each file.
+file system's journal up to and including the last of them, and flushes the disk. New tasks are
+written out likewise, before any of them gets its name; then the last of them is changed once more,
+so that the journal's present transaction has something of it, and synced: that transaction, and all
+before it, hold where the blocks of all the others are.
+
+That is so where overwritten blocks stay where they are and one journal keeps the order of all: ext4
+and XFS. Any other file system gets a flush for each file.
 """
 
 from __future__ import annotations
@@ -14,7 +18,7 @@ import ctypes
 import functools
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager, suppress
 from itertools import islice
 from typing import Any, Final
 
@@ -24,7 +28,7 @@ from .directories import Directories
 _IN_PLACE_FILE_SYSTEMS: Final = ("ext4", "xfs")
 _WRITE: Final = 2  # SYNC_FILE_RANGE_WRITE
 _WRITE_AND_WAIT: Final = 7  # ... with both WAITs
-_MOST_OPEN: Final = 128
+MOST_TOGETHER: Final = 128  # that many files are open at a time
 
 
 def put_on_disk(pool: Directories, paths: Sequence[bytes]) -> None:
@@ -39,7 +43,7 @@ def put_on_disk(pool: Directories, paths: Sequence[bytes]) -> None:
         return
     remaining = iter(paths)
     together = len(paths) > 1 and _stays_in_place(os.stat(pool.claimed).st_dev)
-    while piece := list(islice(remaining, _MOST_OPEN)):
+    while piece := list(islice(remaining, MOST_TOGETHER)):
         with ExitStack() as stack:
             descriptors = list(_opened(piece, stack))
             if together:
@@ -48,9 +52,30 @@ def put_on_disk(pool: Directories, paths: Sequence[bytes]) -> None:
                 for descriptor in descriptors:
                     os.fdatasync(descriptor)
     if together or pool.sync >= outcome.SYNC_FULL:
-        _sync_directory(pool.claimed)
+        sync_directory(pool.claimed)
     if pool.sync >= outcome.SYNC_FULL:
-        _sync_directory(pool.available)
+        sync_directory(pool.available)
+
+
+def put_new_on_disk(pool: Directories, prepared: Sequence[Any]) -> None:
+    """Flush the documents of new tasks, as a core's `prepare_new` has written them.
+
+    Raises
+    ------
+    OSError
+        Some may not be on disk.
+    """
+    directory = os.fsdecode(pool.available)
+    if len(prepared) > 1 and _stays_in_place(os.stat(directory).st_dev):
+        with _errors_of(directory):
+            _write_out([new.fileno() for new in prepared])
+            last = prepared[-1].fileno()
+            status = os.fstat(last)
+            os.utime(last, ns=(status.st_atime_ns, status.st_mtime_ns))
+        prepared = prepared[-1:]
+    for new in prepared:
+        with _errors_of(os.fsdecode(new.path)):
+            os.fsync(new.fileno())
 
 
 def _opened(paths: Sequence[bytes], stack: ExitStack) -> Iterator[int]:
@@ -93,9 +118,22 @@ def _stays_in_place(device: int) -> bool:
     return False
 
 
-def _sync_directory(path: bytes) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+def sync_directory(path: bytes) -> None:
+    """Put the names in a directory on disk; raises OSError."""
+    with _errors_of(os.fsdecode(path)):
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            with suppress(OSError):  # it is synced, and closed all the same
+                os.close(descriptor)
+
+
+@contextmanager
+def _errors_of(path: str) -> Iterator[None]:
+    """System errors get the file's name, also those of calls on a descriptor."""
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        yield
+    except OSError as error:
+        error.filename = path
+        raise

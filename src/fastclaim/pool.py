@@ -188,6 +188,8 @@ class TaskPool:
     def publish_many(self, tasks: Iterable[Mapping[str, Any]], *, if_exists: str = "error") -> int:
         """Publish many tasks; all are looked at before the first is published.
 
+        The disk is flushed for many at once.
+
         Parameters
         ----------
         tasks : iterable of Mapping
@@ -206,7 +208,7 @@ class TaskPool:
             Nothing was published. (TaskExists also if another process publishes one of them
             meanwhile: those before it are then published.)
         OSError
-            The system refused; the tasks before the one that it names are published.
+            The system refused; the first tasks may be published, but none after one that is not.
         """
         from .publishing import publish_many
 

@@ -6,7 +6,9 @@ import errno
 import json
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from itertools import islice
 from typing import Any, Final
 
 from . import exclusive, outcome
@@ -160,9 +162,57 @@ def publish_many(pool: Directories, tasks: Iterable[Mapping[str, Any]], if_exist
         elif if_exists == "error":
             raise TaskExists(f"task {publication.task_id!r} exists already", publication.task_id)
     published = 0
-    for publication in publications.values():
-        if publication.write(replace=if_exists == "replace"):
+    for publication, is_new in _written(pool, publications.values(), if_exists == "replace"):
+        if is_new:
             published += 1
         elif if_exists == "error":
             raise TaskExists(f"task {publication.task_id!r} exists already", publication.task_id)
     return published
+
+
+def _written(
+    pool: Directories, publications: Iterable[Publication], replace: bool
+) -> Iterator[tuple[Publication, bool]]:
+    """Publish them, in their order; each with what `Publication.write` returns for it."""
+    if pool.sync < outcome.SYNC_DATA:
+        for publication in publications:
+            yield publication, publication.write(replace)
+        return
+    from . import batches  # who publishes one by one has no use for ctypes
+
+    remaining = iter(publications)
+    while piece := list(islice(remaining, batches.MOST_TOGETHER)):
+        with ExitStack() as stack:
+            sync = outcome.SYNC_DATA
+            for publication, prepared in zip(piece, _prepared(pool, piece, stack), strict=True):
+                if publication is piece[-1]:
+                    sync = pool.sync  # the directory, with the names of all
+                came_to = outcome.LOST
+                if prepared is not None:
+                    with prepared:
+                        came_to = prepared.publish((pool.available,), sync, replace)
+                if came_to == outcome.LOST:
+                    yield publication, publication.write(replace)
+                else:
+                    yield publication, came_to == outcome.DONE
+            if pool.sync >= outcome.SYNC_FULL and came_to == outcome.COLLISION:
+                batches.sync_directory(pool.available)
+
+
+def _prepared(
+    pool: Directories, publications: Sequence[Publication], stack: ExitStack
+) -> list[Any]:
+    """Their documents under no task's name yet, on disk by one flush; None: the directory went."""
+    from . import batches
+
+    prepared = []
+    for publication in publications:
+        _, held = pool.core.prepare_new(
+            pool.temporary_file(pool.available),
+            publication.target,
+            publication.content,
+            publication.mtime_ns,
+        )
+        prepared.append(None if held is None else stack.enter_context(held))
+    batches.put_new_on_disk(pool, [held for held in prepared if held is not None])
+    return prepared

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Iterable
@@ -11,6 +12,7 @@ from .directories import Directories
 from .errors import InvalidName, InvalidTask
 from .listing import claims_of, read_task
 from .matching import Task, deadline, epoch_s, missing_capability, names_in, not_before
+from .pausing import Pause, read_pause
 from .views import is_completed
 
 
@@ -44,6 +46,9 @@ def _waiting(
 def _reason(pool: Directories, task: Task, capabilities: tuple[object, ...] | None) -> str | None:
     if task.get("status") == "claimed":
         return "stands in available/ with the status 'claimed', which recover() puts right"
+    pause = read_pause(pool.tasks)
+    if pause is not None:
+        return f"waits because {described_pause(pause)}"
     until_s = deadline(task)
     if until_s is not None and until_s < time.time():
         return f"had to be claimed before {_when(until_s)}"
@@ -62,6 +67,12 @@ def _reason(pool: Directories, task: Task, capabilities: tuple[object, ...] | No
         if claim_name is not None:
             return f'is held by key "{key}" ({_described_claim(pool, claim_name)})'
     return None
+
+
+def described_pause(pause: Pause) -> str:
+    """What a pause says, for people."""
+    until = "somebody resumes it" if math.isinf(pause.until) else _when(pause.until)
+    return f"the pool is paused until {until}: {pause.reason or 'no reason was given'}"
 
 
 def _whereabouts(pool: Directories, task_id: object) -> str:

@@ -237,6 +237,22 @@ def test_why_says_where_a_task_is_and_what_it_waits_for(pool: TaskPool) -> None:
         assert "\n" not in sentence
 
 
+@pytest.mark.parametrize("reason", ["", "the limit of the API"])
+def test_why_says_that_the_pool_is_paused_and_until_when(pool: TaskPool, reason: str) -> None:
+    pool.publish("x", blocked_by=["y"])
+    pool.pause(reason=reason)
+    waits = "waits because the pool is paused until"
+    why = reason or "no reason was given"
+    assert f"'x' {waits} somebody resumes it: {why}" in pool.why("x")
+    until_s = time.time() + 3 * 86400
+    pool.pause(until_s, reason)
+    day = time.strftime("%Y-%m-%d %H:%M", time.localtime(until_s))
+    assert f"'x' {waits} {day}: {why}" in pool.why("x")
+    pool.resume()
+    assert "paused" not in pool.why("x")
+    assert "y" in pool.why("x")
+
+
 def test_what_is_old_is_removed_when_asked_twice(pool: TaskPool) -> None:
     for task_id in ("x", "y"):
         pool.publish(task_id)

@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
 from ..diagnosis import Finding
+from ..pausing import Pause
+from ..why import described_pause
 from .publication import capability_keys
 
 if TYPE_CHECKING:
@@ -20,8 +22,9 @@ SELECT t.state, t.claimed_by, t.not_before - clock.now, t.deadline < clock.now,
     (SELECT k.key || ' (task ' || k.task_id || ')' FROM {schema}.exclusive_keys k
      WHERE k.key = ANY(t.exclusive) LIMIT 1),
     t.requirements, t.required, t.attempts,
-    (SELECT paused_reason FROM {schema}.pool WHERE paused_until > clock.now)
+    p.paused_until, p.paused_reason
 FROM clock LEFT JOIN {schema}.tasks t ON t.task_id = %s
+    LEFT JOIN {schema}.pool p ON p.paused_until > clock.now
 """
 
 _SERVER: Final = """
@@ -41,7 +44,7 @@ _DEAD_ROWS_SHARE: Final = 0.5
 def why(database: Database, task_id: object, capabilities: Iterable[str] | None) -> str:
     """Why a task waits, or where it is, in one sentence."""
     (found,) = database.query(_WHY, [f"{task_id}"])
-    state, claimed_by, wait_s, late, blockers, key, requirements, required, attempts, paused = found
+    state, claimed_by, wait_s, late, blockers, key, requirements, required, attempts, *pause = found
     name = f"task {task_id!r}"
     if state is None:
         return f"{name} is not in the pool."
@@ -51,8 +54,9 @@ def why(database: Database, task_id: object, capabilities: Iterable[str] | None)
         return f"{name} has failed after {attempts} attempts; retry_failed() makes it available."
     if state != "available":
         return f"{name} is {state}."
-    if paused is not None:
-        return f"{name} waits because the pool is paused: {paused or 'no reason was given'}."
+    until, reason = pause
+    if until is not None:
+        return f"{name} waits because {described_pause(Pause(until, reason))}."
     if blockers:
         return f"{name} waits for {', '.join(map(repr, blockers))} to be completed."
     if wait_s is not None and wait_s > 0:
