@@ -149,4 +149,4 @@ def test_a_claim_reads_as_many_rows_from_many_tasks_as_from_few(
 def test_why_says_that_the_pool_is_paused(pool: PostgresPool) -> None:
     pool.publish("x")
     pool.pause(reason="deploy")
-    assert "paused: deploy" in pool.why("x")
+    assert "paused until somebody resumes it: deploy" in pool.why("x")
