@@ -23,9 +23,10 @@ Rows = list[tuple[Any, ...]]
 NOTIFY: Final = (
     "CASE WHEN NOT pg_try_advisory_xact_lock({waiting}) THEN pg_notify('{channel}', {tasks}) END"
 )
-# How many tasks: as many as the statement has rows; as many as a parameter says; nobody knows.
+# How many tasks: one; as many as the statement has rows; as many as a parameter says; nobody knows.
 # One text for all rows: of equal notifications of a transaction the server sends one.
 _NUMBERS: Final = {
+    "notify_one": "'1'",
     "notify": "(count(*) OVER ())::text",
     "notify_of": "%s::text",
     "notify_all": "'all'",

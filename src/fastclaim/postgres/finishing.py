@@ -45,7 +45,7 @@ WITH {_CLOCK}, given_back AS (
     FROM clock WHERE {_OF_CLAIM}
     RETURNING t.task_id
 )
-SELECT {{notify}} FROM given_back
+SELECT {{notify_one}} FROM given_back
 """
 
 _FAIL: Final = f"""
@@ -65,7 +65,7 @@ WITH {_CLOCK}, ended AS (
     FROM clock WHERE {_OF_CLAIM}
     RETURNING t.state
 )
-SELECT state, {{notify}} FROM ended
+SELECT state, {{notify_one}} FROM ended
 """
 
 _RENEW: Final = f"""

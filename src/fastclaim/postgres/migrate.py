@@ -213,7 +213,7 @@ WITH new AS (
     INSERT INTO {{schema}}.tasks ({", ".join(_NAMES)})
     VALUES ({", ".join(["%s"] * len(_NAMES))}) ON CONFLICT (task_id) DO NOTHING RETURNING task_id
 )
-SELECT {{notify}} FROM new
+SELECT {{notify_one}} FROM new
 """
 
 

@@ -24,7 +24,7 @@ _INSERT: Final = f"""
 INSERT INTO {{schema}}.tasks AS t ({_NAMES})
 VALUES ({", ".join(["%s"] * len(COLUMNS))}) ON CONFLICT (task_id)
 """
-_NEW: Final = f"WITH new AS ({_INSERT} DO NOTHING RETURNING task_id) SELECT {{notify}} FROM new"
+_NEW: Final = f"WITH new AS ({_INSERT} DO NOTHING RETURNING task_id) SELECT {{notify_one}} FROM new"
 _ANEW: Final = ", ".join(
     f"{name} = excluded.{name}" for name in (*COLUMNS, "delayed", "blocked") if name != "task_id"
 )
@@ -35,7 +35,7 @@ WITH new AS (
         lease_expires_at = NULL, ended_at = NULL, result = NULL
     RETURNING task_id
 )
-SELECT {{notify}} FROM new
+SELECT {{notify_one}} FROM new
 """
 _PUBLICATION: Final = "SELECT publication FROM {schema}.tasks WHERE task_id = %s"
 
