@@ -49,11 +49,28 @@ def test_a_batch_is_on_disk_before_a_task_has_its_name(
     monkeypatch.setattr(os, "fsync", recorded("flush", os.fsync))
     assert pool.publish_many(tasks(4)) == 4
     if in_place:
-        # The change after the rest is what makes the flush that of a transaction after theirs.
+        # The change is what makes the flush that of a transaction after theirs.
         assert calls[-3:] == ["write out", "change", "flush"]
         assert calls.count("flush") == 1
     else:
         assert calls[-4:] == ["flush"] * 4
+
+
+@pytest.mark.parametrize("in_place", [True], indirect=True)
+@pytest.mark.usefixtures("in_place")
+def test_the_flush_of_many_claims_is_that_of_a_transaction_after_theirs(
+    pool: TaskPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool.publish_many(tasks(4))
+    calls: list[object] = []
+    monkeypatch.setattr(batches, "_write_out", lambda _: calls.append("write out"))
+    change, flush = os.utime, os.fsync
+    monkeypatch.setattr(
+        os, "utime", lambda path, *how, **more: calls.append(path) or change(path, *how, **more)
+    )
+    monkeypatch.setattr(os, "fsync", lambda file: calls.append("flush") or flush(file))
+    assert len(pool.claim_many("a", 4)) == 4
+    assert calls[-3:] == ["write out", str(pool.claimed_dir), "flush"]
 
 
 @pytest.mark.parametrize("durability", DURABILITIES)
