@@ -66,7 +66,9 @@ def main() -> None:
         print("\n| processes | order | claims/s | most : least |\n|--:|--|--:|--:|")
         print("\n".join(draining_rounds(arguments.dir)))
     if "batches" in only:
-        print(f"\n{batches(arguments.disk)}")
+        print("\n| on a disk | alone, us | together, us | times | published together, times |")
+        print("|--|--:|--:|--:|--:|")
+        print("\n".join(batches(arguments.disk)))
     print(f"\n{describe_load()}")
 
 
@@ -235,23 +237,44 @@ def _drain(
     end.wait()  # what a process has claimed goes to the others when it ends
 
 
-def batches(directory: str) -> str:
-    """`claim_many` against single claims, both on disk when they return."""
-    single_us, many_us = [], []
+def batches(directory: str) -> Iterator[str]:
+    """`claim_many` and `publish_many` against one by one, all on disk when they return."""
+    times_us: dict[tuple[bool, str], list[float]] = {}
     with tempfile.TemporaryDirectory(dir=directory) as base:
-        pool = TaskPool(base)
-        for turn in range(8):
-            publish(pool, [f"one-{turn}-{n}" for n in range(BATCH)])
-            single_us.append(_claim_all(pool, "any", [""] * BATCH))
-            publish(pool, [f"many-{turn}-{n}" for n in range(BATCH)])
-            started_s = time.perf_counter()
-            assert len(pool.claim_many("a", BATCH, SKILLS, order="any")) == BATCH
-            many_us.append((time.perf_counter() - started_s) / BATCH * 1e6)
-    single, many = statistics.median(single_us), statistics.median(many_us)
-    return (
-        f"In {Path(directory)}: a durable claim {single:,.0f} us, one of {BATCH} of `claim_many`"
-        f" {many:,.0f} us: {single / many:.1f} times as many a second."
-    )
+        pools = {locks: TaskPool(f"{base}/{locks}", lock_files=locks) for locks in (True, False)}
+        for turn in range(ROUNDS):
+            for locks, pool in random.sample(list(pools.items()), len(pools)):
+                for what in random.sample(("alone", "together"), 2):
+                    ids = [f"{what}-{turn}-{n}" for n in range(BATCH)]
+                    published_us, claimed_us = _batch(pool, ids, together=what == "together")
+                    times_us.setdefault((locks, f"published {what}"), []).append(published_us)
+                    times_us.setdefault((locks, what), []).append(claimed_us)
+    medians = {key: statistics.median(times) for key, times in times_us.items()}
+    for locks in (True, False):
+        alone, together = medians[locks, "alone"], medians[locks, "together"]
+        published = medians[locks, "published alone"] / medians[locks, "published together"]
+        name = "lock files" if locks else "no lock files"
+        yield (
+            f"| {name} | {alone:,.0f} | {together:,.0f} | {alone / together:.1f}"
+            f" | {published:.1f} |"
+        )
+
+
+def _batch(pool: TaskPool, ids: list[str], *, together: bool) -> tuple[float, float]:
+    """Microseconds a task: to publish these, and to claim as many."""
+    started_s = time.perf_counter()
+    if together:
+        publish(pool, ids)
+    else:
+        for task_id in ids:
+            publish(pool, [task_id])
+    published_s = time.perf_counter()
+    if together:
+        assert len(pool.claim_many("a", BATCH, SKILLS, order="any")) == BATCH
+        claimed_us = (time.perf_counter() - published_s) / BATCH * 1e6
+    else:
+        claimed_us = _claim_all(pool, "any", ids)
+    return (published_s - started_s) / BATCH * 1e6, claimed_us
 
 
 if __name__ == "__main__":

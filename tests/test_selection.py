@@ -17,7 +17,7 @@ from types import ModuleType
 import pytest
 from orchestration.a2a_integration import TaskPool as Original
 
-from fastclaim import InvalidName, TaskPool, candidates, listing, views
+from fastclaim import InvalidName, TaskPool, candidates, claiming, listing, views
 from fastclaim.candidates import Ordered
 from fastclaim.inotify import Inotify
 from fastclaim.tasks_directory import TasksDirectory
@@ -387,6 +387,26 @@ def test_what_others_have_claimed_is_passed_over(
     rest = set(drain(ours, order=order))
     assert len(rest) == 19
     assert not rest & taken
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_who_keeps_coming_too_late_looks_before_it_claims(
+    make_pool: Callable[..., TaskPool], monkeypatch: pytest.MonkeyPatch, order: str
+) -> None:
+    ours, theirs = make_pool(), make_pool()
+    ours.publish_many([{"task_id": f"x{number}"} for number in range(60)])
+    assert ours.claim_next("a", order=order) is not None
+    claim, claimed = claiming.claim, []
+    monkeypatch.setattr(
+        claiming, "claim", lambda *how: claimed.append(result := claim(*how)) or result
+    )
+    for _ in range(10):
+        del claimed[:]
+        for _ in range(3):
+            theirs.claim_next("b", order=order)
+        before = len(claimed)
+        assert ours.claim_next("a", order=order) is not None
+    assert len(claimed) - before == 1
 
 
 @pytest.mark.parametrize("order", ORDERS)

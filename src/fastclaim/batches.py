@@ -1,12 +1,12 @@
 """One flush of the disk for many claims, or for many publications.
 
 What a flush costs is the disk's; sixty-four claims that share one cost what three cost alone. The
-claims of a batch stamp without a flush, their sectors are then written out together
-(sync_file_range), and one fsync of the directory that they moved into does the rest: it commits the
-file system's journal up to and including the last of them, and flushes the disk. New tasks are
-written out likewise, before any of them gets its name; then the last of them is changed once more,
-so that the journal's present transaction has something of it, and synced: that transaction, and all
-before it, hold where the blocks of all the others are.
+claims of a batch stamp without a flush; new tasks are written under temporary names. What was
+written is then written out together (sync_file_range), and one fsync of their directory does the
+rest: it commits the file system's journal, in the order in which it was written, and flushes the
+disk. The directory is changed once more before (its mtime): else the transaction that an fsync
+commits would be that of the directory's last rename or creation, which may be on disk already, and
+then nothing need be flushed; and the blocks of new files are allocated in later ones.
 
 That is so where overwritten blocks stay where they are and one journal keeps the order of all: ext4
 and XFS. Any other file system gets a flush for each file.
@@ -51,7 +51,9 @@ def put_on_disk(pool: Directories, paths: Sequence[bytes]) -> None:
             else:
                 for descriptor in descriptors:
                     os.fdatasync(descriptor)
-    if together or pool.sync >= outcome.SYNC_FULL:
+    if together:
+        _commit(pool.claimed)
+    elif pool.sync >= outcome.SYNC_FULL:
         sync_directory(pool.claimed)
     if pool.sync >= outcome.SYNC_FULL:
         sync_directory(pool.available)
@@ -65,16 +67,13 @@ def put_new_on_disk(pool: Directories, prepared: Sequence[Any]) -> None:
     OSError
         Some may not be on disk.
     """
-    directory = os.fsdecode(pool.available)
-    if len(prepared) > 1 and _stays_in_place(os.stat(directory).st_dev):
-        with _errors_of(directory):
+    if len(prepared) > 1 and _stays_in_place(os.stat(os.fsdecode(pool.available)).st_dev):
+        with _errors_of(pool.available):
             _write_out([new.fileno() for new in prepared])
-            last = prepared[-1].fileno()
-            status = os.fstat(last)
-            os.utime(last, ns=(status.st_atime_ns, status.st_mtime_ns))
-        prepared = prepared[-1:]
+        _commit(pool.available)
+        return
     for new in prepared:
-        with _errors_of(os.fsdecode(new.path)):
+        with _errors_of(new.path):
             os.fsync(new.fileno())
 
 
@@ -118,9 +117,16 @@ def _stays_in_place(device: int) -> bool:
     return False
 
 
+def _commit(directory: bytes) -> None:
+    """Put all on disk that has been written out, or changed in the file system's journal."""
+    with _errors_of(directory):
+        os.utime(os.fsdecode(directory))
+    sync_directory(directory)
+
+
 def sync_directory(path: bytes) -> None:
     """Put the names in a directory on disk; raises OSError."""
-    with _errors_of(os.fsdecode(path)):
+    with _errors_of(path):
         descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             os.fsync(descriptor)
@@ -130,10 +136,10 @@ def sync_directory(path: bytes) -> None:
 
 
 @contextmanager
-def _errors_of(path: str) -> Iterator[None]:
+def _errors_of(path: bytes) -> Iterator[None]:
     """System errors get the file's name, also those of calls on a descriptor."""
     try:
         yield
     except OSError as error:
-        error.filename = path
+        error.filename = os.fsdecode(path)
         raise

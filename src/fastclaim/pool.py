@@ -631,7 +631,8 @@ class TaskPool:
         if agent_id != self._checked_agent_id:
             _check_agent_id(agent_id)
             self._checked_agent_id = agent_id
-        _check_seconds("wait", wait)
+        if wait != 0.0:
+            _check_seconds("wait", wait)
         selection = self._selected()
         view = selection.view(order, capabilities)
         attempt = functools.partial(

@@ -1,0 +1,141 @@
+"""What `publish_many` puts on disk, when, and what its failures leave."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fastclaim import TaskExists, TaskPool, batches, publishing
+
+DURABILITIES = ["none", "data", "full"]
+
+
+def tasks(number: int) -> list[dict[str, Any]]:
+    return [{"task_id": f"x{n}", "payload": "p" * n * 1000} for n in range(number)]
+
+
+def names_in(pool: TaskPool) -> list[str]:
+    return sorted(os.listdir(pool.available_dir))
+
+
+@pytest.fixture(params=[True, False], ids=["in place", "elsewhere"])
+def in_place(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Whether the file system is one where one flush does for all."""
+    monkeypatch.setattr(batches, "_stays_in_place", lambda _: request.param)
+    return request.param
+
+
+def test_a_batch_is_on_disk_before_a_task_has_its_name(
+    pool: TaskPool, monkeypatch: pytest.MonkeyPatch, in_place: bool
+) -> None:
+    calls: list[str] = []
+
+    def recorded(name: str, call: Callable[..., None]) -> Callable[..., None]:
+        def record(*arguments: Any, **more: Any) -> None:
+            assert not list(pool.available_dir.glob("*.json"))
+            calls.append(name)
+            call(*arguments, **more)
+
+        return record
+
+    monkeypatch.setattr(batches, "_write_out", recorded("write out", batches._write_out))
+    monkeypatch.setattr(os, "utime", recorded("change", os.utime))
+    monkeypatch.setattr(os, "fsync", recorded("flush", os.fsync))
+    assert pool.publish_many(tasks(4)) == 4
+    if in_place:
+        # The change is what makes the flush that of a transaction after theirs.
+        assert calls[-3:] == ["write out", "change", "flush"]
+        assert calls.count("flush") == 1
+    else:
+        assert calls[-4:] == ["flush"] * 4
+
+
+@pytest.mark.parametrize("in_place", [True], indirect=True)
+@pytest.mark.usefixtures("in_place")
+def test_the_flush_of_many_claims_is_that_of_a_transaction_after_theirs(
+    pool: TaskPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool.publish_many(tasks(4))
+    calls: list[object] = []
+    monkeypatch.setattr(batches, "_write_out", lambda _: calls.append("write out"))
+    change, flush = os.utime, os.fsync
+    monkeypatch.setattr(
+        os, "utime", lambda path, *how, **more: calls.append(path) or change(path, *how, **more)
+    )
+    monkeypatch.setattr(os, "fsync", lambda file: calls.append("flush") or flush(file))
+    assert len(pool.claim_many("a", 4)) == 4
+    assert calls[-3:] == ["write out", str(pool.claimed_dir), "flush"]
+
+
+@pytest.mark.parametrize("durability", DURABILITIES)
+@pytest.mark.parametrize("if_exists", ["error", "replace"])
+@pytest.mark.usefixtures("in_place")
+def test_a_batch_publishes_what_single_publications_do(
+    make_pool: Callable[..., TaskPool],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    durability: str,
+    if_exists: str,
+) -> None:
+    monkeypatch.setattr(batches, "MOST_TOGETHER", 3)
+    monkeypatch.setattr("time.time_ns", lambda: 1_700_000_000_000_000_000)
+    pool, other = make_pool(durability=durability), TaskPool(tmp_path / "other")
+    pool.publish("x1", "older")
+    pool.publish_many(tasks(8), if_exists="ignore" if if_exists == "error" else if_exists)
+    for task in tasks(8):
+        other.publish(task)
+    assert names_in(pool) == names_in(other)
+    for path in other.available_dir.iterdir():
+        found = pool.available_dir / path.name
+        if if_exists == "replace" or path.name != "x1.json":
+            assert found.read_bytes() == path.read_bytes()
+            assert found.stat().st_mtime_ns == path.stat().st_mtime_ns
+    assert len(pool.claim_many("a", 9)) == 8  # none is held any more
+
+
+@pytest.mark.usefixtures("in_place")
+def test_a_batch_that_cannot_be_put_on_disk_is_not_there(
+    pool: TaskPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batches, "MOST_TOGETHER", 2)
+    flush = os.fsync
+
+    def fail_from_the_second_batch_on(descriptor: int) -> None:
+        if list(pool.available_dir.glob("*.json")):
+            raise OSError(errno.EIO, "the disk is broken")
+        flush(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fail_from_the_second_batch_on)
+    with pytest.raises(OSError, match="broken"):
+        pool.publish_many(tasks(6))
+    assert names_in(pool) == ["x0.json", "x1.json"]
+
+
+@pytest.mark.parametrize("durability", DURABILITIES)
+def test_a_task_that_somebody_else_publishes_meanwhile_ends_a_batch(
+    make_pool: Callable[..., TaskPool], monkeypatch: pytest.MonkeyPatch, durability: str
+) -> None:
+    pool = make_pool(durability=durability)
+    pool.publish("x1", "theirs")
+    monkeypatch.setattr(publishing, "known_ids", lambda _: set())
+    with pytest.raises(TaskExists, match="x1"):
+        pool.publish_many(tasks(4))
+    assert names_in(pool) == ["x0.json", "x1.json"]
+    assert pool.publish_many(tasks(4), if_exists="ignore") == 2
+    assert pool.claim("x1", "a").task["description"] == "theirs"
+
+
+@pytest.mark.parametrize("durability", DURABILITIES)
+def test_a_directory_that_has_gone_is_made_anew(
+    make_pool: Callable[..., TaskPool], durability: str
+) -> None:
+    pool = make_pool(durability=durability)
+    shutil.rmtree(pool.tasks_dir)
+    assert pool.publish_many(tasks(3)) == 3
+    assert names_in(pool) == ["x0.json", "x1.json", "x2.json"]
