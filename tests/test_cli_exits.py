@@ -163,6 +163,7 @@ def test_a_pool_that_is_not_there_is_not_made_to_be_moved(tmp_path):
 
 
 def test_watch_without_a_terminal_is_refused(base):
+    pytest.importorskip("textual")
     status, line = refusal("watch", "--pool", base)
     assert (status, "needs a terminal" in line) == (2, True)
 
