@@ -518,7 +518,7 @@ proctype orig(byte p) {
 	atomic {                                                                /* unlink */
 		DIE;
 		if
-		:: AV -> d_step { if :: pub[AV] != mine -> gone[pub[AV]] = true :: else fi; AV = 0; ok = true }; check()
+		:: AV -> AV = 0; ok = true; check()      /* whatever it is by now */
 		:: else
 		fi
 	}

@@ -24,7 +24,10 @@ else
 	found=PARTIAL status=3
 fi
 echo "$* : $found, ${states:-?} states, $seconds s"
-if [ -n "$TRACE" ] && [ -f claim.pml.trail ]; then
-	spin -t -p -g "$@" claim.pml 2>&1 | grep -v ':init:' | tail -n "$TRACE"
+if [ -n "$TRACE" ] && [ -f claim.pml.trail ]; then # the steps, without the bookkeeping
+	spin -t -p "$@" claim.pml 2>/dev/null | grep -E 'proc .*\((fast|orig|rec|publish):' \
+		| grep -E '\[!?\(*(AV|CP|CL|TMP|lockpath|fd|fo|tf|lfd|fl|holder|st\[[^v]|tok\[[^v]|has|up|alive|ofile|taken|verdict|asked|waits|died|m = TMP|told|npub)' \
+		| grep -vE 'fd\[n\]|TMP\[n\]|CL\[n\]|\[fl\[v\]|assert' \
+		| sed -E 's/^ *[0-9]+:[[:space:]]*//; s/claim.pml:([0-9]+) \(state [0-9]+\)/line \1/' | tail -n "$TRACE"
 fi
 exit $status
