@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from pathlib import Path
 
@@ -19,23 +20,26 @@ def rows(document: str, header: str) -> list[list[str]]:
     return [line.strip("| ").split(" | ") for line in table.splitlines()[2:]]
 
 
-def missing(keeper: str) -> list[str]:
-    """Names in a cell that are no test, and no file of tests."""
-    defined = {
+@functools.cache
+def defined() -> frozenset[str]:
+    """The names of all tests."""
+    return frozenset(
         name
         for path in TESTS.rglob("test_*.py")
         for name in re.findall(r"^(?:async )?def (test_\w+)", path.read_text(), re.MULTILINE)
-    }
+    )
+
+
+def missing(keeper: str) -> list[str]:
+    """Names in a cell that are no test, and no file of tests."""
     gone = []
-    file = ""
     for name in NAME.findall(keeper):
         path, _, test = name.rpartition("::") if "::" in name else ("", "", name)
         if name.endswith((".py", "/")):
             path, test = name, ""
-        file = path or file
         if path and not (TESTS / path.removeprefix("tests/")).exists():
             gone.append(name)
-        if test.startswith("test_") and test not in defined:
+        if test.startswith("test_") and test not in defined():
             gone.append(name)
     return gone
 
