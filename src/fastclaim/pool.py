@@ -969,7 +969,7 @@ class TaskPool:
             raise
 
     def _look_after_dead_owners(self) -> bool:
-        """Give back the claims of the dead; whether anything may be waiting now that did not."""
+        """Give back claims that have ended; whether anything may be waiting now that did not."""
         if not self._directories.deaths().may_have_come():
             return False
         return recovery.give_back_of_dead_owners(self._directories, self._max_attempts)
