@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -50,3 +53,43 @@ def test_orphans_are_reported_and_not_touched(pool: TaskPool) -> None:
         holder.kill()
     assert found(pool)["left behind"].advice == "run recover()"
     assert pool.counts()["claimed"] == 1
+
+
+@pytest.fixture
+def overlay(make_pool: Callable[..., TaskPool], tmp_path: Path) -> Iterator[Path]:
+    """Where an overlayfs is mounted, whose lower layer has a pool with a waiting task in it."""
+    layers = tmp_path / "layers"
+    layers.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "none", layers], capture_output=True).returncode:
+        pytest.skip("nothing may be mounted here")
+    try:
+        for name in ("lower", "upper", "work", "merged"):
+            (layers / name).mkdir()
+        make_pool(layers / "lower").publish("t")
+        options = ",".join(f"{name}dir={layers / name}" for name in ("lower", "upper", "work"))
+        command = ["mount", "-t", "overlay", "overlay", "-o", options, layers / "merged"]
+        mounted = subprocess.run(command, capture_output=True, text=True)
+        if mounted.returncode:
+            pytest.skip(f"no overlayfs here: {mounted.stderr.strip()}")
+        try:
+            yield layers / "merged"
+        finally:
+            subprocess.run(["umount", "-l", layers / "merged"], check=True)
+    finally:
+        subprocess.run(["umount", "-l", layers], check=True)
+
+
+def test_on_overlayfs_a_pool_works_and_is_called_healthy(
+    make_pool: Callable[..., TaskPool], overlay: Path
+) -> None:
+    pool = make_pool(overlay)
+    findings = found(pool)
+    assert (findings["file system"].level, findings["file system"].message[:7]) == ("ok", "overlay")
+    for check in ("flock", "inotify", "RENAME_NOREPLACE", "RENAME_EXCHANGE"):
+        assert findings[check].level == "ok", findings[check]
+    with agent(lambda: pool.claim("t", "a")) as holder:
+        assert make_pool(overlay).claim_task("t", "b") == {}
+        holder.kill()
+    with pool.claim("t", "b") as claim:
+        claim.result = "r" * 2000
+    assert pool.counts() == {"available": 0, "claimed": 0, "completed": 1, "failed": 0}

@@ -38,8 +38,7 @@ class Deaths:
         self._watched = (-1, -1)
         self._heard_at_s = float("-inf")
         self._listed_ns = -1  # mtime of owners/ when its names were read; -1: they may have changed
-        self._lease_ends_s = math.inf
-        self._leases_looked_at_s = -math.inf
+        self._lease_look_s = math.inf  # when to look for leases that have ended, since the epoch
 
     def may_have_come(self) -> bool:
         """Whether an owner may have died, or a lease ended, since this was last asked.
@@ -54,13 +53,14 @@ class Deaths:
         """Seconds until a lease may have ended; infinity: none will, as far as is known."""
         with no_fork:
             self._status()
-            return self._lease_look_due_s() - time.time()
+            return self._lease_look_s - time.time()
 
     def _may_have_come(self) -> bool:
         status = self._status()
-        is_lease_over = self._lease_look_due_s() <= (now_s := time.time())
-        if is_lease_over:
-            self._leases_looked_at_s = now_s
+        is_lease_over = False
+        if self._lease_look_s < math.inf and self._lease_look_s <= (now_s := time.time()):
+            is_lease_over = True
+            self._lease_look_s = now_s + _LEASE_LOOKS_S
         # A forked child reads from its parent's queue until it has one of its own, and the kernel
         # tells of no parent's rename.
         if (
@@ -71,7 +71,7 @@ class Deaths:
         ):
             events = self._inotify.read()
             if not any(event.mask & ~IN_CLOSE_WRITE for event in events):
-                if not all(leases.is_lease(os.fsdecode(event.name)) for event in events):
+                if events and not all(leases.is_lease(os.fsdecode(e.name)) for e in events):
                     self._heard_at_s = time.monotonic()
                 is_recent = time.monotonic() - self._heard_at_s < _UNLOCKED_WITHIN_S
                 return is_lease_over or is_recent
@@ -87,12 +87,8 @@ class Deaths:
         if status.st_mtime_ns != self._listed_ns:
             is_settled = abs(time.time() - status.st_mtime) > _TICK_S
             self._listed_ns = status.st_mtime_ns if is_settled else -1
-            self._lease_ends_s = min(leases.ends(self._owners).values(), default=math.inf)
-            self._leases_looked_at_s = -math.inf
+            self._lease_look_s = min(leases.ends(self._owners).values(), default=math.inf)
         return status
-
-    def _lease_look_due_s(self) -> float:
-        return max(self._lease_ends_s, self._leases_looked_at_s + _LEASE_LOOKS_S)
 
     def _watch(self) -> None:
         if self._inotify is not None:

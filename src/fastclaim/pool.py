@@ -1011,7 +1011,7 @@ class TaskPool:
             raise
 
     def _look_after_dead_owners(self) -> bool:
-        """Give back the claims of the dead; whether anything may be waiting now that did not."""
+        """Give back claims that have ended; whether anything may be waiting now that did not."""
         if self._asks_kernel and not self._directories.deaths().may_have_come():
             return False
         from .recovery import give_back_of_dead_owners

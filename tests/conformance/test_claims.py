@@ -343,6 +343,20 @@ def test_a_claim_past_its_lease_is_anybodys(pool: TaskPool) -> None:
     long.complete()
 
 
+@pytest.mark.parametrize("verb", ["claim", "claim_next", "claim_many"])
+def test_what_a_lease_has_ended_of_comes_back_without_recover(pool: TaskPool, verb: str) -> None:
+    pool.publish("x")
+    pool.claim("x", "a", lease_s=-1)
+    if verb == "claim":
+        claim = pool.claim("x", "b")
+    elif verb == "claim_next":
+        claim = pool.claim_next("b")
+    else:
+        (claim,) = pool.claim_many("b", 2)
+    assert claim is not None
+    assert claim.task["attempts"] == 1
+
+
 def test_a_renewed_lease_holds(pool: TaskPool) -> None:
     pool.publish("x")
     claim = pool.claim("x", "a", lease_s=0.05)

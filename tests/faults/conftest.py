@@ -5,11 +5,28 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
 
 HERE = Path(__file__).resolve().parent
+
+
+Tell = Callable[[str, Mapping[str, int]], None]
+
+
+@pytest.fixture
+def tell(capsys: pytest.CaptureFixture[str]) -> Tell:
+    """Says in the log what was tried, and of each verb how many points."""
+
+    def tell(what: str, points: Mapping[str, int]) -> None:
+        each = "; ".join(f"{verb} {count}" for verb, count in points.items())
+        with capsys.disabled():
+            sys.stdout.write(f"\n{what}: {sum(points.values())} points\n    {each}\n")
+
+    return tell
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,8 @@
     LD_PRELOAD=interpose.so python driver.py CORE DURABILITY DIRECTORY [VERB]
 
 VERB is a part of the names of the verbs to try; without it all are tried.
-Prints one JSON object: how many points were tried, what broke which promise, each verb's calls.
+Prints one JSON object: how many points were tried, what broke which promise, each verb's calls, and
+each verb's number of points.
 A *point* is one verb on a fresh small pool with one fault.
 """
 
@@ -644,6 +645,7 @@ class Driver:
         self.points: collections.Counter[str] = collections.Counter()
         self.broken: list[Broken] = []
         self.calls: dict[str, list[str]] = {}
+        self.tried: collections.Counter[str] = collections.Counter()  # points, by verb
 
     def run(self, part: str) -> None:
         for verb in all_verbs():
@@ -699,6 +701,7 @@ class Driver:
             error = error.with_traceback(None)
             error.__context__ = None
         self.points[fault.kind] += 1
+        self.tried[verb.name] += 1
         met = next((call for call in calls if call.is_met), None)
         words = "" if met is None else self._words(met)
 
@@ -904,6 +907,7 @@ def main(core: str, durability: str, directory: str, part: str = "") -> None:
             "points": driver.points,
             "broken": [list(broken) for broken in driver.broken],
             "calls": driver.calls,
+            "tried": driver.tried,
         },
         sys.stdout,
     )

@@ -15,6 +15,7 @@ import pytest
 
 from fastclaim import TaskPool
 
+from .conftest import Tell
 from .test_faults import CORES, DURABILITIES, Sweep, run_sweeps
 
 # The verbs of TaskPool that change no file. Every other one has to be tried.
@@ -58,10 +59,13 @@ def sweep(
     return sweeps[request.param, durability]
 
 
-def test_every_verb_was_killed_before_and_after_every_call(sweep: Sweep) -> None:
+def test_every_verb_was_killed_before_and_after_every_call(sweep: Sweep, tell: Tell) -> None:
     points, calls, same = (sweep.result[name] for name in ("points", "calls", "same"))
-    print(f"{sweep.name}: {len(calls)} verbs, {sum(calls.values())} calls, {points};", end=" ")
-    print(f"as with data: {len(same)} verbs")
+    tell(
+        f"deaths ({sweep.name}), {len(calls)} verbs, {sum(calls.values())} calls, {points};"
+        f" call for call as with data, and not tried again: {len(same)} verbs",
+        {verb: 2 * count for verb, count in calls.items()},
+    )
     assert all(calls.values())
     assert points["before"] == points["after"] == sum(calls.values())
     sweep.keeps("dies")

@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from ..conftest import _transition_c
+from .conftest import Tell
 
 HERE = Path(__file__).resolve().parent
 DURABILITIES = ("data", "full")
@@ -126,9 +127,9 @@ def sweep(
     return sweeps[request.param, durability]
 
 
-def test_every_call_of_every_verb_was_made_to_fail(sweep: Sweep) -> None:
+def test_every_call_of_every_verb_was_made_to_fail(sweep: Sweep, tell: Tell) -> None:
     points, calls = sweep.result["points"], sweep.result["calls"]
-    print(f"{sweep.name}: {len(calls)} verbs, {points}")
+    tell(f"errors ({sweep.name}), {len(calls)} verbs, {points}", sweep.result["tried"])
     assert all(calls.values())
     assert points["no fault"] == len(calls)
     assert points["fail"] >= 2 * sum(map(len, calls.values()))
