@@ -127,6 +127,7 @@ LONG = [
     Scenario("waiting", ("completes", "completes", "republishes"), 1),
     Scenario("waiting", ("completes", "recovers", "republishes"), 1),
     Scenario("waiting", ("completes", "completes", "original"), 1, lock_files=True),
+    Scenario("waiting", ("completes", "releases", "original"), 0, lock_files=True),
     Scenario("waiting", ("completes", "original", "original"), 1, lock_files=True),
     Scenario("waiting", ("completes", "recovers", "original"), 1, lock_files=True),
 ]
@@ -311,7 +312,9 @@ class Pool:
         assert len(set(held)) == len(held)
         assert len(holders) <= self.publications, holders
         assert state.acknowledged.count("completed") <= self.publications
-        assert "completed" not in state.acknowledged or COMPLETED in names
+        if "completed" in state.acknowledged:
+            assert COMPLETED in names
+            assert self.publications > 1 or not holders, f"{holders} hold what was completed"
 
     def _check_lost_and_doubled(self, state: State, found: list[str]) -> None:
         if self.has_originals:  # they claim by a copy, and then unlink what they have copied
@@ -329,26 +332,38 @@ class Pool:
         self.ends.add((files, state.acknowledged, tuple(state.said("holds"))))
         for index in range(len(kernel.processes)):
             kernel.end(index)
-        end = (frozenset(kernel.names.items()), frozenset(kernel.inodes.items()))
+        is_completed = "completed" in state.acknowledged and WAITING not in kernel.names
+        end = (
+            is_completed,
+            frozenset(kernel.names.items()),
+            frozenset(kernel.inodes.items()),
+        )
         if end in self.ended_well:
             return
-        for program in (self._recovers, self._recovers, self._cleans_up):
-            Process("end", program, 0, NOW_NS + AN_HOUR_NS).run(kernel)
-            kernel.end(0)
+        self._run(kernel, self._recovers)
+        assert not is_completed or WAITING not in kernel.names, "what was completed comes back"
+        for program in (self._goes_on, self._goes_on, self._recovers):
+            self._run(kernel, program)
         left = {name for name in kernel.names if not name.startswith("claimed/tmp")}
         assert left == {COMPLETED}, left
         self.ended_well.add(end)
 
+    def _run(self, kernel: Kernel, program: Callable[[Process], None]) -> None:
+        Process("end", program, 0, NOW_NS + AN_HOUR_NS).run(kernel)
+        kernel.end(0)
+
     def _recovers(self, _: Process) -> None:
         pool = self.pool()
         for _ in range(2):
-            # An original's claim is bound to no process.
-            pool.recover(older_than=-1.0 if self.has_originals else None)
+            pool.recover()
+
+    def _goes_on(self, process: Process) -> None:
+        self._recovers(process)
+        pool = self.pool()
+        if self.has_originals:
+            pool.recover(older_than=-1.0)  # their claims are bound to no process
         if os.path.exists(f"{TASKS}/{WAITING}"):
             pool.claim("x", "end", timeout=0).complete(1)
-
-    def _cleans_up(self, _: Process) -> None:
-        self.pool().recover()
 
 
 @functools.cache
@@ -523,9 +538,11 @@ BROKEN = {
         Scenario("expired", ("completes_late", "completes", "recovers"), 0, same_agent=True),
         Mutation(_transition_py, "_finished_state", "or expected not in claim_fields ", ""),
     ),
-    "a lost rename is taken for a win": (
-        Scenario("waiting", ("completes", "original", "original"), 0, True),
-        Mutation(_transition_py, "_rename", "return LOST", "return DONE"),
+    "an original's copy of a completion has the completion's owner": (
+        Scenario("waiting", ("completes", "releases", "original"), 0, lock_files=True),
+        Mutation(
+            recovery._Recovery, "_judge", '{} if "completed_at" in fields else fields', "fields"
+        ),
     ),
 }
 
