@@ -2,7 +2,7 @@
 
 The Python core and all above it run as they are, on files in memory. A scenario is explored until
 there is no order left that leads anywhere new; `stepping` says what that means. Those of LONG take
-minutes together: ``FASTCLAIM_INTERLEAVINGS=all``.
+minutes together: ``FASTCLAIM_INTERLEAVINGS=all pytest -o faulthandler_timeout=0``.
 
 Not explored are, beyond what `stepping.kernel` leaves out:
 
@@ -308,7 +308,10 @@ class Pool:
             # An original copies whatever it reads, the token of a completion included.
             and not f"{task['claimed_by']}".startswith("original")
         ]
-        assert len(held) == len(holders) - holders.count(BY_COPY), f"{holders} hold {held}"
+        # The completion of one publication takes the place of the other's.
+        overwritten = self.publications > 1 and COMPLETED in names
+        missing = len(holders) - holders.count(BY_COPY) - len(held)
+        assert missing in (0, int(overwritten)), f"{holders} hold {held}"
         assert len(set(held)) == len(held)
         assert len(holders) <= self.publications, holders
         assert state.acknowledged.count("completed") <= self.publications
