@@ -335,7 +335,11 @@ class Pool:
         self.ends.add((files, state.acknowledged, tuple(state.said("holds"))))
         for index in range(len(kernel.processes)):
             kernel.end(index)
-        is_completed = "completed" in state.acknowledged and WAITING not in kernel.names
+        is_completed = (
+            "completed" in state.acknowledged
+            and self.publications == 1
+            and WAITING not in kernel.names
+        )
         end = (
             is_completed,
             frozenset(kernel.names.items()),
