@@ -93,6 +93,17 @@ def test_an_originals_copy_of_a_completion_does_not_come_back_with_its_owners_en
     assert pool.recover(older_than=60).returned == ["t"]
 
 
+def test_half_a_claim_that_stands_in_the_way_of_its_agents_claim_is_kept(pool: TaskPool) -> None:
+    pool.publish("t", n=2)
+    (pool.available_dir / "t.json").rename(pool.claimed_dir / "t_a.json")
+    pool.publish("t", n=1, if_exists="replace")
+    claim = pool.claim("t", "a")
+    assert claim.task["n"] == 1
+    claim.complete()
+    assert pool.recover().returned == ["t"]
+    assert pool.claim("t", "a").task["n"] == 2
+
+
 def test_a_lease_ends_by_the_clock_and_not_with_its_process(pool: TaskPool) -> None:
     for task_id in ("past", "going on"):
         pool.publish(task_id)

@@ -13,6 +13,7 @@ from .directories import Directories
 from .document import NOT_BEFORE, lay_out, parse, parse_held, timestamp
 from .errors import (
     AlreadyClaimed,
+    InvalidName,
     InvalidTask,
     LockTimeout,
     NameCollision,
@@ -265,6 +266,8 @@ class _Attempt:
         with old:
             if not self._is_own(old):
                 self._refuse()
+            if self._is_half(old) and self._set_aside(old) != outcome.DONE:
+                return outcome.BUSY
             result, held = self.pool.core.hold(self.tasks, self.path, self.lock)
             if held is None:
                 return int(result)
@@ -279,6 +282,17 @@ class _Attempt:
         if "claimed_by" in fields:
             return f"{fields['claimed_by']}" == f"{self.agent_id}"
         return f"{fields.get('task_id')}" == f"{self.task_id}"
+
+    def _is_half(self, old: Any) -> bool:
+        return "claimed_by" not in parse_held(old).fields
+
+    def _set_aside(self, half: Any) -> int:
+        """Keep what nobody was told that it has: it can be a newer publication."""
+        try:
+            aside = self.pool.claimed_file(self.task_id, self.token)
+        except InvalidName:
+            return self._refuse()
+        return int(half.move(aside))  # half a claim still, which recovery gives back
 
     def _refuse(self) -> int:
         raise NameCollision(
