@@ -78,6 +78,32 @@ def test_claims_of_originals_go_back_only_by_age(pool: TaskPool, claimed_at: int
     assert bool(pool.recover(older_than=60)) == (claimed_at == 0)
 
 
+def test_an_originals_copy_of_a_completion_does_not_come_back_with_its_owners_end(
+    pool: TaskPool,
+) -> None:
+    pool.publish("t")
+    with agent(lambda: pool.claim("t", "ours").complete()):
+        pass
+    # It opened the task before that claim, read it after the completion, and then was refused.
+    task = json.loads((pool.completed_dir / "t_complete.json").read_text())
+    copy = task | {"status": "claimed", "claimed_by": "original", "claimed_at": 0}
+    (pool.claimed_dir / "t_original.json").write_text(json.dumps(copy, indent=2))
+    assert not pool.recover()
+    assert pool.claim_task("t", "b") == {}
+    assert pool.recover(older_than=60).returned == ["t"]
+
+
+def test_half_a_claim_that_stands_in_the_way_of_its_agents_claim_is_kept(pool: TaskPool) -> None:
+    pool.publish("t", n=2)
+    (pool.available_dir / "t.json").rename(pool.claimed_dir / "t_a.json")
+    pool.publish("t", n=1, if_exists="replace")
+    claim = pool.claim("t", "a")
+    assert claim.task["n"] == 1
+    claim.complete()
+    assert pool.recover().returned == ["t"]
+    assert pool.claim("t", "a").task["n"] == 2
+
+
 def test_a_lease_ends_by_the_clock_and_not_with_its_process(pool: TaskPool) -> None:
     for task_id in ("past", "going on"):
         pool.publish(task_id)

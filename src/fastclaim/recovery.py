@@ -169,15 +169,18 @@ class _Recovery:
             return (_Verdict.HALF_FAILURE if is_failure else _Verdict.HALF_CLAIM), ""
         if fields.get(STATUS) == layout.COMPLETED and "result" in fields:
             return _Verdict.HALF_COMPLETION, ""
-        owner = fields.get("owner")
+        # An original that was overtaken claims a copy of what it has read. If that is a completion,
+        # the copy's owner and lease are those of a claim that has ended well.
+        bound = {} if "completed_at" in fields else fields
+        owner = bound.get("owner")
         if isinstance(owner, str) and not self._is_alive(owner):
             return _Verdict.LOST, PROCESS_ENDED
-        if self._is_past(fields.get("lease_expires_at"), 0.0):
+        if self._is_past(bound.get("lease_expires_at"), 0.0):
             return _Verdict.LOST, LEASE_EXPIRED
         is_old = self.older_than_s is not None and self._is_past(
             fields.get("claimed_at"), self.older_than_s
         )
-        if owner is None and "lease_expires_at" not in fields and is_old:
+        if owner is None and "lease_expires_at" not in bound and is_old:
             return _Verdict.LOST, f"{OLDER_THAN}{self.older_than_s} s"
         return _Verdict.STANDS, ""
 
