@@ -8,13 +8,15 @@ removes it. A file whose lease ended in another way, or was never made, costs on
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import time
-from typing import Final
 
 from . import layout
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
 
 # Never, for a file name: some 30 000 years.
 _LAST_S: Final = 10**12
@@ -57,8 +59,10 @@ def _make(path: bytes) -> None:
 def note_again(tasks: bytes, ends_at_s: float) -> None:
     """After the claim: if it took until after the lease's end, the file may have been removed."""
     if ends_at_s < time.time():
-        with contextlib.suppress(OSError):  # the claim stands
+        try:
             note(tasks, ends_at_s)
+        except OSError:
+            pass  # the claim stands
 
 
 def ends(owners: bytes) -> dict[bytes, int]:

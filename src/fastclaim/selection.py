@@ -132,7 +132,7 @@ class Selection:
                     if not isinstance(error, PoolPaused):
                         view.busy(name)
                         continue
-                    view.tell(name)  # the next to try, once the pause is over
+                    view.tell([name])  # the next to try, once the pause is over
                     if not self._changes.follow(TASKS):
                         self._paused_until_s = error.until
                         return None
