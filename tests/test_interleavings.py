@@ -41,6 +41,7 @@ from fastclaim import (
     owners,
     recovery,
 )
+from fastclaim.locked_inode import LockedInode
 
 from .stepping.calls import BASE, TASKS, File, Tempfile, in_memory
 from .stepping.explorer import Explorer, State
@@ -68,6 +69,8 @@ class Scenario(NamedTuple):
         How many of them may die.
     lock_files : bool
         Whether the original's lock files are taken.
+    linked : bool
+        Whether they are links to inodes that the processes keep flocked.
     same_agent : bool
         Whether all claim for one agent.
     lists_backwards : bool
@@ -78,6 +81,7 @@ class Scenario(NamedTuple):
     does: tuple[str, ...]
     deaths: int
     lock_files: bool = False
+    linked: bool = False
     same_agent: bool = False
     lists_backwards: bool = False
 
@@ -89,6 +93,7 @@ class Scenario(NamedTuple):
 SHORT = [
     Scenario("waiting", ("completes", "releases"), 2),
     Scenario("waiting", ("completes", "completes"), 2, lock_files=True),
+    Scenario("waiting", ("completes", "releases"), 2, lock_files=True, linked=True),
     Scenario("waiting", ("completes", "releases"), 2, same_agent=True),
     Scenario("waiting", ("completes", "fails"), 2),
     Scenario("waiting", ("begins", "begins"), 2),
@@ -97,6 +102,7 @@ SHORT = [
     Scenario("of_the_dead", ("completes", "completes"), 2),
     Scenario("waiting", ("completes", "recovers"), 2),
     Scenario("waiting", ("completes", "recovers"), 2, lock_files=True),
+    Scenario("waiting", ("completes", "recovers"), 2, lock_files=True, linked=True),
     Scenario("locked_long_ago", ("completes", "recovers"), 2, lock_files=True),
     Scenario("foreign", ("completes", "recovers"), 2),
     Scenario("of_the_dead", ("completes", "recovers"), 2),
@@ -106,6 +112,7 @@ SHORT = [
     Scenario("of_the_dead", ("recovers", "recovers"), 2),
     Scenario("expired", ("completes_late", "recovers"), 2),
     Scenario("waiting", ("completes", "original"), 2, lock_files=True),
+    Scenario("waiting", ("completes", "original"), 2, lock_files=True, linked=True),
     Scenario("foreign", ("completes", "original"), 2, lock_files=True),
     Scenario("waiting", ("completes", "republishes"), 2),
     Scenario("waiting", ("releases", "republishes"), 2),
@@ -206,6 +213,8 @@ class Pool:
         pool = self.pool()
         tasks = pool._directories.current()
         tasks.owner.ensure(tasks.path)
+        if self.scenario.linked:
+            tasks.locked_inode = LockedInode(tasks.path)
         process.at("started")
         return pool
 

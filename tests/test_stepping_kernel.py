@@ -57,6 +57,7 @@ _calls = st.one_of(
         ),
     ),
     st.tuples(st.just("rename"), _names, _names, st.sampled_from([0, NOREPLACE, EXCHANGE])),
+    st.tuples(st.just("link"), _names, _names),
     st.tuples(st.sampled_from(["stat", "unlink"]), _names),
     st.tuples(st.just("listdir"), st.sampled_from(DIRECTORIES[1:])),
     st.tuples(st.just("mkdir"), st.sampled_from(DIRECTORIES)),
@@ -88,6 +89,8 @@ class RealKernel:
                 files[descriptor] = result
                 return descriptor
             return tuple(sorted(result)) if name == "listdir" else result
+        if name == "link":
+            return os.link(*(self._base / path for path in arguments))
         if name == "rename":
             source, target = (os.fsencode(self._base / path) for path in arguments[:2])
             return _transition_py._rename_with(AT_FDCWD, source, target, arguments[2])

@@ -77,6 +77,17 @@ class _Calls:
         return "rename", _path(source, src_dir_fd), _path(target, dst_dir_fd), 0
 
     @staticmethod
+    def link(
+        source: Any,
+        target: Any,
+        *,
+        src_dir_fd: Any = None,
+        dst_dir_fd: Any = None,
+        follow_symlinks: bool = True,
+    ) -> Any:
+        return "link", _path(source, src_dir_fd), _path(target, dst_dir_fd)
+
+    @staticmethod
     def unlink(path: Any, *, dir_fd: int | None = None) -> Any:
         return "unlink", _path(path, dir_fd)
 
@@ -93,6 +104,7 @@ class _Calls:
         return "utime", descriptor, ns[1]
 
 
+_BY_NAME = ("open", "stat", "lstat", "rename", "link", "unlink", "listdir", "mkdir", "utime")
 _BY_DESCRIPTOR = ("close", "fstat", "read", "pread", "write", "pwrite", "fsync")
 
 
@@ -221,7 +233,17 @@ class _MaybeDeaths:
 def in_memory() -> Iterator[pytest.MonkeyPatch]:
     """Let what is below `BASE` be in a `Kernel`'s memory."""
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("open", "stat", "lstat", "rename", "unlink", "listdir", "mkdir", "utime"):
+        for name in (
+            "open",
+            "stat",
+            "lstat",
+            "rename",
+            "link",
+            "unlink",
+            "listdir",
+            "mkdir",
+            "utime",
+        ):
             patch.setattr(os, name, _stepped(name))
         for name in _BY_DESCRIPTOR:
             patch.setattr(os, name, _stepped_by_descriptor(name))

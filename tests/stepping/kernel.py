@@ -164,11 +164,20 @@ class Kernel:
             self.names[source] = self._named(target)
         elif flags == NOREPLACE and target in self.names:
             raise _error(errno.EEXIST)
-        elif source != target:
+        elif self.names.get(target) != moved:  # of two links to one inode both stay
             if target in self.names:
                 self._unlink(process, target)
             del self.names[source]
+        else:
+            return
         self.names[target] = moved
+
+    def _link(self, process: int, source: str, target: str) -> None:
+        number = self._named(source)
+        if target in self.names:
+            raise _error(errno.EEXIST)
+        self.names[target] = number
+        self.inodes[number] = self.inodes[number]._replace(links=self.inodes[number].links + 1)
 
     def _unlink(self, process: int, path: str) -> None:
         number = self._named(path)
