@@ -6,7 +6,7 @@ import errno
 import math
 import os
 import time
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 from . import exclusive, outcome
 from .directories import Directories
@@ -264,37 +264,37 @@ class _Attempt:
             gone = (outcome.ABSENT, outcome.BUSY, outcome.STALE)
             return outcome.BUSY if result in gone else self._refuse()
         with old:
-            if not self._is_own(old):
+            fields = self._fields_of(old)
+            if not self._is_own(fields):
                 self._refuse()
-            if self._is_half(old) and self._set_aside(old) != outcome.DONE:
+            if "claimed_by" not in fields and self._set_aside(old) != outcome.DONE:
                 return outcome.BUSY
             result, held = self.pool.core.hold(self.tasks, self.path, self.lock)
             if held is None:
                 return int(result)
             return self._replace_and_close(held, over_old_claim=True)
 
-    def _is_own(self, old: Any) -> bool:
+    def _fields_of(self, old: Any) -> dict[str, Any]:
         try:
-            fields = parse_held(old).fields
+            return parse_held(old).fields
         except ValueError:
-            return False
+            self._refuse()
+
+    def _is_own(self, fields: dict[str, Any]) -> bool:
         # Task and agent make the name: if one of the two is ours, so is the other.
         if "claimed_by" in fields:
             return f"{fields['claimed_by']}" == f"{self.agent_id}"
         return f"{fields.get('task_id')}" == f"{self.task_id}"
-
-    def _is_half(self, old: Any) -> bool:
-        return "claimed_by" not in parse_held(old).fields
 
     def _set_aside(self, half: Any) -> int:
         """Keep what nobody was told that it has: it can be a newer publication."""
         try:
             aside = self.pool.claimed_file(self.task_id, self.token)
         except InvalidName:
-            return self._refuse()
+            self._refuse()
         return int(half.move(aside))  # half a claim still, which recovery gives back
 
-    def _refuse(self) -> int:
+    def _refuse(self) -> NoReturn:
         raise NameCollision(
             f"task {self.task_id!r}: another task's claim has the file name that the claim by"
             f" {self.agent_id!r} needs",
