@@ -10,8 +10,8 @@ Not explored are, beyond what `stepping.kernel` leaves out:
  - a directory that changes while it is listed, which takes more names than one call gives;
  - the reuse of an inode's number, but for that by the process that had it first;
  - more than `calls.TRIES` tries of whoever waits for a lock, and a clock that goes on;
- - two claimers and a recoverer with a dead process's claim, or with a foreign task and a death, which
-   came to no end yet;
+ - two claimers and a recoverer with a dead process's claim, or with a foreign task and a death:
+   that came to no end yet;
  - a publication while an original claims, which no rule of ours can mend (docs/design.md).
 """
 
