@@ -36,10 +36,10 @@
  *   NOCRASH      nobody dies             NORCRASH   rec and publish do not die
  *   MAXDIE=n     at most n processes die                NOTIMEOUT  orig waits for its lock for ever
  *   NI=n         inode numbers + 1 (default 9; an assertion says if they do not suffice)
- * BROKEN ON PURPOSE: each must be found out
+ *   NOLINKS      no look at the link count after a flock: slower, and harmless
+ * BROKEN ON PURPOSE: each must be found out; README.md says by which fleet
  *   NOHOLD       tasks are not flocked                  NOCOMPARE  no comparison after the move
  *   NOVERIFY     no look whether the name is what was flocked
- *   NOLINKS      no look at the link count after a flock
  *   NOARBITER    a claim that lost the rename stamps and goes on
  *   STAMPFIRST   a claim stamps before it moves         MOVEFIRST  a completion moves, then stamps
  *   REPLACE      a move to available/ replaces what is there
