@@ -424,14 +424,15 @@ MILESTONES = [
     Milestone(TaskPool, "_claim_of_before", lambda *_: ()),
     Milestone(
         recovery._Recovery,
-        "forget",
-        lambda a_pass, paths: (paths, a_pass._unsettled, bool(a_pass.report)),
+        "forget_what_has_ended",
+        lambda a_pass: (*a_pass.dead, a_pass._unsettled, bool(a_pass.report)),
     ),
     *(
         Milestone(
             recovery._Recovery,
             function,
             lambda a_pass: (
+                *a_pass.dead,
                 a_pass._unsettled,
                 frozenset(a_pass._alive.items()),
                 frozenset(a_pass._claimed_by_originals),
@@ -446,7 +447,6 @@ def _telling(milestone: Milestone) -> Callable[..., Any]:
     function = getattr(milestone.of, milestone.function)
 
     def tell(self: Any, *arguments: Any) -> Any:
-        arguments = tuple(map(tuple, arguments)) if milestone.function == "forget" else arguments
         at(milestone.function, *milestone.known(self, *arguments))
         return function(self, *arguments)
 
@@ -546,11 +546,11 @@ BROKEN = {
         Mutation(recovery._Recovery, "_is_alive", "return self._alive[owner]", "return False"),
     ),
     "recovery takes the owner's lock for free": (
-        Scenario("waiting", ("keeps", "recovers", "recovers"), 0),
+        Scenario("waiting", ("keeps", "recovers"), 0),
         Mutation(
             owners,
-            "_remove_if_dead",
-            "fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)",
+            "is_alive",
+            "fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)",
             "pass",
         ),
     ),

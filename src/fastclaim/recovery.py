@@ -12,7 +12,7 @@ import enum
 import fcntl
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -82,28 +82,22 @@ def recover(
 ) -> RecoveryReport:
     """See `TaskPool.recover`."""
     recovery = _Recovery(pool, older_than_s, dry_run, max_attempts)
-    # Before the claims: who dies after them leaves claims that this pass has not seen.
-    dead, ended = _dead_owners(pool), recovery.ended_leases()
     recovery.claims()
     recovery.waiting_tasks()
     recovery.given_up_tasks()
     if not dry_run:
         recovery.litter()
-        recovery.forget(dead)
-        recovery.forget_leases(ended)
+        recovery.forget_what_has_ended()
     return recovery.report
 
 
 def give_back_of_dead_owners(pool: Directories, max_attempts: int | None) -> bool:
     """Return the claims whose process or lease has ended; whether a task went anywhere."""
-    dead = _dead_owners(pool)
     recovery = _Recovery(pool, None, False, max_attempts)
-    ended = recovery.ended_leases()
-    if not dead and not ended:
+    if not recovery.dead and not recovery.ended:
         return False
     recovery.claims()
-    recovery.forget(dead)
-    recovery.forget_leases(ended)
+    recovery.forget_what_has_ended()
     return bool(recovery.report)
 
 
@@ -124,18 +118,9 @@ class _Recovery:
         self._alive: dict[str, bool] = {}
         self._unsettled = False  # something has to wait for a later pass
         self._claimed_by_originals: set[str] = set()
-
-    def ended_leases(self) -> list[bytes]:
-        """The files that tell of leases that are over; to be asked before the claims are read."""
-        found = leases.ends(_owners(self.pool))
-        return [path for path, second in found.items() if second <= self.now_s]
-
-    def forget_leases(self, paths: Iterable[bytes]) -> None:
-        """Remove these files, unless a claim has to wait."""
-        if not self._unsettled:
-            for path in paths:
-                with contextlib.suppress(FileNotFoundError, PermissionError):
-                    os.unlink(path)
+        # Before the claims: who dies after them leaves claims that this pass has not seen.
+        self.dead = _dead_owners(pool)
+        self.ended = _ended_leases(pool, self.now_s)
 
     # claimed/ -----------------------------------------------------------------------------------
 
@@ -371,13 +356,16 @@ class _Recovery:
             if path.endswith(layout.LOCK_SUFFIX.encode()) and self._remove_lock(path):
                 self.report.removed.append(os.fsdecode(path))
 
-    def forget(self, paths: Iterable[bytes]) -> None:
-        """Remove these owner files of the dead, unless something that they left may be there."""
+    def forget_what_has_ended(self) -> None:
+        """Remove the files of dead owners and of past leases, unless there is more to do."""
         if self._unsettled:
             return  # the files say that there is something to look after
-        for path in paths:
+        for path in self.dead:
             if owners.remove_if_dead(path):
                 self.report.removed.append(os.fsdecode(path))
+        for path in self.ended:
+            with contextlib.suppress(FileNotFoundError, PermissionError):
+                os.unlink(path)
 
     def _end_prune(self, aside: bytes) -> bool:
         """Put back what a prune that was cut in two had taken aside; whether it was."""
@@ -439,6 +427,12 @@ def _dead_owners(pool: Directories) -> list[bytes]:
     suffixes = (layout.OWNER_SUFFIX.encode(), layout.LOCK_SUFFIX.encode())
     paths = (path for path in _entries(_owners(pool)) if path.endswith(suffixes))
     return [path for path in paths if not owners.is_alive(path)]
+
+
+def _ended_leases(pool: Directories, now_s: float) -> list[bytes]:
+    """The files that tell of leases that are over."""
+    found = leases.ends(_owners(pool))
+    return [path for path, second in found.items() if second <= now_s]
 
 
 def _owners(pool: Directories) -> bytes:
