@@ -69,7 +69,7 @@ def ends(owners: bytes) -> dict[bytes, int]:
     """The files in `owners/`, each with the second that it names, since the epoch."""
     try:
         names = os.listdir(os.fsdecode(owners))
-    except (FileNotFoundError, PermissionError):
+    except FileNotFoundError:
         return {}
     stems = (name.removesuffix(layout.LEASE_SUFFIX) for name in names if is_lease(name))
     return {

@@ -438,9 +438,12 @@ class Deaths(Driver):
         pool = self._fresh_pool(verb, warm=False)
         shutil.rmtree(pool.tasks_dir / "keys", ignore_errors=True)
         (pool.tasks_dir / "paused").unlink(missing_ok=True)
+        driver.settle(pool, 1.0)
         for lease in pool.tasks_dir.glob("owners/*.lease"):
             lease.unlink()
-        return pool, verb.prepare(pool)
+        context = verb.prepare(pool)
+        driver.settle(pool, 2.0)
+        return pool, context
 
 
 def is_one_of(outcome: dict[str, Any], allowed: list[dict[str, Any]], by_task: bool) -> bool:
