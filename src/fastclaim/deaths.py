@@ -56,6 +56,7 @@ class Deaths:
     def _may_have_come(self) -> bool:
         if not self._take_in():
             self._watch()
+            self._is_lease_over()  # if it is, the look that this answer brings about is the one
             return True
         is_recent = time.monotonic() - self._heard_at_s < _UNLOCKED_WITHIN_S
         return self._is_lease_over() or is_recent

@@ -2,7 +2,8 @@
 
 Whoever makes a lease first leaves a file there whose name is the first whole second after its end,
 so that leases of one second share one. Who finds nothing to claim hears of new names (`deaths`),
-looks through `claimed/` only when one of the seconds has come, and then removes it. A file whose lease ended in another way, or was never made, costs one look in vain.
+looks through `claimed/` only when one of the seconds has come, and then removes it. A file whose
+lease ended in another way, or was never made, costs one look in vain.
 """
 
 from __future__ import annotations
