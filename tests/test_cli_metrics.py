@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import subprocess
 import time
 import urllib.request
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
-from fastclaim import TaskPool
+from fastclaim import AlreadyClaimed, LockTimeout, TaskPool
 
 from .commands import COMMAND, DEADLINE_S, environment, python_path, refusal
 
@@ -79,6 +80,23 @@ def test_states_claims_and_times_are_served(serve, base):
     assert found["fastclaim_claims_total"] == 2
     assert found["fastclaim_claim_seconds_count"] == 1
     assert found["fastclaim_paused"] == 0
+
+
+def test_a_claim_that_meets_another_one_is_a_conflict(serve, base):
+    pool = TaskPool(base)
+    pool.claim("a", "x")
+    with pytest.raises(AlreadyClaimed):
+        pool.claim("a", "before")
+    url = serve("--port", 0).stdout.readline().strip()
+    assert scraped(url)["fastclaim_conflicts_total"] == 0
+    with pytest.raises(AlreadyClaimed):
+        pool.claim("a", "late")
+    with open(pool.available_dir / "b.json") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(LockTimeout):
+            pool.claim("b", "x", timeout=0)
+    pool.claim("b", "x")
+    assert scraped(url)["fastclaim_conflicts_total"] == 2
 
 
 def test_a_file_is_written_for_node_exporter(serve, base, tmp_path):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -68,8 +67,6 @@ def test_nobody_looks_through_the_claims_before_a_lease_ends(
     pool.publish("t")
     pool.claim("t", "a", lease_s=FAR_S)
     pool.claim_task("t", "b")  # makes this process's owner file
-    # The names of a directory that has just changed are read again: let that be over.
-    os.utime(pool.tasks_dir / "owners", (1, 1))
     pool.claim_next("b")
 
     def look(*arguments: object) -> None:
@@ -93,8 +90,6 @@ def test_a_claim_that_has_to_wait_is_looked_at_once_a_second(
     monkeypatch.setattr(
         recovery._Recovery, "claims", lambda self: (looks.append(1), claims(self))[1]
     )
-    # The names of a directory that has just changed are read again: let that be over.
-    os.utime(pool.tasks_dir / "owners", (1, 1))
     pool._directories.deaths().may_have_come()
     looks.clear()
     for _ in range(5):

@@ -111,6 +111,8 @@ def claim(
         want_document,
     )
     if came_to not in (outcome.DONE, outcome.ABSENT):
+        if came_to in (outcome.BUSY, outcome.LOST):
+            tasks.owner.count_conflict()
         attempt = _Attempt(pool, task_id, agent_id, hold, token, path, claimed, want_document)
         came_to, found = attempt.go_on(tasks, came_to, found, timeout_s)
     if hold.lease_expires_at is not None:

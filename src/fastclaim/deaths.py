@@ -1,8 +1,8 @@
 """Whether a process may have died, or a lease ended, since somebody last looked: two system calls.
 
-When a process ends, the kernel closes its owner file, which inotify tells. Where there is no
-inotify (it allows 128 instances a user), every question is answered with "maybe". When leases end
-stands in names in the same directory, which are read again if it has changed.
+When a process ends, the kernel closes its owner file, which inotify tells, as it tells of the files
+in the same directory whose names say when leases end. Where there is no inotify (it allows 128
+instances a user), every question is answered with "maybe".
 """
 
 from __future__ import annotations
@@ -23,8 +23,6 @@ from .owners import no_fork
 _UNLOCKED_WITHIN_S: Final = 1.0
 # A claim whose lease is over may have to wait for a newer publication: how often to look at it.
 _LEASE_LOOKS_S: Final = 1.0
-# Two changes of a directory can have the same mtime, if they are no farther apart than this.
-_TICK_S: Final = 0.1
 _MASK: Final = IN_CLOSE_WRITE | IN_DELETE_SELF | IN_MOVE_SELF
 
 
@@ -37,7 +35,6 @@ class Deaths:
         self._process_id = 0
         self._watched = (-1, -1)
         self._heard_at_s = float("-inf")
-        self._listed_ns = -1  # mtime of owners/ when its names were read; -1: they may have changed
         self._lease_look_s = math.inf  # when to look for leases that have ended, since the epoch
 
     def may_have_come(self) -> bool:
@@ -52,43 +49,52 @@ class Deaths:
     def lease_ends_in_s(self) -> float:
         """Seconds until a lease may have ended; infinity: none will, as far as is known."""
         with no_fork:
-            self._status()
+            if not self._take_in():
+                self._watch()
             return self._lease_look_s - time.time()
 
     def _may_have_come(self) -> bool:
-        status = self._status()
-        is_lease_over = False
-        if self._lease_look_s < math.inf and self._lease_look_s <= (now_s := time.time()):
-            is_lease_over = True
-            self._lease_look_s = now_s + _LEASE_LOOKS_S
+        if not self._take_in():
+            self._watch()
+            self._is_lease_over()  # if it is, the look that this answer brings about is the one
+            return True
+        is_recent = time.monotonic() - self._heard_at_s < _UNLOCKED_WITHIN_S
+        return self._is_lease_over() or is_recent
+
+    def _take_in(self) -> bool:
+        """Read what inotify has to tell; False if it does not tell of this directory."""
         # A forked child reads from its parent's queue until it has one of its own, and the kernel
         # tells of no parent's rename.
-        if (
-            self._inotify is not None
-            and self._process_id == os.getpid()
-            and status is not None
-            and (status.st_dev, status.st_ino) == self._watched
-        ):
-            events = self._inotify.read()
-            if not any(event.mask & ~IN_CLOSE_WRITE for event in events):
-                if events and not all(leases.is_lease(os.fsdecode(e.name)) for e in events):
-                    self._heard_at_s = time.monotonic()
-                is_recent = time.monotonic() - self._heard_at_s < _UNLOCKED_WITHIN_S
-                return is_lease_over or is_recent
-        self._watch()
+        if self._inotify is None or self._process_id != os.getpid() or not self._stands():
+            return False
+        for event in self._inotify.read():
+            if event.mask & ~IN_CLOSE_WRITE:
+                return False
+            name = os.fsdecode(event.name)
+            if leases.is_lease(name):
+                self._lease_look_s = min(self._lease_look_s, leases.end_of(name))
+            else:
+                self._heard_at_s = time.monotonic()
         return True
 
-    def _status(self) -> os.stat_result | None:
-        """What stands there; if it has changed, its names are read."""
+    def _stands(self) -> bool:
         try:
             status = os.stat(self._owners)
         except OSError:
-            return None
-        if status.st_mtime_ns != self._listed_ns:
-            is_settled = abs(time.time() - status.st_mtime) > _TICK_S
-            self._listed_ns = status.st_mtime_ns if is_settled else -1
-            self._lease_look_s = min(leases.ends(self._owners).values(), default=math.inf)
-        return status
+            return False
+        return (status.st_dev, status.st_ino) == self._watched
+
+    def _is_lease_over(self) -> bool:
+        if self._lease_look_s > time.time():
+            return False
+        self._list_leases()  # somebody else may have seen to it
+        if self._lease_look_s > (now_s := time.time()):
+            return False
+        self._lease_look_s = now_s + _LEASE_LOOKS_S
+        return True
+
+    def _list_leases(self) -> None:
+        self._lease_look_s = min(leases.ends(self._owners).values(), default=math.inf)
 
     def _watch(self) -> None:
         if self._inotify is not None:
@@ -106,6 +112,7 @@ class Deaths:
             return
         self._inotify, self._process_id = watch, os.getpid()
         self._watched = (status.st_dev, status.st_ino)
+        self._list_leases()
 
 
 _of_pools: weakref.WeakValueDictionary[bytes, Deaths] = weakref.WeakValueDictionary()

@@ -1,14 +1,15 @@
 """When leases end, told by names in `owners/`: no claimer looks through `claimed/` before.
 
 Whoever makes a lease first leaves a file there whose name is the first whole second after its end,
-so that leases of one second share one. Who finds nothing to claim reads those names only if the
-directory has changed, looks through `claimed/` only when one of the seconds has come, and then
-removes it. A file whose lease ended in another way, or was never made, costs one look in vain.
+so that leases of one second share one. Who finds nothing to claim hears of new names (`deaths`),
+looks through `claimed/` only when one of the seconds has come, and then removes it. A file whose
+lease ended in another way, or was never made, costs one look in vain.
 """
 
 from __future__ import annotations
 
 import errno
+import math
 import os
 import time
 
@@ -71,12 +72,14 @@ def ends(owners: bytes) -> dict[bytes, int]:
         names = os.listdir(os.fsdecode(owners))
     except FileNotFoundError:
         return {}
-    stems = (name.removesuffix(layout.LEASE_SUFFIX) for name in names if is_lease(name))
-    return {
-        b"%b/%b%b" % (owners, stem.encode(), layout.LEASE_SUFFIX.encode()): int(stem)
-        for stem in stems
-        if stem.isascii() and stem.isdigit()
-    }
+    found = {b"%b/%b" % (owners, os.fsencode(name)): end_of(name) for name in names}
+    return {path: int(end_s) for path, end_s in found.items() if end_s < math.inf}
+
+
+def end_of(name: str) -> float:
+    """The second that such a file's name tells of, since the epoch; infinity: none."""
+    stem = name.removesuffix(layout.LEASE_SUFFIX)
+    return int(stem) if is_lease(name) and stem.isascii() and stem.isdigit() else math.inf
 
 
 def is_lease(name: str) -> bool:

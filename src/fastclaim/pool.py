@@ -1023,6 +1023,7 @@ class TaskPool:
             holder, token = task.get("claimed_by"), task.get("claim_token")
             if task.get("owner") == owner_id() and f"{holder}" == f"{agent_id}":
                 return Claim(self, task_id, agent_id, f"{token}")
+            self._directories.opened().owner.count_conflict()
             raise AlreadyClaimed(f"task {task_id!r} is claimed by {holder!r}", task_id, holder)
         raise TaskNotAvailable(f"task {task_id!r} is not available", task_id)
 

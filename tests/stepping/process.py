@@ -191,8 +191,8 @@ class _Run:
 
     def at(self, key: Any) -> None:
         if not self._is_stopped:
-            descriptors = tuple(file.descriptor for file in owners._files.values())
-            self.key = (key, repr(tokens._numbers), descriptors)
+            told = tuple((file.descriptor, file._conflicts) for file in owners._files.values())
+            self.key = (key, repr(tokens._numbers), told)
             if not self._to_the_end:
                 self._kernel = None
 

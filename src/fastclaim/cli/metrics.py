@@ -8,11 +8,13 @@ may.
 from __future__ import annotations
 
 import argparse
+import os
 import threading
 import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
 
+from .. import layout, owners
 from ..pool import TaskPool
 from . import exits, options, state_changes
 from .follower import Follower
@@ -27,13 +29,6 @@ _DEFAULT_ADDRESS: Final = "127.0.0.1"
 _DEFAULT_INTERVAL_S: Final = 15.0
 # From a claim that is given back at once to an agent that works for hours.
 _BUCKETS_S: Final = (0.01, 0.1, 1, 5, 15, 60, 300, 900, 3600, 14400, 86400)
-
-_NO_CONFLICTS: Final = (
-    "Conflicts are not among the metrics: who comes too late finds the task gone, which leaves no"
-    " trace in a directory, and who meets a claim that is just being made looks like anybody who"
-    " opens the file. Count them where they happen: `fastclaim claim TASK` ends with status 1 or 3"
-    " and names the holder; TaskPool.claim raises AlreadyClaimed or LockTimeout."
-)
 
 _COUNTERS: Final = {
     state_changes.PUBLISHED: ("publications", "Tasks that were published"),
@@ -50,7 +45,6 @@ _COUNTERS: Final = {
 
 def add_serve_metrics_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.description = f"{parser.description} {_NO_CONFLICTS}"
     parser.add_argument(
         "--port",
         metavar="N",
@@ -89,6 +83,7 @@ def run_serve_metrics(arguments: argparse.Namespace) -> int:
     with Follower(pool.tasks_dir) as follower:
         counters = _Counters(registry)
         registry.register(_Gauges(pool))
+        registry.register(_Conflicts(pool))
         if arguments.textfile is None:
             server, _ = start_http_server(arguments.port, arguments.address, registry)
             print(f"http://{arguments.address}:{server.server_port}/metrics", flush=True)
@@ -135,6 +130,42 @@ class _Counters:
             self._held.observe(change.held_s)
         if change.waited_s is not None:
             self._waited.observe(change.waited_s)
+
+
+class _Conflicts:
+    """Claims that met another one of their task, as the claimers tell in their owner files.
+
+    Who comes too late and only finds the task gone does not know why, and tells nothing.
+    """
+
+    def __init__(self, pool: TaskPool) -> None:
+        self._owners = os.path.join(pool.tasks_dir, layout.OWNERS)
+        self._lock = threading.Lock()
+        self._told = self._read()
+        self._total = 0
+
+    def collect(self) -> Iterator[Any]:
+        from prometheus_client.core import CounterMetricFamily
+
+        with self._lock:
+            told = self._read()
+            for name, number in told.items():
+                self._total += max(0, number - self._told.get(name, 0))
+            self._told = told
+            total = self._total
+        text = "Claims that met another claim of the same task"
+        yield CounterMetricFamily("fastclaim_conflicts", text, value=total)
+
+    def _read(self) -> dict[str, int]:
+        try:
+            names = os.listdir(self._owners)
+        except FileNotFoundError:
+            return {}
+        return {
+            name: owners.conflicts_told(os.path.join(self._owners, name))
+            for name in names
+            if name.endswith(layout.OWNER_SUFFIX)
+        }
 
 
 class _Gauges:
