@@ -874,8 +874,9 @@ def may_be_ignored(call: Call, fault: Fault) -> bool:
     stamped = call.name == "futimens" and not is_temporary(call.path)
     read_only = call.name == "open" and fault.number in (errno.EACCES, errno.EROFS)
     unlocking = call.name in ("lstat", "stat") and call.path.endswith(".lock")
-    # An inode that is ready to be linked only spares the making of a lock file.
-    sparing = "/owners/" in call.path and call.path.endswith(".lock")
+    # An inode that is ready to be linked only spares the making of a lock file; and a conflict that
+    # cannot be told is not told.
+    sparing = "/owners/" in call.path and (call.path.endswith(".lock") or call.name == "pwrite")
     cleaning = call.name in CLEANING
     # os.makedirs() looks whether the directory is there all the same.
     making = call.name in ("mkdir", "stat")
