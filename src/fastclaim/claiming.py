@@ -82,11 +82,11 @@ def claim(
         from . import leases
 
         leases.note(pool.tasks, hold.lease_expires_at)
-    tasks = pool.opened()
     if to_move:
         mover = _MovingAttempt(pool, task_id, agent_id, hold, token, path, claimed, want_document)
         came_to, found = mover._try()
         return mover.go_on(mover.tasks, came_to, found, timeout_s)
+    tasks = pool.opened()
     owner = -1
     if hold.owner is not None:
         owner = tasks.owner.descriptor
@@ -361,4 +361,4 @@ class _MovingAttempt(_Attempt):
 
     def _claimed_fields(self, fields: dict[str, Any], now_s: float) -> dict[str, Any]:
         claimed = claimed_fields(fields, self.agent_id, self.hold, self.token, now_s)
-        return claimed | {name: fields[name] for name in (NOT_BEFORE,) if name in fields}
+        return claimed | ({NOT_BEFORE: fields[NOT_BEFORE]} if NOT_BEFORE in fields else {})

@@ -8,6 +8,8 @@ heartbeat, no process ids.
 There is one such file and one descriptor for each pool that a process claims from. A forked child
 shares the lock with its parent for as long as it has the descriptor: it closes it, and makes a file
 of its own when it claims. Nobody forks while a descriptor is being opened.
+
+What is in the file is how many of the process's claims have met others', for `serve-metrics`.
 """
 
 from __future__ import annotations

@@ -54,8 +54,8 @@ def add_serve_metrics_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--address",
-        default="127.0.0.1",
-        help="on which of this host's addresses; default: 127.0.0.1",
+        default=_DEFAULT_ADDRESS,
+        help=f"on which of this host's addresses; default: {_DEFAULT_ADDRESS}",
     )
     parser.add_argument(
         "--textfile",
