@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -14,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from fastclaim import TaskPool, TaskPoolError, _transition_py
+from fastclaim import TaskPool, TaskPoolError, _transition_py, tokens
 from fastclaim.document import MANAGED_FIELDS, SECTOR_BYTES, lay_out, parse, read_sector
 
 from .conftest import CORES
@@ -104,6 +105,8 @@ def without_times(seen: list[object]) -> list[object]:
 def transitions_of(core: object, raw: bytes, mtime_ns: int | None = None) -> list[object]:
     """Errors, and each step's files with their names; the task's file has this mtime at first."""
     base = Path(tempfile.mkdtemp(prefix="fastclaim-test-"))
+    numbers = tokens._numbers
+    tokens._numbers = itertools.count(1 << 20)  # tokens of one length: a sector may be just full
     try:
         pool = TaskPool(base, durability="none", _core=core)  # type: ignore[arg-type]
         path = pool.available_dir / "x.json"
@@ -126,6 +129,7 @@ def transitions_of(core: object, raw: bytes, mtime_ns: int | None = None) -> lis
                 seen.append((file.name, file.read_bytes()))
         return seen
     finally:
+        tokens._numbers = numbers
         shutil.rmtree(base)
 
 
