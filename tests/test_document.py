@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from fastclaim import TaskPool, TaskPoolError, _transition_py, tokens
 from fastclaim.document import MANAGED_FIELDS, SECTOR_BYTES, lay_out, parse, read_sector
+from fastclaim.terms import Terms, terms_of
 
 from .conftest import CORES
 
@@ -134,7 +135,7 @@ def transitions_of(core: object, raw: bytes, mtime_ns: int | None = None) -> lis
 
 
 def _without_times(raw: bytes) -> bytes:
-    return re.sub(rb'((_at"|_token"): )[^,}]*|("fastclaim": "1 \d+ )\d+', rb"\1\3", raw)
+    return re.sub(rb'((_at"|_token"): ?)[^,}]*|("fastclaim":"1 \d+ )\d+', rb"\1\3", raw)
 
 
 both_cores = pytest.mark.skipif(CORES[0].values[0] is None, reason="the extension was not built")
@@ -201,8 +202,9 @@ positions = st.one_of(
 )
 pieces = st.one_of(
     st.sampled_from([b'"', b"}", b"{", b",", b" ", b"\\", b"0", b"9", b"\x00", b"\xff", b"\n",
-                     b', "status": "claimed"', b', "status": "available"', b'"exclusive": ["k"], ',
-                     b', "claimed_by": "a"', b', "not_before": 4e9', b'{"fastclaim": "1 ']),
+                     b',"status":"claimed"', b',"status":"available"', b'"exclusive": ["k"], ',
+                     b',"claimed_by":"a"', b',"not_before":4e9', b'{"fastclaim":"1 ', b" 5 -3",
+                     b" c ", b" =", b",rust"]),
     st.binary(max_size=3),
 )  # fmt: skip
 edits = st.lists(st.tuples(positions, pieces, st.sampled_from(["over", "in", "out"])), min_size=1,
@@ -219,7 +221,10 @@ def documents_of_ours(draw: st.DrawFn) -> bytes:
         managed["attempts"] = draw(st.integers(0, 9))
     theirs = draw(st.dictionaries(st.sampled_from(["a", "b", "é", "task_id"]), values, min_size=1))
     payload = json.dumps(theirs)[1:-1].encode()
-    return lay_out(managed, payload, MTIME_NS, guarded=draw(st.booleans()))
+    flags = draw(st.integers(0, 7)) << 1
+    rank = draw(st.sampled_from([b"", b" 0 0", b" -1.5e+300 -9223372036854775807"]))
+    requirements = draw(st.sampled_from([b"", b" =rust", b" =c,rust,=", b" =" + b"x" * 48]))
+    return lay_out(managed, payload, MTIME_NS, Terms(flags, rank, requirements))
 
 
 def edited(raw: bytes, changes: list[tuple[int, bytes, str]]) -> bytes:
@@ -295,7 +300,8 @@ fields = st.fixed_dictionaries(
 def test_a_laid_out_document_says_what_it_was_given_and_no_key_twice(
     managed: dict[str, object], theirs: dict[str, object]
 ) -> None:
-    raw = lay_out(managed, json.dumps(theirs)[1:-1].encode(), 1_700_000_000_123_456_789)
+    terms = terms_of(theirs, MTIME_NS)
+    raw = lay_out(managed, json.dumps(theirs)[1:-1].encode(), MTIME_NS, terms)
     pairs = json.loads(raw, object_pairs_hook=list)
     names = [name for name, _ in pairs]
     assert len(names) == len(set(names))

@@ -287,11 +287,22 @@ def read_tasks(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return paths
 
 
+@pytest.mark.parametrize("order", ORDERS)
+def test_no_task_is_read_whose_mark_says_that_anybody_may_have_it(
+    pool: TaskPool, read_tasks: list[str], order: str
+) -> None:
+    for number in range(50):
+        pool.publish(f"x{number}", priority=number % 5)
+        pool.publish(f"y{number}", requirements=["rust"])
+    assert len(drain(pool, order=order)) == 100
+    assert read_tasks == []
+
+
 def test_any_reads_no_task_but_the_one_that_it_claims(
     pool: TaskPool, read_tasks: list[str]
 ) -> None:
     for number in range(50):
-        pool.publish(f"x{number}")
+        pool.publish(f"x{number}", constraints={"deadline": 4e9})
     for _ in range(3):
         claim = pool.claim_next("a", order="any")
         assert read_tasks.pop() == str(pool.available_dir / f"{claim.task_id}.json")
@@ -393,12 +404,15 @@ def test_what_others_have_claimed_is_passed_over(
 def test_who_keeps_coming_too_late_looks_before_it_claims(
     make_pool: Callable[..., TaskPool], monkeypatch: pytest.MonkeyPatch, order: str
 ) -> None:
+    monkeypatch.setattr("random.randrange", lambda _: 0)  # no jump out of the others' way
     ours, theirs = make_pool(), make_pool()
     ours.publish_many([{"task_id": f"x{number}"} for number in range(60)])
     assert ours.claim_next("a", order=order) is not None
     claim, claimed = claiming.claim, []
     monkeypatch.setattr(
-        claiming, "claim", lambda *how: claimed.append(result := claim(*how)) or result
+        claiming,
+        "claim",
+        lambda *how, **terms: claimed.append(result := claim(*how, **terms)) or result,
     )
     for _ in range(10):
         del claimed[:]

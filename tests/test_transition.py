@@ -380,7 +380,7 @@ def test_directories_on_different_file_systems_lose_nothing(pool: TaskPool, tmp_
         lambda raw: raw[:512],
         lambda raw: raw[:-3] + b"\xff" + raw[-2:],
         lambda raw: b"",
-        lambda raw: raw.replace(b'"status": "available"', b'"status": "available,'),
+        lambda raw: raw.replace(b'"status":"available"', b'"status":"available,'),
     ],
     ids=["same length", "cut", "sector only", "not UTF-8", "empty", "sector"],
 )

@@ -8,7 +8,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdint.h>
-#include <stdio.h>
 #include <string.h>
 #include <sys/file.h>
 #include <sys/stat.h>
@@ -99,40 +98,6 @@ static inline int fastclaim_timestamp(char *text, size_t size_bytes)
         return -1;
     memcpy(text, digits + at, (size_t)length);
     return length;
-}
-
-/* The text before a sector's head; its length. */
-static inline int fastclaim_write_mark(char *text, size_t text_bytes, int64_t size_bytes,
-                                       uint64_t mtime_ns, int head_bytes, int flags)
-{
-    return snprintf(text, text_bytes, "{\"fastclaim\": \"1 %lld %llu %03d %d\"",
-                    (long long)size_bytes, (unsigned long long)mtime_ns, head_bytes, flags);
-}
-
-/* 1 if `text` begins with a sector's mark; its numbers, and where it ends. */
-static inline int fastclaim_read_mark(const char *text, int64_t *size_bytes, uint64_t *mtime_ns,
-                                      int *head_bytes, int *flags, int *end)
-{
-    static const char start[] = "{\"fastclaim\": \"1 ";
-    static const int longest[4] = {18, 19, 3, 1};
-    const char *at = text + sizeof start - 1;
-    uint64_t numbers[4] = {0, 0, 0, 0};
-    int digits, i;
-
-    if (memcmp(text, start, sizeof start - 1) != 0)
-        return 0;
-    for (i = 0; i < 4; i++, at++) {
-        for (digits = 0; *at >= '0' && *at <= '9' && digits < longest[i]; at++, digits++)
-            numbers[i] = numbers[i] * 10 + (uint64_t)(*at - '0');
-        if (digits == 0 || (i == 2 && digits != 3) || *at != (i < 3 ? ' ' : '"'))
-            return 0;
-    }
-    *size_bytes = (int64_t)numbers[0];
-    *mtime_ns = numbers[1];
-    *head_bytes = (int)numbers[2];
-    *flags = (int)numbers[3];
-    *end = (int)(at - text);
-    return numbers[3] <= 3;
 }
 
 #endif

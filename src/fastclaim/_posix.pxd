@@ -1,6 +1,6 @@
 """System calls as `_posix.h` declares them; all may be called without the GIL."""
 
-from libc.stdint cimport int64_t, uint64_t
+from libc.stdint cimport int64_t
 
 cdef extern from "_posix.h" nogil:
     struct stat_result "stat":
@@ -40,11 +40,5 @@ cdef extern from "_posix.h" nogil:
     int64_t mtime_ns_of "fastclaim_mtime_ns" (const stat_result *status)
     int set_mtime "fastclaim_set_mtime" (int fd, int64_t mtime_ns)
     void set_errno "fastclaim_set_errno" (int number)
-    int write_mark "fastclaim_write_mark" (
-        char *text, size_t text_bytes, int64_t size_bytes, uint64_t mtime_ns, int head_bytes,
-        int flags)
     int64_t now_ns "fastclaim_now_ns" ()
     int timestamp "fastclaim_timestamp" (char *text, size_t size_bytes)
-    int read_mark "fastclaim_read_mark" (
-        const char *text, int64_t *size_bytes, uint64_t *mtime_ns, int *head_bytes, int *flags,
-        int *end)

@@ -36,6 +36,7 @@ def claim(
     fields: bytes,
     sync: int,
     want_document: bool,
+    capabilities: bytes | None = None,
 ) -> tuple[int, Held | bytes | None]: ...
 def finish(
     tasks: TasksDirectory,
@@ -60,3 +61,4 @@ def publish(
     sync: int,
     replace: bool,
 ) -> int: ...
+def peek(path: str, capabilities: bytes, tasks: TasksDirectory) -> tuple[int, bytes] | None: ...

@@ -16,6 +16,7 @@ from cpython.bytes cimport (
 )
 from libc.errno cimport errno
 from libc.stdint cimport int64_t, uint64_t
+from libc.stdio cimport snprintf
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcmp, memcpy, memset
 
@@ -36,12 +37,13 @@ cdef enum:
     NOT_REGULAR = 6
     UNPROVEN = 7
     STALE = 8
+    UNJUDGED = 9
     FAILED = -1
 
 OUTCOMES = {
     "DONE": DONE, "ABSENT": ABSENT, "LOST": LOST, "BUSY": BUSY, "COLLISION": COLLISION,
     "CHANGED": CHANGED, "NOT_REGULAR": NOT_REGULAR, "UNPROVEN": UNPROVEN,
-    "STALE": STALE,
+    "STALE": STALE, "UNJUDGED": UNJUDGED,
 }
 
 cdef enum:
@@ -59,18 +61,25 @@ cdef enum:
 cdef int64_t TICK_NS = 3000000000
 cdef int OPEN_FLAGS = posix.O_NOFOLLOW | posix.O_NONBLOCK | posix.O_CLOEXEC
 
-cdef const char *MARK_START = b'{"fastclaim": "1 '
-cdef const char *STATE_AVAILABLE = b', "status": "available"'
-cdef const char *STATE_CLAIMED = b', "status": "claimed"'
+cdef const char *MARK_START = b'{"fastclaim":"1 '
+cdef const char *STATE_AVAILABLE = b',"status":"available"'
+cdef const char *STATE_CLAIMED = b',"status":"claimed"'
 # JSON strings have their quotes escaped: in a state these are members and nothing else.
-cdef const char *CLAIM_FIELDS_START = b', "claimed_by": '
-cdef const char *NOT_BEFORE_MEMBER = b', "not_before": '
+cdef const char *CLAIM_FIELDS_START = b',"claimed_by":'
+cdef const char *NOT_BEFORE_MEMBER = b',"not_before":'
 cdef enum:
-    MARK_START_BYTES = 17
-    STATE_AVAILABLE_BYTES = 23
-    STATE_CLAIMED_BYTES = 21
-    CLAIM_FIELDS_START_BYTES = 16
-    NOT_BEFORE_MEMBER_BYTES = 16
+    MARK_START_BYTES = 16
+    STATE_AVAILABLE_BYTES = 21
+    STATE_CLAIMED_BYTES = 19
+    CLAIM_FIELDS_START_BYTES = 14
+    NOT_BEFORE_MEMBER_BYTES = 14
+
+# Flags of the mark.
+cdef enum:
+    ENFORCED = 1
+    GUARDED = 2
+    UNCONSTRAINED = 4
+    FOR_ANYBODY = 8
 
 
 cdef struct Ready:
@@ -110,8 +119,9 @@ cdef struct Sector:
     int64_t size_bytes
     uint64_t mtime_ns
     int flags
-    bint enforced
-    bint guarded
+    int terms_at  # where the mark goes on with its flags
+    int rank_at  # with the rank,
+    int requirements_at  # and with the requirements, each with a space before; may be empty
     int mark_end
     int head_end
     int state_end
@@ -490,25 +500,147 @@ cdef void move_back(Step *step, const char *claimed) noexcept nogil:
 # Stamp --------------------------------------------------------------------------------------------
 
 
-cdef bint proven_sector(
-    const Step *step, const char *raw, Py_ssize_t count, Sector *sector
+cdef inline uint64_t number_in(const char *text, int *at, int longest) noexcept nogil:
+    """The digits from `at` on, which then is where they end."""
+    cdef uint64_t number = 0
+    cdef int end = at[0] + longest
+    while at[0] < end and c'0' <= text[at[0]] <= c'9':
+        number = number * 10 + <uint64_t>(text[at[0]] - c'0')
+        at[0] += 1
+    return number
+
+
+cdef inline bint in_decimal(char character) noexcept nogil:
+    return (c'0' <= character <= c'9' or character == c'.' or character == c'-'
+            or character == c'+' or character == c'e')
+
+
+cdef int rank_end(const char *text, int at) noexcept nogil:
+    """Where a rank, if there is one at `at`, ends; -1 if what is there is none."""
+    cdef int start
+    if text[at] != c' ' or text[at + 1] == c'=':
+        return at
+    start = at = at + 1
+    while at < start + 24 and in_decimal(text[at]):
+        at += 1
+    if at == start or text[at] != c' ':
+        return -1
+    at += 1
+    if text[at] == c'-':
+        at += 1
+    start = at
+    number_in(text, &at, 19)
+    return at if at > start else -1
+
+
+cdef int requirements_end(const char *text, int at) noexcept nogil:
+    """The same of requirements."""
+    cdef int start
+    if text[at] != c' ':
+        return at
+    if text[at + 1] != c'=':
+        return -1
+    start = at = at + 2
+    while at < start + 48 and c' ' < text[at] <= c'~' and text[at] != c'"' and text[at] != c'\\':
+        at += 1
+    return at if at > start else -1
+
+
+cdef bint read_mark(const char *text, Sector *sector) noexcept nogil:
+    """Whether `text` begins with a sector's mark; what it says."""
+    cdef int at = MARK_START_BYTES, start = at
+    if memcmp(text, MARK_START, MARK_START_BYTES) != 0:
+        return False
+    sector.size_bytes = <int64_t>number_in(text, &at, 18)
+    if at == start or text[at] != c' ':
+        return False
+    start = at = at + 1
+    sector.mtime_ns = number_in(text, &at, 19)
+    if at == start or text[at] != c' ':
+        return False
+    start = at = at + 1
+    sector.head_end = <int>number_in(text, &at, 3)
+    if at != start + 3 or text[at] != c' ':
+        return False
+    sector.terms_at = at
+    at += 1
+    if c'0' <= text[at] <= c'9':
+        sector.flags = text[at] - c'0'
+    elif c'a' <= text[at] <= c'f':
+        sector.flags = text[at] - c'a' + 10
+    else:
+        return False
+    sector.rank_at = at + 1
+    sector.requirements_at = at = rank_end(text, at + 1)
+    if at >= 0:
+        at = requirements_end(text, at)
+    if at < 0 or text[at] != c'"':
+        return False
+    sector.mark_end = at + 1
+    return True
+
+
+cdef bint as_left(
+    const posix.stat_result *status, const char *raw, Py_ssize_t count, Sector *sector
 ) noexcept nogil:
-    """Whether the file proves to be as its last writer of ours left it, and ours to write."""
+    """Whether the file proves to be as its last writer of ours left it."""
     if count < SECTOR_BYTES or memcmp(raw + TEXT_BYTES, b",\n", 2) != 0:
         return False
-    if not posix.read_mark(raw, &sector.size_bytes, &sector.mtime_ns, &sector.head_end,
-                           &sector.flags, &sector.mark_end):
-        return False
-    sector.enforced, sector.guarded = sector.flags & 1, sector.flags & 2
-    if not sector.mark_end <= sector.head_end <= TEXT_BYTES:
+    if (not read_mark(raw, sector)
+            or not sector.mark_end <= sector.head_end <= TEXT_BYTES):
         return False
     sector.state_end = TEXT_BYTES
     while sector.state_end > sector.head_end and raw[sector.state_end - 1] == c' ':
         sector.state_end -= 1
-    return (sector.size_bytes == step.task_status.st_size
-            and <int64_t>sector.mtime_ns == posix.mtime_ns_of(&step.task_status)
-            and step.task_status.st_nlink == 1
-            and step.writable)
+    return (sector.size_bytes == status.st_size
+            and <int64_t>sector.mtime_ns == posix.mtime_ns_of(status)
+            and status.st_nlink == 1)
+
+
+cdef inline bint proven_sector(
+    const Step *step, const char *raw, Py_ssize_t count, Sector *sector
+) noexcept nogil:
+    """Whether that can be proven, and the file is ours to write."""
+    return step.writable and as_left(&step.task_status, raw, count, sector)
+
+
+cdef bint admits(const char *raw, const Sector *sector, Text capabilities) noexcept nogil:
+    """Whether the mark says that these are enough: see `document.admits`."""
+    cdef char name[52]
+    cdef int at = sector.requirements_at + 2, length
+    if not sector.flags & UNCONSTRAINED:
+        return False
+    if sector.flags & FOR_ANYBODY or capabilities.size_bytes == 0:
+        return True
+    name[0] = c','
+    while at < sector.mark_end:  # up to the quote, and with it
+        length = 1
+        while raw[at] != c',' and at < sector.mark_end - 1:
+            name[length] = raw[at]
+            length += 1
+            at += 1
+        name[length] = c','
+        if posix.memmem(capabilities.at, capabilities.size_bytes, name, length + 1) != NULL:
+            return True
+        at += 1
+    return False
+
+
+cdef int waiting_state(const char *raw, const Sector *sector) noexcept nogil:
+    """Where its state goes on after `status`, if the task waits, and may be claimed at any time."""
+    cdef int at = sector.head_end
+    if sector.flags & ENFORCED:
+        if raw[at] != c'}':
+            return -1
+        at += 1
+    if (sector.state_end - at < STATE_AVAILABLE_BYTES
+            or memcmp(raw + at, STATE_AVAILABLE, STATE_AVAILABLE_BYTES) != 0):
+        return -1
+    at += STATE_AVAILABLE_BYTES
+    if posix.memmem(raw + at, sector.state_end - at,
+                    NOT_BEFORE_MEMBER, NOT_BEFORE_MEMBER_BYTES) != NULL:
+        return -1
+    return at
 
 
 cdef int append(char *stamp, int at, const char *text, Py_ssize_t size_bytes) noexcept nogil:
@@ -534,16 +666,15 @@ cdef int append_mark(
     char *stamp, const char *raw, const Sector *sector, int64_t size_bytes
 ) noexcept nogil:
     """A sector's mark and head, for a document of another size."""
-    cdef char mark[96]
-    cdef int head_bytes = sector.head_end - sector.mark_end
-    cdef int mark_bytes
+    cdef char mark[64]
+    cdef int mark_bytes, kept_bytes = sector.head_end - sector.terms_at
     if size_bytes == sector.size_bytes:
         return append(stamp, 0, raw, sector.head_end)
-    mark_bytes = posix.write_mark(
-        mark, sizeof(mark), size_bytes, sector.mtime_ns, 0, sector.flags)
-    posix.write_mark(mark, sizeof(mark), size_bytes, sector.mtime_ns,
-                     mark_bytes + head_bytes, sector.flags)
-    return append(stamp, append(stamp, 0, mark, mark_bytes), raw + sector.mark_end, head_bytes)
+    mark_bytes = snprintf(mark, sizeof(mark), b"%s%lld %llu ", MARK_START,
+                          <long long>size_bytes, <unsigned long long>sector.mtime_ns)
+    mark_bytes += snprintf(mark + mark_bytes, sizeof(mark) - mark_bytes, b"%03d",
+                           mark_bytes + 3 + kept_bytes)
+    return append(stamp, append(stamp, 0, mark, mark_bytes), raw + sector.terms_at, kept_bytes)
 
 
 cdef bint pad(char *stamp, int at) noexcept nogil:
@@ -619,7 +750,7 @@ cdef void undo_finish(Step *step, const char *target, int finished) noexcept nog
 
 cdef int claim_proven(
     Step *step, char *raw, Py_ssize_t count, const char *claimed, const char *first,
-    const char *second, Text enforcement, Text fields, int sync
+    const char *second, Text enforcement, Text fields, int sync, Text capabilities
 ) noexcept nogil:
     """Move and stamp what is held and proven; the stamp stands in `raw` afterwards."""
     cdef char stamp[SECTOR_BYTES]
@@ -627,23 +758,17 @@ cdef int claim_proven(
     cdef Sector sector
     cdef Text now, kept
     cdef int at, outcome
-    if not proven_sector(step, raw, count, &sector) or sector.guarded:
+    if not proven_sector(step, raw, count, &sector) or sector.flags & GUARDED:
         return UNPROVEN
-    at = sector.head_end
-    if sector.enforced:
-        if raw[at] != c'}':
-            return UNPROVEN
-        at += 1
-    if (sector.state_end - at < STATE_AVAILABLE_BYTES
-            or memcmp(raw + at, STATE_AVAILABLE, STATE_AVAILABLE_BYTES) != 0):
+    if capabilities.at != NULL and not admits(raw, &sector, capabilities):
         return UNPROVEN
-    kept.at = raw + at + STATE_AVAILABLE_BYTES
-    kept.size_bytes = sector.state_end - at - STATE_AVAILABLE_BYTES
-    if posix.memmem(kept.at, kept.size_bytes, NOT_BEFORE_MEMBER, NOT_BEFORE_MEMBER_BYTES) != NULL:
+    at = waiting_state(raw, &sector)
+    if at < 0:
         return UNPROVEN
+    kept.at, kept.size_bytes = raw + at, sector.state_end - at
     now.at, now.size_bytes = now_text, posix.timestamp(now_text, sizeof(now_text))
     at = append_mark(stamp, raw, &sector, sector.size_bytes)
-    if sector.enforced:
+    if sector.flags & ENFORCED:
         at = append_timed(stamp, at, enforcement, now)
         at = append(stamp, at, b"}", 1)
     at = append(stamp, at, STATE_CLAIMED, STATE_CLAIMED_BYTES)
@@ -788,7 +913,7 @@ cdef int finish_proven(
         at = append_mark(stamp, raw, &sector, sector.size_bytes + whole * result.size_bytes)
         if keep:
             at = append(stamp, at, raw + sector.head_end, claimed - (raw + sector.head_end))
-        elif sector.enforced:
+        elif sector.flags & ENFORCED:
             at = append(stamp, at, b"}", 1)
         at = append(stamp, at, status.at, status.size_bytes)
         if keep:
@@ -1061,13 +1186,15 @@ cdef int read_held(
 
 def claim(object tasks not None, bint heed_pause, int owner,
           bytes path not None, bytes lock, bytes claimed not None, tuple directories not None,
-          bytes enforcement not None, bytes fields not None, int sync, bint want_document):
+          bytes enforcement not None, bytes fields not None, int sync, bint want_document,
+          bytes capabilities=None):
     """One try to claim the task at `path`: see `_transition_py.claim`."""
     cdef Step step
     cdef char small[SMALL_BYTES]
     cdef char *raw = small
     cdef Py_ssize_t count = 0
     cdef Text enforcement_text = text_of(enforcement), fields_text = text_of(fields)
+    cdef Text capabilities_text = text_of(capabilities)
     cdef const char *claimed_path = path_of(claimed)
     cdef const char *first = path_of(directories[0])
     cdef const char *second = path_of(directories[1])
@@ -1083,7 +1210,9 @@ def claim(object tasks not None, bint heed_pause, int owner,
                 outcome = read_held(&step, want_document, small, &raw, &count)
             if outcome == DONE:
                 outcome = claim_proven(&step, raw, count, claimed_path, first, second,
-                                       enforcement_text, fields_text, sync)
+                                       enforcement_text, fields_text, sync, capabilities_text)
+            if outcome == UNPROVEN and capabilities_text.at != NULL:
+                outcome = UNJUDGED
             if outcome == UNPROVEN:
                 outcome = verify(&step)
                 if outcome == DONE:
@@ -1224,3 +1353,37 @@ def read(path not None, Py_ssize_t at_most_bytes, tasks=None):
             or error == posix.ESPIPE):
         return None
     raise OSError(error, os.strerror(error), os.fsdecode(path))
+
+
+cdef bint peek_at(
+    const Step *step, Text capabilities, char *raw, Sector *sector
+) noexcept nogil:
+    """Whether the task proves to wait, these are enough for it, and it has a rank."""
+    cdef posix.stat_result status
+    cdef Py_ssize_t count = -1
+    cdef int fd = open_retried(step.at, name_of(step, step.path), posix.O_RDONLY)
+    if fd < 0:
+        return False
+    if posix.fstat(fd, &status) == 0:
+        count = posix.pread(fd, raw, SECTOR_BYTES, 0)
+    posix.close(fd)
+    return (as_left(&status, raw, count, sector)
+            and sector.rank_at < sector.requirements_at
+            and admits(raw, sector, capabilities)
+            and waiting_state(raw, sector) >= 0)
+
+
+def peek(str path not None, bytes capabilities not None, object tasks not None):
+    """The rank of a task that proves to wait: see `_transition_py.peek`."""
+    cdef Step step
+    cdef Sector sector
+    cdef char raw[SECTOR_BYTES]
+    cdef Text capabilities_text = text_of(capabilities)
+    cdef bytes encoded = PyUnicode_EncodeFSDefault(path)
+    cdef bint found
+    start(&step, tasks.descriptor, tasks.prefix_bytes, path_of(encoded), NULL)
+    with nogil:
+        found = peek_at(&step, capabilities_text, raw, &sector)
+    if not found:
+        return None
+    return <int64_t>sector.mtime_ns, raw[sector.rank_at:sector.requirements_at]

@@ -51,15 +51,17 @@ from typing import Final
 
 from .document import (
     CLAIM_FIELDS_START,
-    NOT_BEFORE_MEMBER,
+    ENFORCED,
+    GUARDED,
     SECTOR_BYTES,
-    STATE_AVAILABLE,
     STATE_CLAIMED,
     TIME,
     Sector,
+    admits,
     append_member,
     read_sector,
     timestamp,
+    waiting_state,
     write_sector,
 )
 from .outcome import (
@@ -74,6 +76,7 @@ from .outcome import (
     SYNC_DATA,
     SYNC_FULL,
     SYNC_NONE,
+    UNJUDGED,
     UNPROVEN,
 )
 from .tasks_directory import AT_FDCWD, TasksDirectory
@@ -605,14 +608,17 @@ def hold(tasks: TasksDirectory, path: bytes, lock: bytes | None) -> tuple[int, H
 
 def _proven_sector(held: Held, raw: bytes) -> Sector | None:
     """The sector, if the file proves to be as we left it, and is ours to write."""
+    return _as_left(raw, held._status) if held._writable else None
+
+
+def _as_left(raw: bytes, status: os.stat_result) -> Sector | None:
+    """The sector, if the file proves to be as its last writer of ours left it."""
     sector = read_sector(raw)
-    status = held._status
     if (
         sector is not None
         and sector.size_bytes == status.st_size
         and sector.mtime_ns == status.st_mtime_ns
         and status.st_nlink == 1
-        and held._writable
     ):
         return sector
     return None
@@ -651,6 +657,7 @@ def claim(
     fields: bytes,
     sync: int,
     want_document: bool,
+    capabilities: bytes | None = None,
 ) -> tuple[int, Held | bytes | None]:
     """One try to claim the task at `path`.
 
@@ -673,13 +680,16 @@ def claim(
         SYNC_NONE, SYNC_DATA or SYNC_FULL.
     want_document : bool
         Whether to return the claimed document.
+    capabilities : bytes or None
+        If the task's mark does not say that they are enough (see `document.admits`), the task is
+        UNJUDGED and not touched; None claims it whatever it asks for.
 
     Returns
     -------
     tuple
         DONE and the document (or None); UNPROVEN and the `Held` task, not moved; else ABSENT,
-        LOST, BUSY, COLLISION, CHANGED (moved, and to be given back), NOT_REGULAR or STALE, and
-        None.
+        LOST, BUSY, COLLISION, CHANGED (moved, and to be given back), NOT_REGULAR, STALE or
+        UNJUDGED, and None.
     """
     held = Held(tasks, path, lock)
     try:
@@ -694,6 +704,7 @@ def claim(
                 fields,
                 sync,
                 want_document,
+                capabilities,
             )
             if outcome == UNPROVEN:
                 return UNPROVEN, held
@@ -714,6 +725,7 @@ def _claim_held(
     fields: bytes,
     sync: int,
     whole: bool,
+    capabilities: bytes | None,
 ) -> tuple[int, bytes | None]:
     outcome = held._hold()
     if outcome != DONE:
@@ -725,8 +737,10 @@ def _claim_held(
     sector = _proven_sector(held, raw)
     if sector is not None and whole:
         raw = held.read()
-    stamp = _claim_stamp(sector, enforcement, fields)
+    stamp = _claim_stamp(sector, enforcement, fields, capabilities)
     if sector is None or stamp is None:
+        if capabilities is not None:
+            return UNJUDGED, None
         outcome = held._verify()
         return UNPROVEN if outcome == DONE else outcome, None
     try:
@@ -764,15 +778,18 @@ def _is_paused(tasks: TasksDirectory) -> bool:
     return False
 
 
-def _claim_stamp(sector: Sector | None, enforcement: bytes, fields: bytes) -> bytes | None:
+def _claim_stamp(
+    sector: Sector | None, enforcement: bytes, fields: bytes, capabilities: bytes | None
+) -> bytes | None:
     """None if the claim needs more of a judgement than this."""
-    if sector is None or sector.guarded:
+    if sector is None or sector.flags & GUARDED:
         return None
-    waiting = b"}" * sector.enforced + STATE_AVAILABLE
-    if not sector.state.startswith(waiting) or NOT_BEFORE_MEMBER in sector.state:
+    if capabilities is not None and not admits(sector, capabilities):
         return None
-    kept = sector.state[len(waiting) :]
-    state = (enforcement + b"}") * sector.enforced + STATE_CLAIMED + kept + fields
+    kept = waiting_state(sector)
+    if kept is None:
+        return None
+    state = (enforcement + b"}") * (sector.flags & ENFORCED) + STATE_CLAIMED + kept + fields
     return write_sector(sector, sector.size_bytes, state.replace(TIME, timestamp(time.time_ns())))
 
 
@@ -884,7 +901,7 @@ def _finished_state(
     if not claimed or expected not in claim_fields or not claim_start:
         return None
     if fields is None:
-        return b"}" * sector.enforced + status + kept
+        return b"}" * (sector.flags & ENFORCED) + status + kept
     return enforcement + status + claim_fields + fields.replace(TIME, timestamp(time.time_ns()))
 
 
@@ -998,6 +1015,40 @@ def read(
             if error.errno in (*_NOT_REGULAR, errno.ESPIPE):
                 return None
             raise
+
+
+def peek(path: str, capabilities: bytes, tasks: TasksDirectory) -> tuple[int, bytes] | None:
+    """The rank of a task that proves to wait, for which these capabilities are enough.
+
+    Parameters
+    ----------
+    path : str
+        Which.
+    capabilities : bytes
+        An agent's: see `document.admits`.
+    tasks : TasksDirectory
+        Where to look the name up.
+
+    Returns
+    -------
+    tuple or None
+        The document's mtime, ns since the epoch, and the rank as it stands in the mark; None if
+        only `read` can tell more, whatever the reason.
+    """
+    try:
+        name = os.fsencode(path)[tasks.prefix_bytes :]
+        descriptor = os.open(name, os.O_RDONLY | _OPEN_FLAGS, dir_fd=tasks.descriptor)
+        try:
+            status = os.fstat(descriptor)
+            sector = _as_left(os.pread(descriptor, SECTOR_BYTES, 0), status)
+        finally:
+            with contextlib.suppress(OSError):
+                os.close(descriptor)  # it is closed all the same
+    except OSError:
+        return None
+    if sector is None or not sector.rank or not admits(sector, capabilities):
+        return None
+    return None if waiting_state(sector) is None else (sector.mtime_ns, sector.rank)
 
 
 def _open_to_read(path: bytes, tasks: TasksDirectory | None) -> int:

@@ -18,7 +18,7 @@ from .errors import (
     PoolPaused,
     TaskNotAvailable,
 )
-from .stamps import Hold, claim_stamp, claimed_fields, is_guarded
+from .stamps import Hold, claim_stamp, claimed_fields
 from .tasks_directory import TasksDirectory
 from .tokens import new_token
 from .waiting import turns
@@ -42,6 +42,7 @@ def claim(
     timeout_s: float | None,
     want_document: bool,
     to_move: bool = False,
+    capabilities: bytes | None = None,
 ) -> tuple[int, bytes | None]:
     """Claim one task for one agent.
 
@@ -62,11 +63,15 @@ def claim(
     to_move : bool
         Whether it is claimed only to be moved elsewhere: at any time, during a pause too, and with
         its `not_before` kept.
+    capabilities : bytes or None
+        If the task's mark does not say that they are enough (see `document.admits`), the task is
+        not claimed; None claims it whatever it asks for.
 
     Returns
     -------
     tuple
-        `outcome.DONE` and the document (or None), or `outcome.ABSENT` and None.
+        `outcome.DONE` and the document (or None), or `outcome.ABSENT` and None, or
+        `outcome.UNJUDGED` and None: it takes the document to tell whether they are enough.
 
     Raises
     ------
@@ -109,11 +114,14 @@ def claim(
         stamp.fields,
         pool.stamp_sync,
         want_document,
+        capabilities,
     )
-    if came_to not in (outcome.DONE, outcome.ABSENT):
+    if came_to not in (outcome.DONE, outcome.ABSENT, outcome.UNJUDGED):
         if came_to in (outcome.BUSY, outcome.LOST):
             tasks.owner.count_conflict()
-        attempt = _Attempt(pool, task_id, agent_id, hold, token, path, claimed, want_document)
+        attempt = _Attempt(
+            pool, task_id, agent_id, hold, token, path, claimed, want_document, capabilities
+        )
         came_to, found = attempt.go_on(tasks, came_to, found, timeout_s)
     if hold.lease_expires_at is not None:
         leases.note_again(pool.tasks, hold.lease_expires_at)
@@ -149,12 +157,13 @@ class _Attempt:
         path: bytes,
         claimed: bytes,
         want_document: bool,
+        capabilities: bytes | None = None,
     ) -> None:
         self.pool = pool
         self.task_id, self.agent_id, self.hold, self.token = task_id, agent_id, hold, token
         self.path, self.claimed, self.lock = path, claimed, pool.lock_file(path)
         self.stamp = claim_stamp(agent_id, hold, token)
-        self.want_document = want_document
+        self.want_document, self.capabilities = want_document, capabilities
         self.tasks: TasksDirectory
         self.document: bytes | None = None
 
@@ -174,7 +183,7 @@ class _Attempt:
             if came_to == outcome.DONE:
                 return outcome.DONE, self.document
             if came_to != outcome.BUSY:
-                return outcome.ABSENT, None
+                return outcome.UNJUDGED if came_to == outcome.UNJUDGED else outcome.ABSENT, None
         raise LockTimeout(
             f"task {self.task_id!r} was in the middle of others' transitions for {timeout_s} s",
             self.task_id,
@@ -198,13 +207,14 @@ class _Attempt:
             self.stamp.fields,
             self.pool.stamp_sync,
             self.want_document,
+            self.capabilities,
         )
         if came_to == outcome.DONE:
             self.document = found
         return came_to, found
 
     def _resolve(self, came_to: int, found: Any) -> int:
-        """DONE, ABSENT, LOST or BUSY, whatever else the core came to."""
+        """DONE, ABSENT, LOST, BUSY or UNJUDGED, whatever else the core came to."""
         for _ in range(_LOOKS):
             if came_to != outcome.STALE:
                 break
@@ -231,6 +241,7 @@ class _Attempt:
     def _replace(self, held: Any, over_old_claim: bool) -> int:
         """Claim a document that is not proven to be ours, as Python's json reads it."""
         from . import exclusive
+        from .terms import terms_of
 
         try:
             document = parse_held(held)
@@ -242,7 +253,8 @@ class _Attempt:
             now_ns = time.time_ns()
             now_s = float(timestamp(now_ns))
             fields = self._claimed_fields(document.fields, now_s)
-            content = lay_out(fields, document.payload, now_ns, is_guarded(document.fields))
+            terms = terms_of(document.fields, now_ns)
+            content = lay_out(fields, document.payload, now_ns, terms)
             parse(content)
             keys = exclusive.keys_of(document.fields, self.task_id)
         except InvalidTask:

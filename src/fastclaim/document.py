@@ -3,15 +3,16 @@
 A document that we write is one JSON object whose first 512 bytes, the *sector*, hold every field
 that a transition changes, padded with spaces. The caller's fields follow and are never rewritten:
 
-    {"fastclaim": "1 1432 1763939221123456789 152 1", "constraint_enforcement": {"enabled": ...
-                   | |    |                   |   1: the head ends inside constraint_enforcement;
-                   | |    |                   |   2: a claim has to ask for more (exclusive keys)
-                   | |    |                   length of the head, which transitions keep
-                   | |    mtime of the file as we left it, ns
-                   | size of the file, bytes
-                   version of the layout
-    head    ..., "constraint_enforcement": {"enabled": false, "created_at": 1763939221.1
-    state   , "claimed_at": ..., "claimed_by": "a1"}, "status": "claimed", "claimed_by": "a1", ...
+    {"fastclaim":"1 1432 1763939221123456789 152 5 3 23456 =rust","constraint_enforcement":{...
+                  | |    |                   |   | |       requirements
+                  | |    |                   |   | rank: priority, ns from created_at to mtime
+                  | |    |                   |   flags, a hexadecimal digit: see `terms`
+                  | |    |                   length of the head, which transitions keep
+                  | |    mtime of the file as we left it, ns
+                  | size of the file, bytes
+                  version of the layout
+    head    ...,"constraint_enforcement":{"enabled":false,"created_at":1763939221.1
+    state   ,"claimed_at":...,"claimed_by":"a1"},"status":"claimed","claimed_by":"a1",...
     padding spaces up to ",\\n" at bytes 510 and 511, then the payload: "task_id": "x-1", ... }
 
 Size and mtime prove that nobody has written to the file since: whoever edits it moves its mtime,
@@ -31,6 +32,8 @@ from .named_tuple import NamedTuple
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Final
+
+    from .terms import Terms
 
 SECTOR_BYTES: Final = 512
 SECTOR_END: Final = b",\n"
@@ -68,14 +71,24 @@ START_BYTES: Final = 4096
 # contains it raw.
 TIME: Final = b"\x01"
 
-STATE_AVAILABLE: Final = b', "status": "available"'
-STATE_CLAIMED: Final = b', "status": "claimed"'
+STATE_AVAILABLE: Final = b',"status":"available"'
+STATE_CLAIMED: Final = b',"status":"claimed"'
 # JSON strings have their quotes escaped: in a state these are members and nothing else.
-CLAIM_FIELDS_START: Final = b', "claimed_by": '
-NOT_BEFORE_MEMBER: Final = b', "not_before": '
+CLAIM_FIELDS_START: Final = b',"claimed_by":'
+NOT_BEFORE_MEMBER: Final = b',"not_before":'
 
-_SECTOR_MARK: Final = rb'\{"fastclaim": "1 ([0-9]{1,18}) ([0-9]{1,19}) ([0-9]{3}) ([0-3])"'
+# Flags of the mark.
+ENFORCED: Final = 1  # the head ends inside constraint_enforcement
+GUARDED: Final = 2  # a claim has to ask for more: exclusive keys
+UNCONSTRAINED: Final = 4  # no `constraints`, no `blocked_by`
+FOR_ANYBODY: Final = 8  # no `requirements`
+
+_SECTOR_MARK: Final = (
+    rb'\{"fastclaim":"1 ([0-9]{1,18}) ([0-9]{1,19}) ([0-9]{3}) ([0-9a-f])'
+    rb'(| [-+.0-9e]{1,24} -?[0-9]{1,19})(| =[!#-\[\]-~]{1,48})"'
+)
 _scan_value: Any = make_scanner(json.JSONDecoder())  # type: ignore[arg-type]
+_encode: Final = json.JSONEncoder(separators=(",", ":")).encode
 
 
 class Sector(NamedTuple):
@@ -83,8 +96,9 @@ class Sector(NamedTuple):
 
     size_bytes: int
     mtime_ns: int
-    enforced: bool
-    guarded: bool
+    flags: int
+    rank: bytes  # this and the next as they stand in the mark, with a space before; may be empty
+    requirements: bytes
     head: bytes  # without the mark
     state: bytes  # without the padding
 
@@ -99,20 +113,38 @@ def read_sector(raw: bytes) -> Sector | None:
         return None
     state = raw[head_bytes : SECTOR_BYTES - 2].rstrip(b" ")
     head = raw[mark.end() : head_bytes]
-    flags = int(mark[4])
-    return Sector(int(mark[1]), int(mark[2]), bool(flags & 1), bool(flags & 2), head, state)
+    flags = int(mark[4], 16)
+    return Sector(int(mark[1]), int(mark[2]), flags, mark[5], mark[6], head, state)
 
 
-def _mark(size_bytes: int, mtime_ns: int, head_bytes: int, flags: int) -> bytes:
-    return b'{"fastclaim": "1 %d %d %03d %d"' % (size_bytes, mtime_ns, head_bytes, flags)
+def admits(sector: Sector, capabilities: bytes) -> bool:
+    """Whether the mark says that an agent may claim the task, whenever it waits.
+
+    Parameters
+    ----------
+    capabilities : bytes
+        The agent's, as `terms.told` puts them; empty: it names none, and may have any task.
+    """
+    if not sector.flags & UNCONSTRAINED:
+        return False
+    if sector.flags & FOR_ANYBODY or not capabilities:
+        return True
+    return any(b",%b," % name in capabilities for name in sector.requirements[2:].split(b","))
+
+
+def waiting_state(sector: Sector) -> bytes | None:
+    """What its state has after `status`, if the task waits, and may be claimed at any time."""
+    waiting = b"}" * (sector.flags & ENFORCED) + STATE_AVAILABLE
+    if not sector.state.startswith(waiting) or NOT_BEFORE_MEMBER in sector.state:
+        return None
+    return sector.state[len(waiting) :]
 
 
 def write_sector(sector: Sector, size_bytes: int, state: bytes) -> bytes | None:
     """`sector` with another size and state, or None if it does not fit."""
-    numbers = (size_bytes, sector.mtime_ns)
-    flags = sector.enforced | sector.guarded << 1
-    head_bytes = len(_mark(*numbers, 0, flags)) + len(sector.head)
-    text = _mark(*numbers, head_bytes, flags) + sector.head + state
+    start = b'{"fastclaim":"1 %d %d ' % (size_bytes, sector.mtime_ns)
+    end = b' %x%b%b"%b' % (sector.flags, sector.rank, sector.requirements, sector.head)
+    text = b"%b%03d%b%b" % (start, len(start) + 3 + len(end), end, state)
     if len(text) > SECTOR_BYTES - len(SECTOR_END):
         return None
     return text.ljust(SECTOR_BYTES - len(SECTOR_END)) + SECTOR_END
@@ -144,14 +176,14 @@ def loads(document: bytes) -> dict[str, Any]:
 
 def dumps(value: object) -> str:
     """JSON text of a field's value; raises TypeError, ValueError or RecursionError."""
-    return json.dumps(value)
+    return _encode(value)
 
 
 def _members(fields: dict[str, Any]) -> bytes:
-    return "".join(f", {dumps(name)}: {dumps(value)}" for name, value in fields.items()).encode()
+    return "".join(f",{dumps(name)}:{dumps(value)}" for name, value in fields.items()).encode()
 
 
-def lay_out(fields: dict[str, Any], payload: bytes, mtime_ns: int, guarded: bool = False) -> bytes:
+def lay_out(fields: dict[str, Any], payload: bytes, mtime_ns: int, terms: Terms) -> bytes:
     """One document: the managed `fields` and the caller's, whose text is `payload`.
 
     Parameters
@@ -162,22 +194,22 @@ def lay_out(fields: dict[str, Any], payload: bytes, mtime_ns: int, guarded: bool
         The caller's fields as JSON text without the braces around them; may be empty.
     mtime_ns : int
         What the writer of the file sets its mtime to, ns.
-    guarded : bool
-        Whether a claim has to ask for more than whether the task waits.
+    terms : Terms
+        What the mark says of the caller's fields.
     """
-    sector_document = _lay_out_in_sector(fields, payload, mtime_ns, guarded)
+    sector_document = _lay_out_in_sector(fields, payload, mtime_ns, terms)
     if sector_document is not None:
         return sector_document
     plain = {name: value for name, value in fields.items() if name != MARK}
-    text = _members(plain)[2:]
+    text = _members(plain)[1:]
     return b"{" + text + (SECTOR_END + payload if payload else b"") + DOCUMENT_END
 
 
 def _lay_out_in_sector(
-    fields: dict[str, Any], payload: bytes, mtime_ns: int, guarded: bool
+    fields: dict[str, Any], payload: bytes, mtime_ns: int, terms: Terms
 ) -> bytes | None:
     enforcement = fields.get(ENFORCEMENT)
-    # An enforcement without a field of its own has no place to put ", claimed_at" after.
+    # An enforcement without a field of its own has no place to put ",claimed_at" after.
     kernel = {
         name: value
         for name, value in (enforcement or {}).items()
@@ -188,14 +220,15 @@ def _lay_out_in_sector(
     state_fields: dict[str, Any] = {name: fields[name] for name in STATE_FIELDS if name in fields}
     head, claim = b"", b""
     if enforcement is not None:
-        head = f', "{ENFORCEMENT}": {dumps(kernel)[:-1]}'.encode()
+        head = f',"{ENFORCEMENT}":{dumps(kernel)[:-1]}'.encode()
         claimed = {n: enforcement[n] for n in ENFORCEMENT_CLAIM_FIELDS if n in enforcement}
         claim = _members(claimed) + b"}"
     for tail_fields in ((), _TAIL_FIELDS[:1], _TAIL_FIELDS):
         state = {n: value for n, value in state_fields.items() if n not in tail_fields}
         tail = _members({n: state_fields[n] for n in tail_fields if n in state_fields})
         size_bytes = SECTOR_BYTES + len(payload) + len(tail) + len(DOCUMENT_END)
-        sector = Sector(size_bytes, mtime_ns, enforcement is not None, guarded, head, b"")
+        flags = terms.flags | (0 if enforcement is None else ENFORCED)
+        sector = Sector(size_bytes, mtime_ns, flags, *terms[1:], head, b"")
         stamp = write_sector(sector, size_bytes, claim + _members(state))
         if stamp is not None:
             return stamp + payload + tail + DOCUMENT_END

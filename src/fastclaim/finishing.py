@@ -24,7 +24,6 @@ from .stamps import (
     available_fields,
     claimed_by_member,
     completed_fields,
-    is_guarded,
     managed,
     result_member,
     token_member,
@@ -58,10 +57,13 @@ def rewrite(pool: Directories, held: Any, document: Document, ending: Ending) ->
     int
         What `Held.finish` returns; all but DONE leave it as it was.
     """
+    from .terms import terms_of  # most transitions keep them
+
     if ending.stamped:
         return int(held.move(ending.target, ending.replace))
     now_ns = time.time_ns()
-    content = lay_out(ending.fields, document.payload, now_ns, is_guarded(document.fields))
+    terms = terms_of(document.fields, now_ns)
+    content = lay_out(ending.fields, document.payload, now_ns, terms)
     held.prepare(pool.temporary_file(pool.claimed), content, now_ns, pool.sync)
     directories = (pool.claimed, ending.directory)
     return int(held.finish(ending.target, directories, pool.sync, ending.replace))

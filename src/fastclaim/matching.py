@@ -16,7 +16,7 @@ OLDEST: Final = "oldest"
 PRIORITY: Final = "priority"
 ORDERS: Final = (PRIORITY, OLDEST, ANY)
 
-_NUMBER: Final = int | float  # made once: that takes longer than to look
+NUMBER: Final = int | float  # made once: that takes longer than to look
 
 Task: TypeAlias = "dict[str, Any]"
 Capabilities = tuple[object, ...]
@@ -55,7 +55,7 @@ def deadline(task: Task) -> float | None:
     constraints = task.get("constraints")
     if constraints and "deadline" in constraints:
         when = constraints["deadline"]
-        if isinstance(when, _NUMBER):
+        if isinstance(when, NUMBER):
             return when
     return None
 
@@ -97,7 +97,7 @@ def not_before(task: Task) -> float:
 
 def epoch_s(value: object) -> float | None:
     """A time as tasks hold it, a number or an ISO 8601 text, in seconds since the epoch."""
-    if isinstance(value, _NUMBER):
+    if isinstance(value, NUMBER):
         return _finite(value)
     if isinstance(value, str):
         from datetime import datetime  # takes longer to import than the rest, and few need it
@@ -112,7 +112,7 @@ def epoch_s(value: object) -> float | None:
 def rank(task: Task, order: str) -> tuple[float, float]:
     """What tasks are sorted by, the first to be claimed first."""
     priority = task.get("priority") if order == PRIORITY else 0
-    first = -_finite(priority) if isinstance(priority, _NUMBER) else 0.0
+    first = -_finite(priority) if isinstance(priority, NUMBER) else 0.0
     since_s = epoch_s(task.get("created_at"))
     if since_s is None:
         since_s = published_s(task)

@@ -19,6 +19,7 @@ CHANGED: Final = 5  # what was moved is not what was read: give it back, start o
 NOT_REGULAR: Final = 6  # a FIFO, directory, symlink, socket or device stands there
 UNPROVEN: Final = 7  # not a document of ours as we left it: comes with a Held, to be judged
 STALE: Final = 8  # something has to be seen to first: another directory, a pause, our owner file
+UNJUDGED: Final = 9  # not proven to be on the terms that the claim asks for: read it first
 
 # How much a transition puts on disk before it returns.
 SYNC_NONE: Final = 0

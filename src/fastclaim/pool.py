@@ -997,12 +997,23 @@ class TaskPool:
         lease_s: float | None,
         bind: bool | None,
         name: str,
-    ) -> Claim | None:
+        capabilities: bytes | None,
+    ) -> tuple[int, Claim | None]:
         task_id = name[: -len(layout.TASK_SUFFIX)]
         hold, token = self._hold(lease_s, bind), new_token()
         try:
-            came_to, _ = claiming.claim(directories, task_id, agent_id, hold, token, 0.0, False)
-            return Claim(self, task_id, agent_id, token) if came_to == outcome.DONE else None
+            came_to, _ = claiming.claim(
+                directories,
+                task_id,
+                agent_id,
+                hold,
+                token,
+                0.0,
+                False,
+                capabilities=capabilities,
+            )
+            claim = Claim(self, task_id, agent_id, token) if came_to == outcome.DONE else None
+            return came_to, claim
         except (TaskPoolError, OSError):
             raise
         except BaseException:

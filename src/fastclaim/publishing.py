@@ -16,7 +16,8 @@ from .directories import Directories
 from .document import ENFORCEMENT, MANAGED_FIELDS, lay_out
 from .errors import InvalidTask, TaskExists
 from .listing import is_known, known_ids
-from .stamps import is_guarded, published_fields
+from .stamps import published_fields
+from .terms import terms_of
 
 IF_EXISTS: Final = ("error", "replace", "ignore")
 # How often the directory may vanish between being made and being written to.
@@ -67,7 +68,7 @@ class Publication:
                 published_fields(dict(task)),
                 json.dumps(payload)[1:-1].encode(),
                 self.mtime_ns,
-                is_guarded(task),
+                terms_of(task, self.mtime_ns),
             )
         except (TypeError, ValueError, RecursionError) as error:
             raise InvalidTask(

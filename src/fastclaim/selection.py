@@ -11,7 +11,7 @@ import os
 import time
 from _thread import allocate_lock  # `threading` takes ten times as long to import
 
-from . import layout
+from . import layout, outcome
 from .changes import TASKS, Change, Changes
 from .directories import Directories
 from .errors import (
@@ -48,8 +48,9 @@ _LOOKING_SHARE: Final = 0.05
 _OWNER_LOOKS_S: Final = (0.0, 0.002, 0.02, 0.2)
 
 
-Attempt: TypeAlias = "Callable[[str], Claim | None]"
-"""Claims the task in a file of this name, without waiting; None if somebody else was faster."""
+Attempt: TypeAlias = "Callable[[str, bytes | None], tuple[int, Claim | None]]"
+"""Claims the task in a file of this name with these capabilities, without waiting: what
+`claiming.claim` came to, and the claim; ABSENT if somebody else was faster."""
 
 
 class Waiter:
@@ -122,7 +123,11 @@ class Selection:
         started_s = time.monotonic()
         while (name := self._take(view, started_s)) is not None:
             try:
-                claim = attempt(name)
+                came_to, claim = attempt(name, view.claims_with)
+                if came_to == outcome.UNJUDGED:
+                    if not self._judge(view, name):
+                        continue
+                    came_to, claim = attempt(name, None)
             except KeyHeld as error:
                 self._park(view, name, Change(layout.CLAIMED, error.claim_name))
             except (PoolPaused, LockTimeout, TaskNotAvailable) as error:
@@ -149,6 +154,10 @@ class Selection:
                 with self._lock:
                     view.missed()
         return None
+
+    def _judge(self, view: View, name: str) -> bool:
+        with self._lock:
+            return view.judge(name)
 
     def _take(self, view: View, started_s: float) -> str | None:
         with self._lock:

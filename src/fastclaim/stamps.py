@@ -9,7 +9,6 @@ from .document import (
     CLAIM_FIELDS,
     ENFORCEMENT,
     ENFORCEMENT_CLAIM_FIELDS,
-    EXCLUSIVE,
     FAILURES,
     FINISH_FIELDS,
     MANAGED_FIELDS,
@@ -24,11 +23,10 @@ from .named_tuple import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from typing import Any, Final
 
-STATE_COMPLETED: Final = b', "status": "completed"'
-COMPLETED_AT: Final = b', "completed_at": ' + TIME
+STATE_COMPLETED: Final = b',"status":"completed"'
+COMPLETED_AT: Final = b',"completed_at":' + TIME
 
 
 class ClaimStamp(NamedTuple):
@@ -65,17 +63,17 @@ def claim_stamp(agent_id: object, hold: Hold, token: str) -> ClaimStamp:
     else:  # 7 and "7" and True are different agents' JSON, but not different cache keys
         enforcement, fields = _agents_stamp.__wrapped__(agent_id, hold.owner)
     if hold.lease_expires_at is not None:
-        fields += b', "lease_expires_at": %b' % dumps(hold.lease_expires_at).encode()
-    return ClaimStamp(enforcement, b'%b, "claim_token": "%b"' % (fields, token.encode()))
+        fields += b',"lease_expires_at":%b' % dumps(hold.lease_expires_at).encode()
+    return ClaimStamp(enforcement, b'%b,"claim_token":"%b"' % (fields, token.encode()))
 
 
 @functools.lru_cache(maxsize=256)
 def _agents_stamp(agent_id: object, owner: str | None) -> tuple[bytes, bytes]:
     agent = _agent_json(agent_id)
-    bound = b"" if owner is None else b', "owner": "%b"' % owner.encode()
+    bound = b"" if owner is None else b',"owner":"%b"' % owner.encode()
     return (
-        b', "claimed_at": %b, "claimed_by": %b' % (TIME, agent),
-        b', "claimed_by": %b, "claimed_at": %b, "claim_lock_acquired_at": %b%b'
+        b',"claimed_at":%b,"claimed_by":%b' % (TIME, agent),
+        b',"claimed_by":%b,"claimed_at":%b,"claim_lock_acquired_at":%b%b'
         % (agent, TIME, TIME, bound),
     )
 
@@ -89,18 +87,18 @@ def _agent_json(agent_id: object) -> bytes:
 
 def claimed_by_member(agent_id: object) -> bytes:
     """What the stamp of a claim of `agent_id` contains."""
-    return b'"claimed_by": %b,' % _agent_json(agent_id)
+    return b'"claimed_by":%b,' % _agent_json(agent_id)
 
 
 def token_member(token: str) -> bytes:
     """What the stamp of the claim with this token contains."""
-    return b'"claim_token": "%b"' % token.encode()
+    return b'"claim_token":"%b"' % token.encode()
 
 
 def result_member(result: object, task_id: object) -> bytes:
     """A completion's last member; raises InvalidTask if it is not JSON-serialisable."""
     try:
-        return b', "result": %b' % dumps(result).encode()
+        return b',"result":%b' % dumps(result).encode()
     except (TypeError, ValueError, RecursionError) as error:
         raise InvalidTask(
             f"the result of task {task_id!r} is not JSON-serialisable: {error}", task_id
@@ -178,11 +176,6 @@ def tried_in_vain(
 def managed(fields: dict[str, Any]) -> dict[str, Any]:
     """Those of a document's fields that transitions own, but for the layout's mark."""
     return {n: value for n, value in fields.items() if n in MANAGED_FIELDS and n != MARK}
-
-
-def is_guarded(fields: Mapping[str, Any]) -> bool:
-    """Whether a claim has to look at more than the sector: see `document`."""
-    return bool(fields.get(EXCLUSIVE))
 
 
 def _whole_number(value: object) -> int:

@@ -31,6 +31,7 @@ from .matching import (
     not_before,
     rank,
 )
+from .terms import rank_of, told
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ class View(ABC):
         self._pool = pool
         self._changes = changes
         self._capabilities = capabilities
+        self._told = told(capabilities)
         self._prefix = os.path.join(os.fsdecode(pool.available), "")
         self._misses = 0
         self.rescan()
@@ -77,6 +79,15 @@ class View(ABC):
     @abstractmethod
     def take(self) -> str | None:
         """The file name of the next task to try, which the view then knows no more of."""
+
+    @property
+    def claims_with(self) -> bytes | None:
+        """Capabilities for a claim of what `take` has given; None: it has been judged."""
+        return None
+
+    def judge(self, name: str) -> bool:
+        """Whether that task may be claimed now; else it is parked or forgotten."""
+        return self._examine(name) is not None
 
     def tell(self, names: Sequence[str]) -> None:
         """Files in available/ are new, or have changed."""
@@ -117,7 +128,8 @@ class View(ABC):
 
     def hit(self) -> None:
         """A task was claimed."""
-        self._misses = 0
+        # Others go through the same names: it takes a while to get away from them, or past them.
+        self._misses //= 2
 
     def due_in_s(self) -> float:
         """Seconds until there is something to try: 0 is now, infinity is unknown."""
@@ -210,9 +222,13 @@ class View(ABC):
 
 
 class AnyView(View):
-    """In no order: reads no task before it is about to be claimed."""
+    """In no order: reads no task before it is claimed, and few then."""
 
     is_eager = False
+
+    @property
+    def claims_with(self) -> bytes | None:
+        return self._told
 
     def rescan(self) -> None:
         super().rescan()
@@ -224,7 +240,7 @@ class AnyView(View):
         self._catch_up()
         while self._names or self._refill():
             name = self._names.popleft()
-            if not self._has_gone(name) and self._examine(name) is not None:
+            if not self._has_gone(name):
                 return name
         return None
 
@@ -284,10 +300,6 @@ class OrderedView(View):
         # Whether there are tasks that may have become unclaimable since they were read.
         self._must_reread = False
 
-    def hit(self) -> None:
-        # Others go through the same names in the same order: it takes a while to overtake them.
-        self._misses //= 2
-
     def take(self) -> str | None:
         self._catch_up()
         self._examine_all()
@@ -317,7 +329,13 @@ class OrderedView(View):
             self._rank(names)
 
     def _rank(self, names: list[str]) -> None:
+        tasks = self._pool.opened()
         for name in names:
+            known = self._pool.core.peek(self._prefix + name, self._told, tasks)
+            if known is not None:
+                mtime_ns, text = known
+                self._ranked.push(*rank_of(mtime_ns, text, self._order), name)
+                continue
             task = self._examine(name)
             if task is not None:
                 if deadline(task) is not None:
