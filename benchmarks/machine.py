@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import glob
 import os
 import platform
 import tempfile
 from typing import NamedTuple
+
+from fastclaim.file_system import lacks_journal
 
 MEMORY_DIRECTORY = "/dev/shm"
 MEMORY_FILE_SYSTEMS = ("tmpfs", "ramfs")
@@ -48,14 +49,11 @@ def place_at(directory: str) -> Place:
 
 def describe_place(place: Place) -> str:
     """File system, mount options, and whether ext4 keeps a journal."""
-    file_system, device, options = _mount(place.directory)
+    file_system, _, options = _mount(place.directory)
     journal = ""
     if file_system == "ext4":
-        device = os.path.basename(os.path.realpath(device))
-        if glob.glob(f"/proc/fs/jbd2/{device}-*"):
-            journal = ", with a journal"
-        elif os.path.isdir(f"/proc/fs/ext4/{device}"):
-            journal = ", without a journal"
+        lacking = lacks_journal(os.stat(place.directory).st_dev)
+        journal = ", without a journal" if lacking else ", with a journal"
     return f"{file_system} ({options}){journal}"
 
 

@@ -27,7 +27,7 @@ def names_in(pool: TaskPool) -> list[str]:
 @pytest.fixture(params=[True, False], ids=["in place", "elsewhere"])
 def in_place(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
     """Whether the file system is one where one flush does for all."""
-    monkeypatch.setattr(batches, "_stays_in_place", lambda _: request.param)
+    monkeypatch.setattr(batches, "stays_in_order", lambda _: request.param)
     return request.param
 
 

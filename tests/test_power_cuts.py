@@ -1,10 +1,10 @@
 """What is on disk after a power cut, of tasks that agents were publishing, claiming, completing.
 
 The pool lies on a file system of its own in an image. A cut is a copy of that image: it has what
-the file system had written until then, and nothing of what it still had in memory. Agents are
-stopped for as long as the copy takes (not in the midst of a system call: those come to their end),
-so that the copy is of one moment. That a disk loses or reorders what it was told to keep is not
-tried.
+the file system had written until then, and nothing of what it still had in memory; without a
+journal it is repaired, as a boot does. Agents are stopped for as long as the copy takes (not in the
+midst of a system call: those come to their end), so that the copy is of one moment. That a disk
+loses or reorders what it was told to keep is not tried.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 
@@ -27,18 +28,42 @@ from fastclaim import TaskPool
 
 AGENTS = 2
 BATCH = 4  # every other so many tasks are published together
+STATES = ("available", "claimed", "completed", "failed")
+# Where a task may be, by what was the last that had returned.
+AT_LEAST = {
+    "published": {"available", "claimed", "completed"},
+    "claimed": {"claimed", "completed"},
+    "completed": {"completed"},
+}
 CUTS = int(os.environ.get("FASTCLAIM_CUTS", "6"))
 BETWEEN_CUTS_S = 0.05
-MEGABYTES = {"ext4": 64, "xfs": 320}
-MAKE = {"ext4": ["mkfs.ext4", "-q", "-F"], "xfs": ["mkfs.xfs", "-q", "-f"]}
+WITHOUT_JOURNAL = "ext4-without-journal"
+MEGABYTES = {"ext4": 64, WITHOUT_JOURNAL: 64, "xfs": 320}
+MAKE = {
+    "ext4": ["mkfs.ext4", "-q", "-F"],
+    WITHOUT_JOURNAL: ["mkfs.ext4", "-q", "-F", "-O", "^has_journal"],
+    "xfs": ["mkfs.xfs", "-q", "-f"],
+}
 # The copy has the same UUID as the original, which xfs refuses by itself.
-OPTIONS = {"ext4": "loop", "xfs": "loop,nouuid"}
+OPTIONS = {"ext4": "loop", WITHOUT_JOURNAL: "loop", "xfs": "loop,nouuid"}
 
 
 @pytest.fixture(params=["ext4", "xfs"])
 def image(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
     """A file with a file system in it, mounted at `mounted` beside it."""
-    kind = request.param
+    with _mounted_image(request.param, tmp_path) as image:
+        yield image
+
+
+@pytest.fixture
+def image_without_journal(tmp_path: Path) -> Iterator[Path]:
+    """The same, without a journal."""
+    with _mounted_image(WITHOUT_JOURNAL, tmp_path) as image:
+        yield image
+
+
+@contextmanager
+def _mounted_image(kind: str, tmp_path: Path) -> Iterator[Path]:
     if shutil.which(MAKE[kind][0]) is None:
         pytest.skip(f"there is no {MAKE[kind][0]} here")
     image = tmp_path / f"image.{kind}"
@@ -50,14 +75,22 @@ def image(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
         _mount(image, mounted)
     except subprocess.CalledProcessError as error:
         pytest.skip(f"no loop mounts of {kind} here: {error.stderr.decode().strip()}")
-    yield image
-    _unmount(mounted)
+    try:
+        yield image
+    finally:
+        _unmount(mounted)
 
 
 def _mount(image: Path, where: Path) -> None:
     where.mkdir(exist_ok=True)
     options = OPTIONS[image.suffix[1:]]
     subprocess.run(["mount", "-o", options, image, where], check=True, capture_output=True)
+
+
+def _repair(image: Path) -> None:
+    """What a boot does first with a file system that has no journal to replay."""
+    done = subprocess.run(["e2fsck", "-f", "-y", image], check=False, capture_output=True)
+    assert done.returncode in (0, 1), done.stdout.decode()
 
 
 def _unmount(where: Path) -> None:
@@ -120,20 +153,27 @@ def _cut(image: Path, agents: list[int], log: Path) -> tuple[Path, dict[str, str
 def _tasks_in(base: Path) -> dict[str, str]:
     """The state of each task; each must parse, be whole, and be in one place."""
     found: dict[str, str] = {}
-    for state in ("available", "claimed", "completed", "failed"):
+    for state in STATES:
         for path in (base / "tasks" / state).glob("*.json"):
-            task = json.loads(path.read_text())
-            task_id = task["task_id"]
+            task_id = _whole_task(path, state)
             assert task_id not in found, f"{task_id} is in {found[task_id]} and in {state}"
-            assert task["payload"] == _task(task_id)["payload"]
-            if state == "completed":
-                assert set(task["result"]) <= {"r"}
-                assert len(task["result"]) == int(task_id.split("-")[1]) % 3 * 400
             found[task_id] = state
     return found
 
 
-def _cuts(image: Path, core: ModuleType, durability: str) -> Iterator[tuple[dict, dict, Path]]:
+def _whole_task(path: Path, state: str) -> str:
+    """The id of a task that must parse and be whole."""
+    task = json.loads(path.read_text())
+    task_id: str = task["task_id"]
+    assert task["payload"] == _task(task_id)["payload"]
+    if state == "completed":
+        assert set(task["result"]) <= {"r"}
+        assert len(task["result"]) == int(task_id.split("-")[1]) % 3 * 400
+    return task_id
+
+
+def _cuts(image: Path, core: ModuleType, durability: str) -> Iterator[tuple[dict, Path]]:
+    """What had returned before each cut, and where the pool lies after it."""
     base = image.parent / "mounted" / "pool"
     TaskPool(base, durability="full", _core=core)
     os.sync()
@@ -146,9 +186,11 @@ def _cuts(image: Path, core: ModuleType, durability: str) -> Iterator[tuple[dict
         for _ in range(CUTS):
             time.sleep(BETWEEN_CUTS_S)
             copy, returned = _cut(image, agents, log)
+            if WITHOUT_JOURNAL in copy.name:
+                _repair(copy)
             _mount(copy, after)
             try:
-                yield _tasks_in(after / "pool"), returned, after / "pool"
+                yield returned, after / "pool"
             finally:
                 _unmount(after)
     finally:
@@ -174,7 +216,8 @@ def test_a_power_cut_tears_and_loses_no_task_at_data(
     image: Path, core: ModuleType, tell: Callable[[int, int], None]
 ) -> None:
     cuts, earlier = 0, set()
-    for found, returned, base in _cuts(image, core, "data"):
+    for returned, base in _cuts(image, core, "data"):
+        found = _tasks_in(base)
         assert earlier <= set(found), "what one cut had, the next has lost"
         # A later publication's sync puts the earlier ones' names on disk, too.
         last = set().union(*(_last(returned, number) for number in range(AGENTS)))
@@ -188,20 +231,42 @@ def test_a_power_cut_tears_and_loses_no_task_at_data(
 def test_a_power_cut_undoes_nothing_that_has_returned_at_full(
     image: Path, core: ModuleType, tell: Callable[[int, int], None]
 ) -> None:
-    at_least = {
-        "published": {"available", "claimed", "completed"},
-        "claimed": {"claimed", "completed"},
-        "completed": {"completed"},
-    }
     cuts, tasks = 0, 0
-    for found, returned, base in _cuts(image, core, "full"):
+    for returned, base in _cuts(image, core, "full"):
+        found = _tasks_in(base)
         for task_id, what in returned.items():
-            assert found.get(task_id) in at_least[what], (task_id, what)
+            assert found.get(task_id) in AT_LEAST[what], (task_id, what)
         _is_usable(base, core, found)
         cuts, tasks = cuts + 1, len(returned)
     assert cuts == CUTS
     assert tasks > 0
     tell(cuts, tasks)
+
+
+@pytest.mark.parametrize("durability", ["data", "full"])
+def test_without_a_journal_a_cut_tears_no_task_and_at_full_loses_only_names_in_motion(
+    image_without_journal: Path,
+    core: ModuleType,
+    durability: str,
+    tell: Callable[[int, int], None],
+) -> None:
+    cuts = 0
+    for returned, base in _cuts(image_without_journal, core, durability):
+        found: dict[str, set[str]] = {}
+        for path in itertools.chain(base.glob("tasks/*/*.json"), base.glob("../lost+found/*")):
+            if path.parent.name != "lost+found":
+                found.setdefault(_whole_task(path, path.parent.name), set()).add(path.parent.name)
+            elif path.stat().st_size > 0 and path.read_bytes()[:1] == b"{":
+                found.setdefault(_whole_task(path, ""), set()).add("lost+found")
+        at_rest = 0
+        for task_id, what in returned.items():
+            states = found.get(task_id, set())
+            at_rest += len(states) == 1 and states <= AT_LEAST[what]
+        if durability == "full":
+            assert at_rest >= len(returned) - AGENTS * BATCH
+        cuts += 1
+    assert cuts == CUTS
+    tell(cuts, len(returned))
 
 
 def _last(returned: dict[str, str], number: int) -> set[str]:

@@ -542,7 +542,7 @@ def test_a_batch_is_on_disk_before_it_is_returned(
     pool.publish_many([{"task_id": f"x{number}"} for number in range(4)])
     flushed: list[int] = []
     written: list[int] = []
-    monkeypatch.setattr("fastclaim.batches._stays_in_place", lambda _: in_place)
+    monkeypatch.setattr("fastclaim.batches.stays_in_order", lambda _: in_place)
     monkeypatch.setattr("fastclaim.batches._write_out", written.extend)
     for flush in ("fsync", "fdatasync"):
         monkeypatch.setattr(os, flush, flushed.append)

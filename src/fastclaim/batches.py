@@ -9,7 +9,7 @@ commits would be that of the directory's last rename or creation, which may be o
 then nothing need be flushed; and the blocks of new files are allocated in later ones.
 
 That is so where overwritten blocks stay where they are and one journal keeps the order of all: ext4
-and XFS. Any other file system gets a flush for each file.
+(which can also be made without a journal) and XFS. Any other gets a flush for each file.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from typing import Any, Final
 
 from . import outcome
 from .directories import Directories
+from .file_system import stays_in_order
 
-_IN_PLACE_FILE_SYSTEMS: Final = ("ext4", "xfs")
 _WRITE: Final = 2  # SYNC_FILE_RANGE_WRITE
 _WRITE_AND_WAIT: Final = 7  # ... with both WAITs
 MOST_TOGETHER: Final = 128  # that many files are open at a time
@@ -42,7 +42,7 @@ def put_on_disk(pool: Directories, paths: Sequence[bytes]) -> None:
     if pool.sync < outcome.SYNC_DATA or not paths:
         return
     remaining = iter(paths)
-    together = len(paths) > 1 and _stays_in_place(os.stat(pool.claimed).st_dev)
+    together = len(paths) > 1 and stays_in_order(os.stat(pool.claimed).st_dev)
     while piece := list(islice(remaining, MOST_TOGETHER)):
         with ExitStack() as stack:
             descriptors = list(_opened(piece, stack))
@@ -67,7 +67,7 @@ def put_new_on_disk(pool: Directories, prepared: Sequence[Any]) -> None:
     OSError
         Some may not be on disk.
     """
-    if len(prepared) > 1 and _stays_in_place(os.stat(os.fsdecode(pool.available)).st_dev):
+    if len(prepared) > 1 and stays_in_order(os.stat(os.fsdecode(pool.available)).st_dev):
         with _errors_of(pool.available):
             _write_out([new.fileno() for new in prepared])
         _commit(pool.available)
@@ -100,21 +100,6 @@ def _sync_file_range() -> Callable[..., Any]:
     function = ctypes.CDLL(None, use_errno=True).sync_file_range
     function.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
     return function
-
-
-@functools.cache
-def _stays_in_place(device: int) -> bool:
-    """Whether this is a file system of which the above is true."""
-    number = f"{os.major(device)}:{os.minor(device)}"
-    try:
-        with open("/proc/self/mountinfo") as file:
-            for line in file:
-                if line.split()[2] == number:
-                    kind = line.partition(" - ")[2].split()[0]
-                    return kind in _IN_PLACE_FILE_SYSTEMS
-    except OSError:
-        pass  # not Linux, or /proc is not mounted
-    return False
 
 
 def _commit(directory: bytes) -> None:

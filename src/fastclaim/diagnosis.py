@@ -18,6 +18,7 @@ from typing import Final, NamedTuple
 
 from . import layout, owners, recovery
 from .directories import Directories
+from .file_system import lacks_journal
 from .inotify import Inotify
 from .inotify_masks import IN_CREATE
 
@@ -93,6 +94,14 @@ def _file_system(path: Path) -> Finding:
         # Locks and renames are the overlay's own, also of files from a layer that is only read.
         note = "whoever sees it by another mount, as another container does, has another pool"
         return Finding(OK, "file system", f"{kind}: {note}")
+    if lacks_journal(os.stat(path).st_dev):
+        return Finding(
+            WARNING,
+            "file system",
+            f"{kind} without a journal: a task that is being moved when the power fails may be in"
+            " two states afterwards, or in lost+found",
+            "keep the pool on a file system with a journal, if its tasks have to outlive that",
+        )
     if not kind.startswith(_RISKY):
         return Finding(OK, "file system", kind)
     return Finding(

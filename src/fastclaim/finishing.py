@@ -65,7 +65,7 @@ def rewrite(pool: Directories, held: Any, document: Document, ending: Ending) ->
     terms = terms_of(document.fields, now_ns)
     content = lay_out(ending.fields, document.payload, now_ns, terms)
     held.prepare(pool.temporary_file(pool.claimed), content, now_ns, pool.sync)
-    directories = (pool.claimed, ending.directory)
+    directories = (ending.directory, pool.claimed)
     return int(held.finish(ending.target, directories, pool.sync, ending.replace))
 
 
@@ -169,7 +169,7 @@ class _Transition(ABC):
             self.path,
             self.lock,
             ending.target,
-            (self.pool.claimed, ending.directory),
+            (ending.directory, self.pool.claimed),
             self._expected(),
             status,
             fields,
