@@ -77,6 +77,8 @@ class Scenario(NamedTuple):
         Whether all claim for one agent.
     lists_backwards : bool
         Whether directories give their names from z to a.
+    has_missed : bool
+        Whether the processes have come too late before: they ask all owners then.
     """
 
     start: str
@@ -86,6 +88,7 @@ class Scenario(NamedTuple):
     linked: bool = False
     same_agent: bool = False
     lists_backwards: bool = False
+    has_missed: bool = False
 
     def __str__(self) -> str:
         more = [name for name in self._fields[3:] if getattr(self, name)]
@@ -102,12 +105,14 @@ SHORT = [
     Scenario("foreign", ("completes", "releases"), 2),
     Scenario("foreign", ("completes", "releases"), 2, lock_files=True),
     Scenario("of_the_dead", ("completes", "completes"), 2),
+    Scenario("of_the_dead", ("completes", "completes"), 2, has_missed=True),
     Scenario("waiting", ("completes", "recovers"), 2),
     Scenario("waiting", ("completes", "recovers"), 2, lock_files=True),
     Scenario("waiting", ("completes", "recovers"), 2, lock_files=True, linked=True),
     Scenario("locked_long_ago", ("completes", "recovers"), 2, lock_files=True),
     Scenario("foreign", ("completes", "recovers"), 2),
     Scenario("of_the_dead", ("completes", "recovers"), 2),
+    Scenario("of_the_dead", ("completes", "recovers"), 2, has_missed=True),
     Scenario("of_the_dead", ("completes", "recovers"), 2, lists_backwards=True),
     Scenario("half_claimed", ("completes", "recovers"), 2),
     Scenario("half_completed", ("completes", "recovers"), 2),
@@ -171,9 +176,10 @@ class Pool:
         )
 
     def pool(self) -> TaskPool:
-        return TaskPool(
-            BASE, durability="none", lock_files=self.scenario.lock_files, _core=_transition_py
-        )
+        lock_files = self.scenario.lock_files
+        pool = TaskPool(BASE, durability="none", lock_files=lock_files, _core=_transition_py)
+        pool._has_missed = self.scenario.has_missed
+        return pool
 
     # What the task is at first ------------------------------------------------------------------
 
@@ -420,6 +426,7 @@ class Milestone(NamedTuple):
 
 
 MILESTONES = [
+    Milestone(TaskPool, "_bring_back", lambda pool, _: (pool._has_missed,)),
     Milestone(TaskPool, "_look_after_dead_owners", lambda pool: ()),
     Milestone(TaskPool, "_claim_of_before", lambda *_: ()),
     Milestone(

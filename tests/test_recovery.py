@@ -5,11 +5,12 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
-from fastclaim import NameCollision, TaskPool, recovery
+from fastclaim import NameCollision, TaskPool, owners, recovery
 
 from .agents import agent, run
 
@@ -227,3 +228,37 @@ def test_an_owner_is_not_forgotten_while_half_its_claim_is_held(pool: TaskPool) 
         assert not recovery.give_back_of_dead_owners(pool._directories, None)
     assert recovery.give_back_of_dead_owners(pool._directories, None)
     assert pool.claim("t", "b").task["claimed_by"] == "b"
+
+
+def test_the_first_miss_asks_only_the_owner_of_the_task_that_it_came_for(
+    pool: TaskPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of many that race for one task, each but one misses for the first time."""
+    asked: list[bytes] = []
+    is_alive = owners.is_alive
+    monkeypatch.setattr(owners, "is_alive", lambda path: asked.append(path) or is_alive(path))
+    with ExitStack() as stack:
+        for task_id in "tuv":
+            pool.publish(task_id)
+            stack.enter_context(agent(lambda task_id=task_id: pool.claim(task_id, "a").token))
+        assert pool.claim_task("t", "b") == {}
+        assert len(asked) == 1
+        assert pool.claim_task("t", "b") == {}
+        assert len(asked) > 2
+
+
+@pytest.mark.parametrize("few", [512, 0], ids=["few claims", "many claims"])
+def test_the_first_miss_takes_the_task_from_a_process_that_has_died(
+    pool: TaskPool, monkeypatch: pytest.MonkeyPatch, few: int
+) -> None:
+    monkeypatch.setattr(recovery, "_FEW_CLAIMS", few)
+    pool.publish("t")
+    with agent(lambda: pool.claim("t", "a").token) as holder:
+        holder.kill()
+    assert pool.claim("t", "b").task["attempts"] == 1
+
+
+def test_the_first_miss_takes_the_task_from_a_lease_that_is_over(pool: TaskPool) -> None:
+    pool.publish("t")
+    pool.claim("t", "a", lease_s=1e-9)
+    assert pool.claim("t", "b").task["attempts"] == 1

@@ -101,6 +101,7 @@ class TaskPool:
         self._asks_kernel = _ask_kernel
         self._selections: dict[str, Selection] = {}  # by the process
         self._checked_agent_id: object = None
+        self._has_missed = False
         self._directories.make()
 
     def __getstate__(self) -> dict[str, object]:
@@ -960,7 +961,7 @@ class TaskPool:
         """Claim it, if need be from an owner that has died."""
         arguments = (self._directories, task_id, agent_id, hold, token, timeout, want_document)
         came_to, document = claiming.claim(*arguments)
-        if came_to == outcome.ABSENT and self._look_after_dead_owners():
+        if came_to == outcome.ABSENT and self._bring_back(task_id):
             return claiming.claim(*arguments)
         return came_to, document
 
@@ -1020,6 +1021,19 @@ class TaskPool:
             # Interrupted; the claim may stand, and nobody will ever be told about it.
             self._release_quietly(task_id, agent_id, token)
             raise
+
+    def _bring_back(self, task_id: object) -> bool:
+        """Give back the task if its claim has ended; whether it may be waiting now."""
+        if not self._has_missed:
+            # Most processes miss once, in a race for one task: its owner alone is asked then. Who
+            # does so again listens to the kernel.
+            self._has_missed = True
+            from .recovery import give_back_claims_of
+
+            came_back = give_back_claims_of(self._directories, task_id, self._max_attempts)
+            if came_back is not None:
+                return came_back
+        return self._look_after_dead_owners()
 
     def _look_after_dead_owners(self) -> bool:
         """Give back claims that have ended; whether anything may be waiting now that did not."""

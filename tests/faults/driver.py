@@ -873,6 +873,8 @@ def may_be_ignored(call: Call, fault: Fault) -> bool:
     """Whether a verb may succeed although this call failed."""
     stamped = call.name == "futimens" and not is_temporary(call.path)
     read_only = call.name == "open" and fault.number in (errno.EACCES, errno.EROFS)
+    # A claim that is not ours to read is left alone by who looks whether it has ended.
+    unreadable = call.name == "pread" and fault.number == errno.EACCES and "/claimed/" in call.path
     unlocking = call.name in ("lstat", "stat") and call.path.endswith(".lock")
     # An inode that is ready to be linked only spares the making of a lock file; and a conflict that
     # cannot be told is not told.
@@ -886,7 +888,7 @@ def may_be_ignored(call: Call, fault: Fault) -> bool:
     # If it cannot be told whether the pool is paused, or our owner file stands, we look again.
     marks = call.name == "fstat" and call.path.endswith(("/tasks", ".owner"))
     aside = marks or sparing or unlocking or cleaning or making or looking or reading
-    return aside or stamped or read_only
+    return aside or stamped or read_only or unreadable
 
 
 def is_temporary(path: str) -> bool:
