@@ -406,7 +406,7 @@ class TaskPool:
         if they had failed: the task waits again, or is given up. Half-made transitions are made
         whole or undone, and temporary files, lock files and owner files of the dead removed. Claims
         of live processes are never touched, however old. A claim call that finds nothing to claim
-        does the first part by itself.
+        does the first part by itself; a process's first claim by id in vain, for that task alone.
 
         Parameters
         ----------
