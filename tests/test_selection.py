@@ -6,6 +6,7 @@ import json
 import os
 import random
 import shutil
+import tempfile
 import time
 import tracemalloc
 from collections import Counter
@@ -21,6 +22,8 @@ from fastclaim import InvalidName, TaskPool, candidates, claiming, listing, view
 from fastclaim.candidates import Ordered
 from fastclaim.inotify import Inotify
 from fastclaim.tasks_directory import TasksDirectory
+
+from .agents import agent
 
 ORDERS = ["priority", "oldest", "any"]
 
@@ -584,3 +587,28 @@ def test_a_foreign_task_in_a_batch_is_synced_before_it_takes_its_name(
     )
     assert len(pool.claim_many("a", 1)) == 1
     assert levels == [pool._directories.sync]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+@pytest.mark.parametrize("order", ORDERS)
+def test_what_is_somebody_elses_to_read_is_passed_over(core: ModuleType, order: str) -> None:
+    base = Path(tempfile.mkdtemp(prefix="fastclaim-test-"))
+    try:
+        pool = TaskPool(base, _core=core)
+        pool.publish("ours", priority=0)
+        for number in range(5):
+            pool.publish(f"theirs-{number}", priority=9)
+        for directory in (base, *(path for path in base.rglob("*") if path.is_dir())):
+            directory.chmod(0o777)
+        for path in pool.available_dir.iterdir():
+            path.chmod(0o666 if path.name == "ours.json" else 0o600)
+
+        def claims() -> list[str]:
+            os.setuid(65534)
+            return drain(TaskPool(base, _core=core), order=order)
+
+        drain(TaskPool(base / "other", _core=core), order=order)  # imports what it takes
+        with agent(claims) as other:
+            assert other.said == "['ours']"
+    finally:
+        shutil.rmtree(base)

@@ -123,11 +123,9 @@ class Selection:
         started_s = time.monotonic()
         while (name := self._take(view, started_s)) is not None:
             try:
-                came_to, claim = attempt(name, view.claims_with)
+                came_to, claim = self._try(view, name, attempt)
                 if came_to == outcome.UNJUDGED:
-                    if not self._judge(view, name):
-                        continue
-                    came_to, claim = attempt(name, None)
+                    continue  # not for this agent, or not yet
             except KeyHeld as error:
                 self._park(view, name, Change(layout.CLAIMED, error.claim_name))
             except (PoolPaused, LockTimeout, TaskNotAvailable) as error:
@@ -155,9 +153,19 @@ class Selection:
                     view.missed()
         return None
 
-    def _judge(self, view: View, name: str) -> bool:
-        with self._lock:
-            return view.judge(name)
+    def _try(self, view: View, name: str, attempt: Attempt) -> tuple[int, Claim | None]:
+        """Claim it; it is read and judged before only if the claim itself cannot tell."""
+        if view.claims_with is not None:
+            try:
+                came_to, claim = attempt(name, view.claims_with)
+            except PermissionError:
+                came_to, claim = outcome.UNJUDGED, None  # if we may not read it, it is not for us
+            if came_to != outcome.UNJUDGED:
+                return came_to, claim
+            with self._lock:
+                if not view.judge(name):
+                    return outcome.UNJUDGED, None
+        return attempt(name, None)
 
     def _take(self, view: View, started_s: float) -> str | None:
         with self._lock:
