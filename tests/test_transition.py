@@ -588,7 +588,8 @@ def test_no_descriptor_stays_open(make_pool: Callable[..., TaskPool]) -> None:
     pool = make_pool(durability="full")
     pool.publish("w")
     pool.claim("w", "a")
-    pool.claim_task("nothing", "a")
+    for _ in range(2):  # from the second miss on the kernel is listened to
+        pool.claim_task("nothing", "a")
     before = descriptors()  # tasks/, the owner file, and what tells of deaths
     pool.publish("x")
     pool.publish("y")
