@@ -45,14 +45,15 @@ def put_on_disk(pool: Directories, paths: Sequence[bytes]) -> None:
     if pool.sync < outcome.SYNC_DATA or not paths:
         return
     remaining = iter(paths)
-    together = len(paths) > 1 and stays_in_order(os.stat(pool.claimed).st_dev)
+    device = os.stat(pool.claimed).st_dev
+    together = len(paths) > 1 and stays_in_order(device)
     while piece := list(islice(remaining, MOST_TOGETHER)):
         with ExitStack() as stack:
             opened = list(_opened(piece, stack))
             if together:
                 _write_out(opened)
             else:
-                _flush_each(opened, os.fdatasync)
+                _flush_each(opened, device, os.fdatasync)
     if together:
         _commit(pool.claimed)
     elif pool.sync >= outcome.SYNC_FULL:
@@ -69,12 +70,16 @@ def put_new_on_disk(pool: Directories, prepared: Sequence[Any]) -> None:
     OSError
         Some may not be on disk.
     """
+    if not prepared:
+        return
     files = [(new.path, new.fileno()) for new in prepared]
-    if len(files) > 1 and stays_in_order(os.stat(os.fsdecode(pool.available)).st_dev):
+    with _errors_of(pool.available):
+        device = os.fstat(files[0][1]).st_dev
+    if len(files) > 1 and stays_in_order(device):
         _write_out(files)
         _commit(pool.available)
     else:
-        _flush_each(files, os.fsync)
+        _flush_each(files, device, os.fsync)
 
 
 def _opened(paths: Sequence[bytes], stack: ExitStack) -> Iterator[_File]:
@@ -95,21 +100,13 @@ def _write_out(files: Sequence[_File]) -> None:
                 raise OSError(number, os.strerror(number), os.fsdecode(path))
 
 
-def _flush_each(files: Sequence[_File], flush: Callable[[int], None]) -> None:
-    if len(files) > 1:
-        _start_writes([descriptor for _, descriptor in files])
+def _flush_each(files: Sequence[_File], device: int, flush: Callable[[int], None]) -> None:
+    if len(files) > 1 and os.major(device) != 0:  # 0: in memory, or on no one disk
+        for _, descriptor in files:
+            _sync_file_range()(descriptor, 0, 0, _WRITE)  # what fails here fails in its flush
     for path, descriptor in files:
         with _errors_of(path):
             flush(descriptor)
-
-
-def _start_writes(descriptors: Sequence[int]) -> None:
-    """What fails here fails in its flush."""
-    with suppress(OSError):
-        if os.major(os.fstat(descriptors[0]).st_dev) == 0:
-            return  # in memory, or on no one disk
-    for descriptor in descriptors:
-        _sync_file_range()(descriptor, 0, 0, _WRITE)
 
 
 @functools.cache
