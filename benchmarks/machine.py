@@ -7,7 +7,7 @@ import platform
 import tempfile
 from typing import NamedTuple
 
-from fastclaim.file_system import lacks_journal
+from fastclaim.file_system import lacks_journal, stays_in_order
 
 MEMORY_DIRECTORY = "/dev/shm"
 MEMORY_FILE_SYSTEMS = ("tmpfs", "ramfs")
@@ -52,8 +52,11 @@ def describe_place(place: Place) -> str:
     file_system, _, options = _mount(place.directory)
     journal = ""
     if file_system == "ext4":
-        lacking = lacks_journal(os.stat(place.directory).st_dev)
-        journal = ", without a journal" if lacking else ", with a journal"
+        device = os.stat(place.directory).st_dev
+        if stays_in_order(device):
+            journal = ", with a journal"
+        elif lacks_journal(device):
+            journal = ", without a journal"
     return f"{file_system} ({options}){journal}"
 
 

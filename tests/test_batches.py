@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import shutil
@@ -97,6 +98,47 @@ def test_a_batch_publishes_what_single_publications_do(
             assert found.read_bytes() == path.read_bytes()
             assert found.stat().st_mtime_ns == path.stat().st_mtime_ns
     assert len(pool.claim_many("a", 9)) == 8  # none is held any more
+
+
+@pytest.mark.parametrize("in_place", [False], indirect=True)
+@pytest.mark.usefixtures("in_place")
+def test_where_each_file_is_flushed_the_writes_of_all_are_started_before(
+    pool: TaskPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+    monkeypatch.setattr(os, "major", lambda _: 254)  # a disk, whatever the test lies on
+    monkeypatch.setattr(
+        batches, "_sync_file_range", lambda: lambda *call: calls.append(f"start {call[-1]}")
+    )
+    for name in ("fsync", "fdatasync"):
+        flush = getattr(os, name)
+        monkeypatch.setattr(
+            os, name, lambda file, flush=flush: calls.append("flush") or flush(file)
+        )
+    pool.publish_many(tasks(3))
+    assert calls == ["start 2"] * 3 + ["flush"] * 3
+    calls.clear()
+    assert len(pool.claim_many("a", 3)) == 3
+    assert calls == ["start 2"] * 3 + ["flush"] * 3
+
+
+def test_an_error_of_a_flush_names_the_claim(
+    pool: TaskPool, monkeypatch: pytest.MonkeyPatch, in_place: bool
+) -> None:
+    def fail(*_: object) -> int:
+        ctypes.set_errno(errno.EIO)
+        if in_place:
+            return -1
+        raise OSError(errno.EIO, "the disk is broken")
+
+    pool.publish_many(tasks(3))
+    monkeypatch.setattr(os, "fdatasync", fail)
+    if in_place:
+        monkeypatch.setattr(batches, "_sync_file_range", lambda: fail)
+    with pytest.raises(OSError, match="claimed/x") as caught:
+        pool.claim_many("a", 3)
+    assert caught.value.errno == errno.EIO
+    assert Path(caught.value.filename).parent == pool.claimed_dir
 
 
 @pytest.mark.usefixtures("in_place")

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
-from fastclaim import TaskPool, diagnosis, file_system
+from fastclaim import TaskPool, diagnosis, file_system, outcome
+from fastclaim.batches import sync_directory
 
+from .agents import agent
 from .test_power_cuts import WITHOUT_JOURNAL, _mount, _mounted_image, _repair, _unmount
 
 KINDS = [("ext4", True), ("xfs", True), (WITHOUT_JOURNAL, False)]
@@ -37,21 +43,54 @@ def test_what_cannot_be_told_is_not_taken_for_a_file_system_that_keeps_the_order
 
 
 @pytest.mark.parametrize("kind", [kind for kind, _ in KINDS])
+@pytest.mark.parametrize("durability", ["data", "full"])
 def test_every_name_of_a_batch_that_is_on_disk_is_that_of_a_whole_task(
-    tmp_path: Path, kind: str
+    tmp_path: Path, core: ModuleType, kind: str, durability: str
 ) -> None:
-    tasks = [{"task_id": f"x{number}", "payload": "p" * 3000} for number in range(64)]
-    with _mounted_image(kind, tmp_path) as image:
-        pool = TaskPool(tmp_path / "mounted" / "pool", durability="full")
+    tasks = {f"x{number}": "p" * 3000 for number in range(64)}
+
+    def pool() -> TaskPool:
+        return TaskPool(tmp_path / "mounted" / "pool", durability=durability, _core=core)
+
+    def publish() -> object:
         os.sync()
-        assert pool.publish_many(tasks) == len(tasks)
-        copy, after = image.with_name(f"copy{image.suffix}"), tmp_path / "after"
-        subprocess.run(["cp", "--sparse=always", image, copy], check=True)
-        if kind == WITHOUT_JOURNAL:
-            _repair(copy)
-        _mount(copy, after)
-        try:
-            found = {task["task_id"]: task["payload"] for task in TaskPool(after / "pool").tasks()}
-        finally:
-            _unmount(after)
-        assert found == {task["task_id"]: task["payload"] for task in tasks}
+        pool().publish_many({"task_id": each, "payload": tasks[each]} for each in tasks)
+        return _put_names_on_disk(pool())
+
+    def claim() -> object:
+        assert len(pool().claim_many("a", len(tasks))) == len(tasks)
+        return _put_names_on_disk(pool())
+
+    with _mounted_image(kind, tmp_path) as image:
+        pool()
+        for act, state in ((publish, "available"), (claim, "claimed")):
+            with agent(act) as process, _after_a_cut(image) as base:
+                assert process.said == "on disk"
+                found = {
+                    task["task_id"]: (task["payload"], task["status"], path.parent.name)
+                    for path in (base / "tasks").glob("*/*.json")
+                    for task in [json.loads(path.read_text())]
+                }
+                assert found == {each: (tasks[each], state, state) for each in tasks}
+
+
+def _put_names_on_disk(pool: TaskPool) -> str:
+    """As the kernel does some time later, and "full" at once."""
+    if pool._directories.sync < outcome.SYNC_FULL:
+        for directory in (pool.claimed_dir, pool.available_dir):
+            sync_directory(os.fsencode(directory))
+    return "on disk"
+
+
+@contextmanager
+def _after_a_cut(image: Path) -> Iterator[Path]:
+    """The pool, as a cut leaves it."""
+    copy, after = image.with_name(f"copy{image.suffix}"), image.with_name("after")
+    subprocess.run(["cp", "--sparse=always", image, copy], check=True)
+    if WITHOUT_JOURNAL in image.name:
+        _repair(copy)
+    _mount(copy, after)
+    try:
+        yield after / "pool"
+    finally:
+        _unmount(after)

@@ -9,7 +9,9 @@ commits would be that of the directory's last rename or creation, which may be o
 then nothing need be flushed; and the blocks of new files are allocated in later ones.
 
 That is so where overwritten blocks stay where they are and one journal keeps the order of all: ext4
-(which can also be made without a journal) and XFS. Any other gets a flush for each file.
+(which can also be made without a journal) and XFS. Any other gets a flush for each file, after the
+writes of all have been started. New tasks get their names after the last of these flushes, so that
+no name can reach the disk before what it is the name of.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ from . import outcome
 from .directories import Directories
 from .file_system import stays_in_order
 
+_File = tuple[bytes, int]  # its path, and a descriptor
 _WRITE: Final = 2  # SYNC_FILE_RANGE_WRITE
 _WRITE_AND_WAIT: Final = 7  # ... with both WAITs
 MOST_TOGETHER: Final = 128  # that many files are open at a time
@@ -42,15 +45,15 @@ def put_on_disk(pool: Directories, paths: Sequence[bytes]) -> None:
     if pool.sync < outcome.SYNC_DATA or not paths:
         return
     remaining = iter(paths)
-    together = len(paths) > 1 and stays_in_order(os.stat(pool.claimed).st_dev)
+    device = os.stat(pool.claimed).st_dev
+    together = len(paths) > 1 and stays_in_order(device)
     while piece := list(islice(remaining, MOST_TOGETHER)):
         with ExitStack() as stack:
-            descriptors = list(_opened(piece, stack))
+            opened = list(_opened(piece, stack))
             if together:
-                _write_out(descriptors)
+                _write_out(opened)
             else:
-                for descriptor in descriptors:
-                    os.fdatasync(descriptor)
+                _flush_each(opened, device, os.fdatasync)
     if together:
         _commit(pool.claimed)
     elif pool.sync >= outcome.SYNC_FULL:
@@ -67,32 +70,43 @@ def put_new_on_disk(pool: Directories, prepared: Sequence[Any]) -> None:
     OSError
         Some may not be on disk.
     """
-    if len(prepared) > 1 and stays_in_order(os.stat(os.fsdecode(pool.available)).st_dev):
-        with _errors_of(pool.available):
-            _write_out([new.fileno() for new in prepared])
-        _commit(pool.available)
+    if not prepared:
         return
-    for new in prepared:
-        with _errors_of(new.path):
-            os.fsync(new.fileno())
+    files = [(new.path, new.fileno()) for new in prepared]
+    with _errors_of(pool.available):
+        device = os.fstat(files[0][1]).st_dev
+    if len(files) > 1 and stays_in_order(device):
+        _write_out(files)
+        _commit(pool.available)
+    else:
+        _flush_each(files, device, os.fsync)
 
 
-def _opened(paths: Sequence[bytes], stack: ExitStack) -> Iterator[int]:
+def _opened(paths: Sequence[bytes], stack: ExitStack) -> Iterator[_File]:
     for path in paths:
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         except FileNotFoundError:
             continue  # it has moved on, which put it on disk
         stack.callback(os.close, descriptor)
-        yield descriptor
+        yield path, descriptor
 
 
-def _write_out(descriptors: Sequence[int]) -> None:
+def _write_out(files: Sequence[_File]) -> None:
     for flags in (_WRITE, _WRITE_AND_WAIT):
-        for descriptor in descriptors:
+        for path, descriptor in files:
             if _sync_file_range()(descriptor, 0, 0, flags) != 0:
                 number = ctypes.get_errno()
-                raise OSError(number, os.strerror(number))
+                raise OSError(number, os.strerror(number), os.fsdecode(path))
+
+
+def _flush_each(files: Sequence[_File], device: int, flush: Callable[[int], None]) -> None:
+    if len(files) > 1 and os.major(device) != 0:  # 0: in memory, or on no one disk
+        for _, descriptor in files:
+            _sync_file_range()(descriptor, 0, 0, _WRITE)  # what fails here fails in its flush
+    for path, descriptor in files:
+        with _errors_of(path):
+            flush(descriptor)
 
 
 @functools.cache

@@ -98,9 +98,10 @@ def _file_system(path: Path) -> Finding:
         return Finding(
             WARNING,
             "file system",
-            f"{kind} without a journal: a task that is being moved when the power fails may be in"
-            " two states afterwards, or in lost+found",
-            "keep the pool on a file system with a journal, if its tasks have to outlive that",
+            f"{kind} without a journal: a power cut leaves whole what is in the files, but a task"
+            " whose move is not on disk by then may be in two states afterwards, or in lost+found",
+            'keep the pool where there is a journal; durability="full" leaves that to tasks that'
+            " are being moved at that moment",
         )
     if not kind.startswith(_RISKY):
         return Finding(OK, "file system", kind)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from abc import ABC, abstractmethod
 
@@ -65,7 +66,7 @@ def rewrite(pool: Directories, held: Any, document: Document, ending: Ending) ->
     terms = terms_of(document.fields, now_ns)
     content = lay_out(ending.fields, document.payload, now_ns, terms)
     held.prepare(pool.temporary_file(pool.claimed), content, now_ns, pool.sync)
-    directories = (ending.directory, pool.claimed)
+    directories = (ending.directory, os.path.dirname(held.path))
     return int(held.finish(ending.target, directories, pool.sync, ending.replace))
 
 
