@@ -50,6 +50,8 @@ class View(ABC):
     """What agents with these capabilities may claim. Not safe from threads by itself."""
 
     is_eager = True  # whether it must know of all tasks before it can say which is next
+    # Capabilities for a claim of what `take` has given; None: it has been judged.
+    claims_with: bytes | None = None
 
     def __init__(self, pool: Directories, changes: Changes, capabilities: Capabilities) -> None:
         self._pool = pool
@@ -79,11 +81,6 @@ class View(ABC):
     @abstractmethod
     def take(self) -> str | None:
         """The file name of the next task to try, which the view then knows no more of."""
-
-    @property
-    def claims_with(self) -> bytes | None:
-        """Capabilities for a claim of what `take` has given; None: it has been judged."""
-        return None
 
     def judge(self, name: str) -> bool:
         """Whether that task may be claimed now; else it is parked or forgotten."""
@@ -226,9 +223,9 @@ class AnyView(View):
 
     is_eager = False
 
-    @property
-    def claims_with(self) -> bytes | None:
-        return self._told
+    def __init__(self, pool: Directories, changes: Changes, capabilities: Capabilities) -> None:
+        super().__init__(pool, changes, capabilities)
+        self.claims_with = self._told
 
     def rescan(self) -> None:
         super().rescan()
@@ -240,7 +237,7 @@ class AnyView(View):
         self._catch_up()
         while self._names or self._refill():
             name = self._names.popleft()
-            if not self._has_gone(name):
+            if self._misses == 0 or not self._has_gone(name):
                 return name
         return None
 
