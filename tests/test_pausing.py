@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import math
 import os
+import sys
 import time
 from collections.abc import Callable
 
@@ -12,7 +14,7 @@ import pytest
 
 from fastclaim import TaskPool
 from fastclaim.aio import AsyncTaskPool
-from fastclaim.errors import PoolPaused
+from fastclaim.errors import LockTimeout, PoolPaused
 
 HOUR_S = 3600.0
 
@@ -188,3 +190,16 @@ def test_what_is_published_and_recovered_in_a_pause_waits_for_its_end(pool: Task
     assert pool.claim_many("b", 2) == []
     pool.resume()
     assert len(pool.claim_many("b", 2)) == 2
+
+
+def test_who_meets_another_claimer_imports_nothing_to_see_that_there_is_no_pause(
+    pool: TaskPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of many that race for one task, some do, each in a process of its own."""
+    pool.publish("t")
+    monkeypatch.setattr("fastclaim.claiming.turns", lambda _: iter(range(3)))
+    monkeypatch.setitem(sys.modules, "fastclaim.pausing", None)  # to import it is an error
+    with open(pool.available_dir / "t.json") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(LockTimeout):
+            pool.claim("t", "a")

@@ -6,7 +6,7 @@ import errno
 import os
 import time
 
-from . import outcome
+from . import layout, outcome
 from .directories import Directories
 from .document import NOT_BEFORE, lay_out, parse, parse_held, timestamp
 from .errors import (
@@ -282,7 +282,11 @@ class _Attempt:
         return result
 
     def _check_pause(self) -> None:
-        from .pausing import read_pause  # here: most claims take one call of the core
+        try:
+            os.lstat(os.path.join(os.fsdecode(self.tasks.path), layout.PAUSED))
+        except FileNotFoundError:
+            return  # nothing to read, nor to import what reads it: others race for this task
+        from .pausing import read_pause
 
         pause = read_pause(self.tasks.path)
         if pause is not None:
