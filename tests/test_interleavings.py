@@ -123,7 +123,7 @@ SHORT = [
     Scenario("foreign", ("completes", "original"), 2, lock_files=True),
     Scenario("waiting", ("completes", "republishes"), 2),
     Scenario("waiting", ("releases", "republishes"), 2),
-    Scenario("waiting", ("completes", "completes", "completes"), 0),
+    Scenario("waiting", ("completes", "completes", "completes"), 0, has_missed=True),
 ]
 LONG = [
     Scenario("waiting", ("completes", "completes", "completes"), 2),
