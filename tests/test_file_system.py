@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 
@@ -16,7 +13,7 @@ from fastclaim import TaskPool, diagnosis, file_system, outcome
 from fastclaim.batches import sync_directory
 
 from .agents import agent
-from .test_power_cuts import WITHOUT_JOURNAL, _mount, _mounted_image, _repair, _unmount
+from .images import WITHOUT_JOURNAL, after_a_boot, copy_of, mounted_image
 
 KINDS = [("ext4", True), ("xfs", True), (WITHOUT_JOURNAL, False)]
 
@@ -25,7 +22,7 @@ KINDS = [("ext4", True), ("xfs", True), (WITHOUT_JOURNAL, False)]
 def test_a_journal_keeps_the_order_and_the_doctor_says_where_there_is_none(
     tmp_path: Path, kind: str, in_order: bool
 ) -> None:
-    with _mounted_image(kind, tmp_path):
+    with mounted_image(kind, tmp_path):
         device = os.stat(tmp_path / "mounted").st_dev
         assert file_system.stays_in_order(device) is in_order
         assert file_system.lacks_journal(device) is not in_order
@@ -61,14 +58,14 @@ def test_every_name_of_a_batch_that_is_on_disk_is_that_of_a_whole_task(
         assert len(pool().claim_many("a", len(tasks))) == len(tasks)
         return _put_names_on_disk(pool())
 
-    with _mounted_image(kind, tmp_path) as image:
+    with mounted_image(kind, tmp_path) as image:
         pool()
         for act, state in ((publish, "available"), (claim, "claimed")):
-            with agent(act) as process, _after_a_cut(image) as base:
+            with agent(act) as process, after_a_boot(copy_of(image)) as after:
                 assert process.said == "on disk"
                 found = {
                     task["task_id"]: (task["payload"], task["status"], path.parent.name)
-                    for path in (base / "tasks").glob("*/*.json")
+                    for path in (after / "pool" / "tasks").glob("*/*.json")
                     for task in [json.loads(path.read_text())]
                 }
                 assert found == {each: (tasks[each], state, state) for each in tasks}
@@ -80,17 +77,3 @@ def _put_names_on_disk(pool: TaskPool) -> str:
         for directory in (pool.claimed_dir, pool.available_dir):
             sync_directory(os.fsencode(directory))
     return "on disk"
-
-
-@contextmanager
-def _after_a_cut(image: Path) -> Iterator[Path]:
-    """The pool, as a cut leaves it."""
-    copy, after = image.with_name(f"copy{image.suffix}"), image.with_name("after")
-    subprocess.run(["cp", "--sparse=always", image, copy], check=True)
-    if WITHOUT_JOURNAL in image.name:
-        _repair(copy)
-    _mount(copy, after)
-    try:
-        yield after / "pool"
-    finally:
-        _unmount(after)

@@ -98,10 +98,8 @@ def _file_system(path: Path) -> Finding:
         return Finding(
             WARNING,
             "file system",
-            f"{kind} without a journal: a power cut leaves whole what is in the files, but a task"
-            " whose move is not on disk by then may be in two states afterwards, or in lost+found",
-            'keep the pool where there is a journal; durability="full" leaves that to tasks that'
-            " are being moved at that moment",
+            f"{kind} without a journal: a power cut can lose tasks, whatever the durability",
+            "keep the pool where there is a journal (tune2fs -O has_journal makes one)",
         )
     if not kind.startswith(_RISKY):
         return Finding(OK, "file system", kind)

@@ -63,7 +63,7 @@ class Directories:
         self.available, self.claimed, self.completed, self.failed = (
             os.path.join(self.tasks, state.encode()) for state in layout.STATES
         )
-        # Synced in this order: without a journal, a task is better in both than in neither.
+        # Synced in this order: where no journal keeps one, better in both than in neither.
         self.claim_directories = (self.claimed, self.available)
         self._opened: TasksDirectory | None = None
         self._deaths: Deaths | None = None

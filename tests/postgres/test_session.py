@@ -114,12 +114,15 @@ class Waiting:
         self.interrupt: set[str] = set()
         self.got: queue.Queue[tuple[str, str | None]] = queue.Queue()
         self._pool = pool
+        self._threads: dict[threading.Thread, str] = {}
 
     def begin(self, *agents: str, **how: Any) -> None:
         """Let agents wait, until all of them sleep."""
         self.looks.clear()
         for agent in agents:
-            threading.Thread(target=self._claim, args=(agent, how), daemon=True).start()
+            thread = threading.Thread(target=self._claim, args=(agent, how))
+            self._threads[thread] = agent
+            thread.start()
         address = self._pool._database.address
         session = server_module.server_of(address).session
         until_s = time.monotonic() + 60
@@ -133,6 +136,16 @@ class Waiting:
             time.sleep(0.01)
         self.looks.clear()
 
+    def end(self) -> None:
+        """Interrupt those who wait still: a thread must not outlive its test."""
+        self.interrupt.update(self._threads.values())
+        address = self._pool._database.address
+        session = server_module.server_of(address).session
+        with session._lock:
+            session._wake_for(address.channel, len(self._threads))
+        for thread in self._threads:
+            thread.join()
+
     def _claim(self, agent: str, how: Any) -> None:
         try:
             claim = self._pool.claim_next(agent, wait=600, **how)
@@ -145,7 +158,9 @@ class Waiting:
 @pytest.fixture
 def waiting(pool: PostgresPool, monkeypatch: pytest.MonkeyPatch) -> Iterator[Waiting]:
     server_module.close_all()
-    yield Waiting(pool, monkeypatch)
+    waiting = Waiting(pool, monkeypatch)
+    yield waiting
+    waiting.end()
     server_module.close_all()
 
 
