@@ -27,7 +27,7 @@ def core(pool: TaskPool, ids: list[str]) -> Callable[[], object]:
     tasks, hold = files.opened(), pool._hold(None, None)
     stamp = stamps.claim_stamp(AGENT, hold, tokens.new_token())
     paths = [files.claim_files(task_id, AGENT) for task_id in ids]
-    fixed = files.claim_directories, stamp.enforcement, stamp.fields, files.sync, False
+    fixed = files.claim_directories, *stamp, files.sync, False
     owner, claim = tasks.owner.descriptor, files.core.claim
     return lambda: [claim(tasks, True, owner, path, None, to, *fixed) for path, to in paths]
 

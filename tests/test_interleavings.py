@@ -427,7 +427,7 @@ class Milestone(NamedTuple):
 
 MILESTONES = [
     Milestone(TaskPool, "_bring_back", lambda pool, _: (pool._has_missed,)),
-    Milestone(TaskPool, "_look_after_dead_owners", lambda pool: ()),
+    Milestone(TaskPool, "_look_after_dead_owners", lambda pool, *_: ()),
     Milestone(TaskPool, "_claim_of_before", lambda *_: ()),
     Milestone(
         recovery._Recovery,

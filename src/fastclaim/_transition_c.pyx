@@ -427,12 +427,23 @@ cdef int hold_once(Step *step) noexcept nogil:
 
 cdef int confirm_absence(Step *step) noexcept nogil:
     """ABSENT, STALE or FAILED: a name that is not there from here may be there from the root."""
-    cdef posix.stat_result named
-    if posix.lstat(step.path, &named) == 0:
-        return STALE
-    if errno == posix.ENOENT or errno == posix.ENOTDIR:
+    cdef posix.stat_result here, named
+    cdef char tasks[posix.PATH_MAX]
+    if step.prefix_bytes == 0:
         return ABSENT
-    return fail(step, step.path)
+    # Not the file, but the directory: to find that a name is not there takes a file system longer.
+    if step.prefix_bytes > posix.PATH_MAX:
+        posix.set_errno(posix.ENAMETOOLONG)
+        return fail(step, step.path)
+    memcpy(tasks, step.path, step.prefix_bytes - 1)
+    tasks[step.prefix_bytes - 1] = 0
+    if posix.fstatat(posix.AT_FDCWD, tasks, &named, 0) != 0:
+        if errno == posix.ENOENT or errno == posix.ENOTDIR:
+            return STALE
+        return fail(step, step.path)
+    if posix.fstat(step.at, &here) != 0:
+        return STALE
+    return ABSENT if same_inode(&here, &named) else STALE
 
 
 cdef int hold_unverified(Step *step) noexcept nogil:

@@ -377,7 +377,7 @@ class Held:
             self._open["task"], self._writable = _open_for_flock(self._at, name, 0)
         except (FileNotFoundError, NotADirectoryError):
             # A name that is not there from here may be there from the root.
-            return ABSENT if _lstat(self.path) is None else STALE
+            return ABSENT if self._tasks is None or self._tasks.is_current() else STALE
         except OSError as error:
             if error.errno == errno.EBADF:
                 return STALE

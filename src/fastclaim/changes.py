@@ -43,6 +43,7 @@ _MASKS: Final = {
     TASKS: IN_MOVED_TO | IN_CREATE | IN_DELETE,
 }
 _NO_WATCH: Final = (errno.ENOSPC, errno.ENOSYS, errno.EPERM, errno.EACCES)
+_TASK_SUFFIX: Final = layout.TASK_SUFFIX.encode()
 # A read that brings fewer events than this has emptied the queue: a buffer holds at least 60.
 _FEW: Final = 50
 
@@ -118,17 +119,20 @@ class Changes:
     def read(self) -> dict[str, list[str]] | None:
         """The names that have changed since the last call, by directory, as in `Change`.
 
-        None if that cannot be told completely.
+        In available/ those of tasks. None if that cannot be told completely.
         """
         if self._inotify is None:
             return {}
         changes: dict[str, list[str]] = {}
         complete = True
-        while events := self._inotify.read():
+        while events := self._inotify.read_fields():
             for wd, mask, name, _ in events:
                 if mask & (IN_Q_OVERFLOW | IN_IGNORED | IN_MOVE_SELF):
                     complete = False
-                elif (state := self._states.get(wd)) is not None:
+                elif (state := self._states.get(wd)) is not None and (
+                    # Most others in available/ are temporaries of publishers.
+                    state != layout.AVAILABLE or name.endswith(_TASK_SUFFIX)
+                ):
                     text = name.decode("utf-8", "surrogateescape")
                     changes.setdefault(state, []).append(text)
             if len(events) < _FEW:

@@ -101,7 +101,7 @@ def claim(
     lock = pool.lock_file(path)
     if lock is not None and tasks.locked_inode is None:
         tasks.expect_locks()
-    stamp = claim_stamp(agent_id, hold, token)
+    enforcement, fields = claim_stamp(agent_id, hold, token)
     came_to, found = pool.core.claim(
         tasks,
         True,
@@ -110,8 +110,8 @@ def claim(
         lock,
         claimed,
         pool.claim_directories,
-        stamp.enforcement,
-        stamp.fields,
+        enforcement,
+        fields,
         pool.stamp_sync,
         want_document,
         capabilities,
@@ -203,8 +203,7 @@ class _Attempt:
             self.lock,
             self.claimed,
             self.pool.claim_directories,
-            self.stamp.enforcement,
-            self.stamp.fields,
+            *self.stamp,
             self.pool.stamp_sync,
             self.want_document,
             self.capabilities,

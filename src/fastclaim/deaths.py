@@ -30,42 +30,52 @@ class Deaths:
     """What the kernel tells of the owner files in one pool."""
 
     def __init__(self, tasks: bytes) -> None:
+        self._tasks = tasks
         self._owners = os.path.join(tasks, layout.OWNERS.encode())
         self._inotify: Inotify | None = None
         self._process_id = 0
-        self._watched = (-1, -1)
+        self._watched: os.stat_result | None = None
+        self._watched_in: os.stat_result | None = None  # the `tasks/` that it stands in
         self._heard_at_s = float("-inf")
         self._lease_look_s = math.inf  # when to look for leases that have ended, since the epoch
 
-    def may_have_come(self) -> bool:
+    def may_have_come(self, tasks: os.stat_result | None = None) -> bool:
         """Whether an owner may have died, or a lease ended, since this was last asked.
 
         Always so at first.
+
+        Parameters
+        ----------
+        tasks : os.stat_result or None
+            The `tasks/` that the caller has just seen at the pool's path, which need not be looked
+            for then.
         """
         # One thread must not close what another reads; and nobody forks with this lock taken.
         with no_fork:
-            return self._may_have_come()
+            return self._may_have_come(tasks)
 
     def lease_ends_in_s(self) -> float:
         """Seconds until a lease may have ended; infinity: none will, as far as is known."""
         with no_fork:
-            if not self._take_in():
+            if not self._take_in(None):
                 self._watch()
             return self._lease_look_s - time.time()
 
-    def _may_have_come(self) -> bool:
-        if not self._take_in():
+    def _may_have_come(self, tasks: os.stat_result | None) -> bool:
+        if not self._take_in(tasks):
             self._watch()
             self._is_lease_over()  # if it is, the look that this answer brings about is the one
             return True
         is_recent = time.monotonic() - self._heard_at_s < _UNLOCKED_WITHIN_S
         return self._is_lease_over() or is_recent
 
-    def _take_in(self) -> bool:
+    def _take_in(self, tasks: os.stat_result | None) -> bool:
         """Read what inotify has to tell; False if it does not tell of this directory."""
         # A forked child reads from its parent's queue until it has one of its own, and the kernel
         # tells of no parent's rename.
-        if self._inotify is None or self._process_id != os.getpid() or not self._stands():
+        if self._inotify is None or self._process_id != os.getpid():
+            return False
+        if (tasks is None or tasks is not self._watched_in) and not self._stands(tasks):
             return False
         for event in self._inotify.read():
             if event.mask & ~IN_CLOSE_WRITE:
@@ -77,12 +87,15 @@ class Deaths:
                 self._heard_at_s = time.monotonic()
         return True
 
-    def _stands(self) -> bool:
-        try:
-            status = os.stat(self._owners)
-        except OSError:
+    def _stands(self, tasks: os.stat_result | None) -> bool:
+        """Whether what is watched stands at its path; of its own moves the kernel tells."""
+        if self._watched is None:
             return False
-        return (status.st_dev, status.st_ino) == self._watched
+        stands = _is_at(self._owners, self._watched)
+        # Known from now on, if it was the same before and after that look.
+        if stands and tasks is not None and _is_at(self._tasks, tasks):
+            self._watched_in = tasks
+        return stands
 
     def _is_lease_over(self) -> bool:
         if self._lease_look_s > time.time():
@@ -111,8 +124,15 @@ class Deaths:
             watch.close()
             return
         self._inotify, self._process_id = watch, os.getpid()
-        self._watched = (status.st_dev, status.st_ino)
+        self._watched, self._watched_in = status, None
         self._list_leases()
+
+
+def _is_at(path: bytes, expected: os.stat_result) -> bool:
+    try:
+        return os.path.samestat(os.stat(path), expected)
+    except OSError:
+        return False
 
 
 _of_pools: weakref.WeakValueDictionary[bytes, Deaths] = weakref.WeakValueDictionary()

@@ -129,7 +129,7 @@ class Directories:
         """Paths of a waiting task and of an agent's claim of it; raises InvalidName."""
         # What can be part of a name can be a name.
         claimed = self.claimed_file(task_id, agent_id)
-        return b"%b/%b.json" % (self.available, layout.encode(f"{task_id}")), claimed
+        return self.available + b"/" + layout.encode(f"{task_id}") + b".json", claimed
 
     def claimed_file(self, task_id: object, agent_id: object) -> bytes:
         """Path of an agent's claim; raises InvalidName."""

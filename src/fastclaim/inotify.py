@@ -69,6 +69,10 @@ class Inotify:
 
     def read(self) -> list[Event]:
         """The oldest events that wait, as many as one read brings; none: []. Never blocks."""
+        return [Event._make(fields) for fields in self.read_fields()]
+
+    def read_fields(self) -> list[tuple[int, int, bytes, int]]:
+        """The same as plain tuples, which take half the time to make."""
         # Asked first: the exception of a read() in vain takes longer than the call.
         fcntl.ioctl(self._fd, termios.FIONREAD, waiting := bytearray(4))
         if not any(waiting):
@@ -76,13 +80,13 @@ class Inotify:
         raw = os.read(self._fd, _READ_BYTES)
         events = []
         position, end = 0, len(raw)
-        unpack, header_bytes, event = _HEADER.unpack_from, _HEADER.size, Event._make
+        unpack, header_bytes = _HEADER.unpack_from, _HEADER.size
         while position < end:
             wd, mask, cookie, name_bytes = unpack(raw, position)
             start = position + header_bytes
             position = start + name_bytes
             name = raw[start:position].rstrip(b"\0")  # padded for alignment
-            events.append(event((wd, mask, name, cookie)))
+            events.append((wd, mask, name, cookie))
         return events
 
     def wait(self, timeout_s: float | None = None) -> bool:

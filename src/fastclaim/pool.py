@@ -20,7 +20,7 @@ from .errors import (
     TaskPoolError,
 )
 from .log import ERROR, INFO, WARNING, logger
-from .stamps import Hold, claim_stamp
+from .stamps import Hold, bound_to, claim_stamp
 from .tokens import new_token, owner_id
 
 TYPE_CHECKING = False
@@ -947,7 +947,7 @@ class TaskPool:
             _check_seconds("lease_s", lease_s)
             return Hold(owner_id() if bind else None, time.time() + lease_s)
         bound = self._bind_claims if bind is None else bind
-        return Hold(owner_id() if bound else None, None)
+        return bound_to(owner_id() if bound else None)
 
     def _claim(
         self,
@@ -1033,11 +1033,12 @@ class TaskPool:
             came_back = give_back_claims_of(self._directories, task_id, self._max_attempts)
             if came_back is not None:
                 return came_back
-        return self._look_after_dead_owners()
+        # The core has just found that what we have open is the pool's directory.
+        return self._look_after_dead_owners(self._directories.opened().status)
 
-    def _look_after_dead_owners(self) -> bool:
+    def _look_after_dead_owners(self, tasks: os.stat_result | None = None) -> bool:
         """Give back claims that have ended; whether anything may be waiting now that did not."""
-        if self._asks_kernel and not self._directories.deaths().may_have_come():
+        if self._asks_kernel and not self._directories.deaths().may_have_come(tasks):
             return False
         from .recovery import give_back_of_dead_owners
 
@@ -1086,7 +1087,7 @@ def _check_agent_id(agent_id: object) -> None:
         layout.encode_name(f"_{agent_id}{layout.TASK_SUFFIX}")
     except ValueError as error:
         raise InvalidName(f"agent id {agent_id!r}: {error}") from None
-    claim_stamp(agent_id, Hold(None, None), "")
+    claim_stamp(agent_id, bound_to(None), "")
 
 
 def _check_seconds(name: str, seconds: object) -> None:

@@ -222,7 +222,7 @@ class Selection:
             return
         for state, names in changes.items():
             if state == layout.AVAILABLE:
-                self._tell([name for name in names if name.endswith(layout.TASK_SUFFIX)])
+                self._tell(names)
             elif state == layout.OWNERS:
                 if not all(name.endswith(layout.LEASE_SUFFIX) for name in names):
                     now_s = time.monotonic()

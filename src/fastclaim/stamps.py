@@ -29,13 +29,6 @@ STATE_COMPLETED: Final = b',"status":"completed"'
 COMPLETED_AT: Final = b',"completed_at":' + TIME
 
 
-class ClaimStamp(NamedTuple):
-    """The two places that a claim writes to, as JSON text; `TIME` stands for when."""
-
-    enforcement: bytes
-    fields: bytes
-
-
 class Hold(NamedTuple):
     """How long a claim lasts: with its process, until a time, or until somebody ends it.
 
@@ -56,15 +49,41 @@ class Hold(NamedTuple):
         return {name: value for name, value in said.items() if value is not None}
 
 
-def claim_stamp(agent_id: object, hold: Hold, token: str) -> ClaimStamp:
-    """What a claim for `agent_id` writes; raises InvalidTask if that is not JSON-serialisable."""
+@functools.lru_cache(maxsize=1)
+def bound_to(owner: str | None) -> Hold:
+    """A claim that lasts as long as a process, or until somebody ends it."""
+    return Hold(owner, None)
+
+
+def claim_stamp(agent_id: object, hold: Hold, token: str) -> tuple[bytes, bytes]:
+    """What a claim for `agent_id` writes, as JSON text in which `TIME` stands for when.
+
+    Parameters
+    ----------
+    agent_id : object
+        For whom.
+    hold : Hold
+        How long it lasts.
+    token : str
+        The claim's.
+
+    Returns
+    -------
+    tuple of bytes
+        What goes into ``constraint_enforcement``, and the claim's fields.
+
+    Raises
+    ------
+    InvalidTask
+        `agent_id` is not JSON-serialisable.
+    """
     if type(agent_id) is str:
         enforcement, fields = _agents_stamp(agent_id, hold.owner)
     else:  # 7 and "7" and True are different agents' JSON, but not different cache keys
         enforcement, fields = _agents_stamp.__wrapped__(agent_id, hold.owner)
     if hold.lease_expires_at is not None:
         fields += b',"lease_expires_at":%b' % dumps(hold.lease_expires_at).encode()
-    return ClaimStamp(enforcement, b'%b,"claim_token":"%b"' % (fields, token.encode()))
+    return enforcement, fields + b',"claim_token":"' + token.encode() + b'"'
 
 
 @functools.lru_cache(maxsize=256)

@@ -24,6 +24,8 @@ class TasksDirectory:
     ----------
     path : bytes
         Where it stood when it was opened.
+    status : os.stat_result or None
+        What it was then; None once the descriptor is somebody else's.
     descriptor, prefix_bytes : int
         What names are looked up from, and how many bytes of a whole path it stands for.
     owner : OwnerFile
@@ -35,23 +37,23 @@ class TasksDirectory:
     """
 
     __slots__ = (
-        "_opened",
         "_wants_locked_inode",
         "descriptor",
         "locked_inode",
         "owner",
         "path",
         "prefix_bytes",
+        "status",
         "unpaused_mtime_ns",
     )
 
     def __init__(self, path: bytes) -> None:
-        self._opened: os.stat_result | None = None  # for __del__, if the next line fails
+        self.status: os.stat_result | None = None  # for __del__, if the next line fails
         self.descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        self._opened = os.fstat(self.descriptor)
+        self.status = os.fstat(self.descriptor)
         self.path = path
         self.prefix_bytes = len(path) + 1
-        self.owner: OwnerFile = owner_file((self._opened.st_dev, self._opened.st_ino))
+        self.owner: OwnerFile = owner_file((self.status.st_dev, self.status.st_ino))
         self.locked_inode: LockedInode | None = None
         self.unpaused_mtime_ns = -1
         self._wants_locked_inode: bool | None = None
@@ -88,7 +90,7 @@ class TasksDirectory:
 
     def is_current(self) -> bool:
         """Whether the descriptor is open, and of what stands at the path now."""
-        opened = self._opened
+        opened = self.status
         if opened is None or not self._is_open():
             return False
         try:
@@ -98,15 +100,15 @@ class TasksDirectory:
 
     def _is_open(self) -> bool:
         """Whether the number still is our descriptor's: a daemon closes whatever is open."""
-        if self._opened is None:
+        if self.status is None:
             return False
         try:
-            is_ours = os.path.samestat(os.fstat(self.descriptor), self._opened)
+            is_ours = os.path.samestat(os.fstat(self.descriptor), self.status)
         except OSError as error:
             if error.errno != errno.EBADF:
                 error.filename = os.fsdecode(self.path)
                 raise
             is_ours = False
         if not is_ours:
-            self._opened = None  # and never again, whatever gets the number next
+            self.status = None  # and never again, whatever gets the number next
         return is_ours
