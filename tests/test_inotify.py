@@ -141,6 +141,7 @@ def test_having_no_instance_left_is_an_os_error() -> None:
 
 
 def test_a_system_without_inotify_is_an_os_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    inotify._libc.cache_clear()
     monkeypatch.setattr(inotify.ctypes, "CDLL", lambda *_, **__: object())
     with pytest.raises(OSError, match="no inotify") as caught:
         Inotify()

@@ -10,8 +10,10 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -80,6 +82,27 @@ def test_a_look_before_the_kernel_has_dropped_the_lock_does_not_miss_a_death(
             pool.claim("t", "b")
         monkeypatch.undo()
         pool.claim("t", "b")
+
+
+@pytest.mark.parametrize("replaced", ["tasks", "tasks/owners"])
+def test_a_death_is_noticed_in_directories_that_have_taken_the_place_of_others(
+    pool: TaskPool,
+    make_pool: Callable[..., TaskPool],
+    monkeypatch: pytest.MonkeyPatch,
+    replaced: str,
+) -> None:
+    now_s = 0.0
+    clock = SimpleNamespace(monotonic=lambda: now_s, time=time.time)
+    monkeypatch.setattr("fastclaim.deaths.time", clock)
+    for _ in range(3):
+        assert pool.claim_task("gone", "b") == {}  # from the second time on it listens
+    os.rename(pool.base_dir / replaced, pool.base_dir / "aside")
+    make_pool(pool.base_dir).publish("t")
+    assert pool.claim_task("gone", "b") == {}
+    now_s = 60.0  # what it has heard until now is no reason to look any more
+    with agent(claim(make_pool(pool.base_dir))) as holder:
+        holder.kill()
+        assert pool.claim_task("t", "b")["attempts"] == 1
 
 
 def test_without_inotify_a_death_is_noticed_all_the_same(

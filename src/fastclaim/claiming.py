@@ -8,7 +8,7 @@ import time
 
 from . import layout, outcome
 from .directories import Directories
-from .document import NOT_BEFORE, lay_out, parse, parse_held, timestamp
+from .document import NOT_BEFORE, judge, lay_out, parse_held, timestamp
 from .errors import (
     AlreadyClaimed,
     InvalidName,
@@ -254,7 +254,7 @@ class _Attempt:
             fields = self._claimed_fields(document.fields, now_s)
             terms = terms_of(document.fields, now_ns)
             content = lay_out(fields, document.payload, now_ns, terms)
-            parse(content)
+            judge(content)
             keys = exclusive.keys_of(document.fields, self.task_id)
         except InvalidTask:
             raise

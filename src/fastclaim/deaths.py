@@ -75,7 +75,7 @@ class Deaths:
         # tells of no parent's rename.
         if self._inotify is None or self._process_id != os.getpid():
             return False
-        if (tasks is None or tasks is not self._watched_in) and not self._stands(tasks):
+        if not self._stands(tasks):
             return False
         for event in self._inotify.read():
             if event.mask & ~IN_CLOSE_WRITE:
@@ -89,13 +89,15 @@ class Deaths:
 
     def _stands(self, tasks: os.stat_result | None) -> bool:
         """Whether what is watched stands at its path; of its own moves the kernel tells."""
-        if self._watched is None:
+        known = self._watched_in
+        if tasks is not None and known is not None and os.path.samestat(tasks, known):
+            return True
+        if self._watched is None or not _is_at(self._owners, self._watched):
             return False
-        stands = _is_at(self._owners, self._watched)
-        # Known from now on, if it was the same before and after that look.
-        if stands and tasks is not None and _is_at(self._tasks, tasks):
+        # Where it stands is known from now on, if that was the same before and after this look.
+        if tasks is not None and _is_at(self._tasks, tasks):
             self._watched_in = tasks
-        return stands
+        return True
 
     def _is_lease_over(self) -> bool:
         if self._lease_look_s > time.time():

@@ -22,15 +22,18 @@ fit make a plain document without a sector: valid, only slower to stamp.
 
 from __future__ import annotations
 
+import functools
 import json
 import re
-from json.decoder import WHITESPACE, scanstring  # type: ignore[attr-defined]
+from json.decoder import scanstring  # type: ignore[attr-defined]
+from json.encoder import c_make_encoder, encode_basestring_ascii  # type: ignore[attr-defined]
 from json.scanner import make_scanner
 
 from .named_tuple import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any, Final
 
     from .terms import Terms
@@ -88,7 +91,36 @@ _SECTOR_MARK: Final = (
     rb'(| [-+.0-9e]{1,24} -?[0-9]{1,19})(| =[!#-\[\]-~]{1,48})"'
 )
 _scan_value: Any = make_scanner(json.JSONDecoder())  # type: ignore[arg-type]
-_encode: Final = json.JSONEncoder(separators=(",", ":")).encode
+
+
+def _encoder(item_separator: str, key_separator: str) -> Callable[[object], str]:
+    """`json.JSONEncoder.encode`, which makes a new encoder in C for each value."""
+    whole = json.JSONEncoder(separators=(item_separator, key_separator))
+    if c_make_encoder is None:
+        return whole.encode
+    in_c = c_make_encoder(
+        None,  # nothing to find circles with
+        whole.default,
+        encode_basestring_ascii,
+        whole.indent,
+        key_separator,
+        item_separator,
+        whole.sort_keys,
+        whole.skipkeys,
+        whole.allow_nan,
+    )
+
+    def encode(value: object) -> str:
+        try:
+            return "".join(in_c(value, 0))
+        except RecursionError:
+            return whole.encode(value)  # it tells what contains itself from what is too deep
+
+    return encode
+
+
+_encode: Final = _encoder(",", ":")
+_encode_spaced: Final = _encoder(", ", ": ")
 
 
 class Sector(NamedTuple):
@@ -179,8 +211,13 @@ def dumps(value: object) -> str:
     return _encode(value)
 
 
+def dumps_payload(fields: dict[str, Any]) -> bytes:
+    """JSON text of the caller's fields, without the braces around them; raises as `dumps` does."""
+    return _encode_spaced(fields)[1:-1].encode()
+
+
 def _members(fields: dict[str, Any]) -> bytes:
-    return "".join(f",{dumps(name)}:{dumps(value)}" for name, value in fields.items()).encode()
+    return f",{dumps(fields)[1:-1]}".encode() if fields else b""
 
 
 def lay_out(fields: dict[str, Any], payload: bytes, mtime_ns: int, terms: Terms) -> bytes:
@@ -251,7 +288,13 @@ def may_be_object(start: bytes) -> bool:
 
 
 def parse(raw: bytes) -> Document:
-    """Judge a document by Python's json, and find the caller's part of its text.
+    """Judge a document, and find the caller's part of its text; raises what `judge` raises."""
+    text, fields = judge(raw)
+    return Document(fields, _callers_text(text).encode("utf-8"))
+
+
+def judge(raw: bytes) -> tuple[str, dict[str, Any]]:
+    """A document as text and as Python's json reads it.
 
     Raises
     ------
@@ -271,7 +314,7 @@ def parse(raw: bytes) -> Document:
         raise ValueError(f"not a JSON object but {type(fields).__name__}")
     if not isinstance(fields.get(ENFORCEMENT, {}), dict):
         raise ValueError(f"{ENFORCEMENT} is not a JSON object")
-    return Document(fields, _callers_text(text).encode("utf-8"))
+    return text, fields
 
 
 def parse_held(held: Any) -> Document:
@@ -283,18 +326,15 @@ def parse_held(held: Any) -> Document:
 
 def _callers_text(text: str) -> str:
     """The members of the object in `text` that no transition owns, to the byte as they stand."""
-    position = _skip(text, 0) + 1
-    position = _skip(text, position)
+    find_start, find_value, find_next = _separators()
+    position = find_start(text).end()
     kept: list[str] = []
     tail_bytes = 0  # length of what separates the last kept member from the next one
     while text[position] == '"':
         start = position
         name, position = scanstring(text, position + 1)
-        position = _skip(text, _skip(text, position) + 1)
-        _, end = _scan_value(text, position)
-        position = _skip(text, end)
-        if text[position] == ",":
-            position = _skip(text, position + 1)
+        _, end = _scan_value(text, find_value(text, position).end())
+        position = find_next(text, end).end()
         if name not in MANAGED_FIELDS:
             kept.append(text[start:position])
             tail_bytes = position - end
@@ -302,6 +342,9 @@ def _callers_text(text: str) -> str:
     return callers[: len(callers) - tail_bytes]
 
 
-def _skip(text: str, position: int) -> int:
-    end: int = WHITESPACE.match(text, position).end()  # it matches the empty string, too
-    return end
+@functools.cache
+def _separators() -> tuple[Any, ...]:
+    """What matches the start of an object, what precedes a value, and what follows it."""
+    space = r"[ \t\n\r]*"
+    around = (space + "{" + space, rf"{space}:{space}", rf"{space},?{space}")
+    return tuple(re.compile(pattern).match for pattern in around)

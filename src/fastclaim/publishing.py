@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -13,7 +12,7 @@ from typing import Any, Final
 
 from . import exclusive, outcome
 from .directories import Directories
-from .document import ENFORCEMENT, MANAGED_FIELDS, lay_out
+from .document import ENFORCEMENT, MANAGED_FIELDS, dumps_payload, lay_out
 from .errors import InvalidTask, TaskExists
 from .listing import is_known, known_ids
 from .stamps import published_fields
@@ -66,7 +65,7 @@ class Publication:
             payload = {name: task[name] for name in task if name not in MANAGED_FIELDS}
             self.content = lay_out(
                 published_fields(dict(task)),
-                json.dumps(payload)[1:-1].encode(),
+                dumps_payload(payload),
                 self.mtime_ns,
                 terms_of(task, self.mtime_ns),
             )

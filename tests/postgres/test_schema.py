@@ -137,7 +137,7 @@ def test_a_claim_reads_as_many_rows_from_many_tasks_as_from_few(
         def claim_and_count(connection: psycopg.Connection, _: bool) -> int:
             before = rows_read(pool, connection)
             statement = pool._database.sql(claiming._claim_next("priority", 8))
-            parameters = claiming._parameters("a", "a", ["t"], claiming.Terms(None, None, None))
+            parameters = claiming._parameters("a", "a", ["t"], claiming.Hold(None, None, None))
             parameters |= {"capabilities": ['"python"'], "wanted": 1, "max_claims": None}
             assert len(connection.execute(statement, parameters).fetchall()) == 1
             return rows_read(pool, connection) - before

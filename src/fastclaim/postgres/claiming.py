@@ -159,8 +159,8 @@ class Refusal(NamedTuple):
     paused_reason: str
 
 
-class Terms(NamedTuple):
-    """On what terms an agent claims.
+class Hold(NamedTuple):
+    """How long a claim lasts: with its process, for a time, or until somebody ends it.
 
     Attributes
     ----------
@@ -190,7 +190,7 @@ def claim(
     agent_id: object,
     token: str,
     timeout_s: float | None,
-    terms: Terms,
+    hold: Hold,
 ) -> Taken:
     """Claim one task; the claim that this process has of it for this agent counts.
 
@@ -201,7 +201,7 @@ def claim(
     PoolUnavailable
         The server cannot be reached, or refuses.
     """
-    parameters = _parameters(agent_key(task_id, agent_id), agent_id, [token], terms)
+    parameters = _parameters(agent_key(task_id, agent_id), agent_id, [token], hold)
     parameters["task_id"] = f"{task_id}"
     tries = 0
     for _ in turns(timeout_s):
@@ -217,8 +217,8 @@ def claim(
                 return Taken(token, rows[0].row)
             found = _look(database, parameters)
             if found.state == "claimed" and _is_over(found):
-                recovery.recover(database, terms.max_attempts, task_id=task_id)
-            elif (held := _refuse(database, found, task_id, agent_id, terms)) is not None:
+                recovery.recover(database, hold.max_attempts, task_id=task_id)
+            elif (held := _refuse(database, found, task_id, agent_id, hold)) is not None:
                 return held
         tries = 0
     raise LockTimeout(
@@ -236,7 +236,7 @@ def _look(database: Database, parameters: dict[str, Any]) -> Refusal:
 
 
 def _refuse(
-    database: Database, found: Refusal, task_id: object, agent_id: object, terms: Terms
+    database: Database, found: Refusal, task_id: object, agent_id: object, hold: Hold
 ) -> Taken | None:
     """Raise what stands against the claim, or return it if it stands already; None: try again."""
     if found.paused:
@@ -248,7 +248,7 @@ def _refuse(
         )
     if found.state == "claimed":
         holder = json.loads(found.claimed_by or "null")
-        is_ours = found.owner is not None and found.owner == terms.owner
+        is_ours = found.owner is not None and found.owner == hold.owner
         if is_ours and f"{holder}" == f"{agent_id}" and found.token is not None:
             rows = _claimed_already(database, f"{agent_id}", [found.token])
             return Taken(found.token, rows[0].row) if rows else None
@@ -276,7 +276,7 @@ class Wanted(NamedTuple):
 
 
 def claim_next(
-    database: Database, wanted: Wanted, tokens: Sequence[str], terms: Terms
+    database: Database, wanted: Wanted, tokens: Sequence[str], hold: Hold
 ) -> list[Taken]:
     """Claim the next tasks, as many as there are tokens, or what there is.
 
@@ -285,7 +285,7 @@ def claim_next(
     PoolUnavailable
         The server cannot be reached, or refuses.
     """
-    parameters = _parameters(f"{wanted.agent_id}", wanted.agent_id, tokens, terms)
+    parameters = _parameters(f"{wanted.agent_id}", wanted.agent_id, tokens, hold)
     parameters |= {
         "capabilities": capability_keys(wanted.capabilities),
         "wanted": len(tokens),
@@ -313,15 +313,13 @@ class _Claimed(NamedTuple):
     row: Row
 
 
-def _parameters(
-    agent: str, agent_id: object, tokens: Sequence[str], terms: Terms
-) -> dict[str, Any]:
+def _parameters(agent: str, agent_id: object, tokens: Sequence[str], hold: Hold) -> dict[str, Any]:
     return {
         "agent": agent,
         "claimed_by": agent_json(agent_id),
         "tokens": list(tokens),
-        "owner": terms.owner,
-        "lease_s": terms.lease_s,
+        "owner": hold.owner,
+        "lease_s": hold.lease_s,
     }
 
 

@@ -24,7 +24,7 @@ from ..pool import TaskPool, _as_task, _check_seconds, _extra, _meets_any
 from ..recovery import RecoveryReport
 from ..tokens import new_token
 from . import claiming, finishing, health, listing, publishing, recovery, selecting, upkeep
-from .claiming import Taken, Terms, Wanted
+from .claiming import Hold, Taken, Wanted
 from .database import Database
 from .documents import Row
 from .finishing import ClaimOf
@@ -118,10 +118,10 @@ class PostgresPool(TaskPool):
         bind: bool | None = None,
     ) -> Claim:
         token = new_token()
-        terms = self._terms(lease_s, bind)
+        hold = self._hold_for(lease_s, bind)
 
         def claim() -> Claim:
-            taken = claiming.claim(self._database, task_id, agent_id, token, timeout, terms)
+            taken = claiming.claim(self._database, task_id, agent_id, token, timeout, hold)
             return self._as_claim(taken, agent_id)
 
         return self._or_give_back(claim, agent_id, [token])
@@ -139,7 +139,7 @@ class PostgresPool(TaskPool):
     ) -> Claim | None:
         _check_seconds("wait", wait)
         wanted = _wanted(agent_id, capabilities, order, max_claims)
-        claims = self._claim_next(wanted, 1, self._terms(lease_s, bind), wait)
+        claims = self._claim_next(wanted, 1, self._hold_for(lease_s, bind), wait)
         return claims[0] if claims else None
 
     def claim_many(
@@ -155,7 +155,7 @@ class PostgresPool(TaskPool):
         wanted = _wanted(agent_id, capabilities, order, None)
         if n < 1:
             return []
-        return self._claim_next(wanted, n, self._terms(lease_s, bind), 0.0)
+        return self._claim_next(wanted, n, self._hold_for(lease_s, bind), 0.0)
 
     def complete(
         self,
@@ -278,10 +278,10 @@ class PostgresPool(TaskPool):
         started_s = time.monotonic()
         token = new_token()
         try:
-            terms = self._terms(None, None)
+            hold = self._hold_for(None, None)
 
             def claim() -> dict[str, Any]:
-                taken = claiming.claim(self._database, task_id, agent_id, token, timeout, terms)
+                taken = claiming.claim(self._database, task_id, agent_id, token, timeout, hold)
                 # A claim that this process has already is no news, as with the original.
                 return taken.row.task() if taken.token == token else {}
 
@@ -327,19 +327,17 @@ class PostgresPool(TaskPool):
 
     # ----------------------------------------------------------------------------------------------
 
-    def _terms(self, lease_s: float | None, bind: bool | None) -> Terms:
+    def _hold_for(self, lease_s: float | None, bind: bool | None) -> Hold:
         _check_seconds("lease_s", lease_s)
         if bind is None:
             bind = self._bind_claims and lease_s is None
-        return Terms(self._database.owner() if bind else None, lease_s, self._max_attempts)
+        return Hold(self._database.owner() if bind else None, lease_s, self._max_attempts)
 
-    def _claim_next(
-        self, wanted: Wanted, n: int, terms: Terms, wait_s: float | None
-    ) -> list[Claim]:
+    def _claim_next(self, wanted: Wanted, n: int, hold: Hold, wait_s: float | None) -> list[Claim]:
         tokens = [new_token() for _ in range(n)]
 
         def claim() -> list[Claim]:
-            taken = selecting.claim_next(self._database, wanted, tokens, terms, wait_s)
+            taken = selecting.claim_next(self._database, wanted, tokens, hold, wait_s)
             return [self._as_claim(one, wanted.agent_id) for one in taken]
 
         return self._or_give_back(claim, wanted.agent_id, tokens)

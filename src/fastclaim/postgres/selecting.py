@@ -9,7 +9,7 @@ from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING, Final
 
 from . import claiming, recovery
-from .claiming import Taken, Terms, Wanted
+from .claiming import Hold, Taken, Wanted
 from .publication import capability_keys
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ def claim_next(
     database: Database,
     wanted: Wanted,
     tokens: Sequence[str],
-    terms: Terms,
+    hold: Hold,
     wait_s: float | None,
 ) -> list[Taken]:
     """Claim the next tasks, and wait for the first of them if there is none.
@@ -40,14 +40,14 @@ def claim_next(
         The server cannot be reached, or refuses.
     """
     until_s = math.inf if wait_s is None else time.monotonic() + wait_s
-    taken = _try(database, wanted, tokens, terms)
+    taken = _try(database, wanted, tokens, hold)
     if taken or until_s <= time.monotonic():
         return taken
     with database.waiting(_kind(wanted)) as waiter:
         while True:
             waiter.arm(min(SLOW_POLL_S, until_s - time.monotonic()))
             # Again after arming: what came in between was not heard.
-            taken = _try(database, wanted, tokens, terms)
+            taken = _try(database, wanted, tokens, hold)
             left_s = until_s - time.monotonic()
             if taken or left_s <= 0:
                 return taken
@@ -62,14 +62,14 @@ def _kind(wanted: Wanted) -> Hashable:
     return capabilities, f"{wanted.agent_id}", wanted.max_claims
 
 
-def _try(database: Database, wanted: Wanted, tokens: Sequence[str], terms: Terms) -> list[Taken]:
-    taken = claiming.claim_next(database, wanted, tokens, terms)
+def _try(database: Database, wanted: Wanted, tokens: Sequence[str], hold: Hold) -> list[Taken]:
+    taken = claiming.claim_next(database, wanted, tokens, hold)
     if taken:
         return taken
     # Nothing to do: time for what the dead have left, and for what nobody came to unblock.
-    changed = recovery.recover(database, terms.max_attempts)
+    changed = recovery.recover(database, hold.max_attempts)
     if recovery.unblock(database) or changed:
-        return claiming.claim_next(database, wanted, tokens, terms)
+        return claiming.claim_next(database, wanted, tokens, hold)
     return taken
 
 
