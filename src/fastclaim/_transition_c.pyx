@@ -18,7 +18,7 @@ from libc.errno cimport errno
 from libc.stdint cimport int64_t, uint64_t
 from libc.stdio cimport snprintf
 from libc.stdlib cimport free, malloc
-from libc.string cimport memcmp, memcpy, memset
+from libc.string cimport memchr, memcmp, memcpy, memset
 
 from . cimport _posix as posix
 
@@ -601,6 +601,9 @@ cdef bint as_left(
             or not sector.mark_end <= sector.head_end <= TEXT_BYTES):
         return False
     sector.state_end = TEXT_BYTES
+    while (sector.state_end - 8 > sector.head_end
+            and memcmp(raw + sector.state_end - 8, b"        ", 8) == 0):
+        sector.state_end -= 8
     while sector.state_end > sector.head_end and raw[sector.state_end - 1] == c' ':
         sector.state_end -= 1
     return (sector.size_bytes == status.st_size
@@ -664,13 +667,15 @@ cdef int append(char *stamp, int at, const char *text, Py_ssize_t size_bytes) no
 
 cdef int append_timed(char *stamp, int at, Text text, Text now) noexcept nogil:
     """The same, with `now` for each byte TIME (see `document`)."""
-    cdef Py_ssize_t piece_start = 0, i
-    for i in range(text.size_bytes):
-        if text.at[i] == 1:
-            at = append(stamp, at, text.at + piece_start, i - piece_start)
-            at = append(stamp, at, now.at, now.size_bytes)
-            piece_start = i + 1
-    return append(stamp, at, text.at + piece_start, text.size_bytes - piece_start)
+    cdef const char *end = text.at + text.size_bytes
+    cdef const char *piece = text.at
+    cdef const char *time = <const char *>memchr(piece, 1, end - piece)
+    while time != NULL:
+        at = append(stamp, at, piece, time - piece)
+        at = append(stamp, at, now.at, now.size_bytes)
+        piece = time + 1
+        time = <const char *>memchr(piece, 1, end - piece)
+    return append(stamp, at, piece, end - piece)
 
 
 cdef int append_mark(
