@@ -25,6 +25,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Final
 
+# The managed fields that a task keeps, or gets, while it waits.
+_WAITING_FIELDS: Final = MANAGED_FIELDS.difference((MARK, *CLAIM_FIELDS, *FINISH_FIELDS))
+
 STATE_COMPLETED: Final = b',"status":"completed"'
 COMPLETED_AT: Final = b',"completed_at":' + TIME
 
@@ -127,20 +130,22 @@ def result_member(result: object, task_id: object) -> bytes:
 def published_fields(fields: dict[str, Any]) -> dict[str, Any]:
     """The managed fields of a task that a caller publishes: it has no past."""
     kept = available_fields(fields)
-    return {name: value for name, value in kept.items() if name not in (ATTEMPTS, FAILURES)}
+    kept.pop(ATTEMPTS, None)
+    kept.pop(FAILURES, None)
+    return kept
 
 
 def available_fields(fields: dict[str, Any]) -> dict[str, Any]:
     """The managed fields of a document as they are while the task waits."""
-    gone = (MARK, *CLAIM_FIELDS, *FINISH_FIELDS)
-    kept = {n: value for n, value in fields.items() if n in MANAGED_FIELDS and n not in gone}
+    kept = {name: value for name, value in fields.items() if name in _WAITING_FIELDS}
     if ENFORCEMENT in kept:
         kept[ENFORCEMENT] = {
             name: value
             for name, value in kept[ENFORCEMENT].items()
             if name not in ENFORCEMENT_CLAIM_FIELDS
         }
-    return kept | {STATUS: "available"}
+    kept[STATUS] = "available"
+    return kept
 
 
 def claimed_fields(
