@@ -26,12 +26,10 @@ cdef extern from "_posix.h" nogil:
     int S_ISREG(unsigned int mode)
     void *memmem(const void *text, size_t text_bytes, const void *wanted, size_t wanted_bytes)
 
-    enum: PATH_MAX
     int AT_FDCWD, AT_SYMLINK_NOFOLLOW
     int O_RDONLY, O_RDWR, O_CREAT, O_EXCL, O_NOFOLLOW, O_NONBLOCK, O_CLOEXEC, O_DIRECTORY
     int LOCK_EX, LOCK_NB, LOCK_UN
-    int EACCES, EAGAIN, EBADF, EEXIST, EINTR, EINVAL, EISDIR, ELOOP
-    int ENAMETOOLONG, ENOENT, ENOMEM, ENOSYS, ENOTDIR
+    int EACCES, EAGAIN, EBADF, EEXIST, EINTR, EINVAL, EISDIR, ELOOP, ENOENT, ENOMEM, ENOSYS, ENOTDIR
     int ENXIO, EOPNOTSUPP, EPERM, EROFS, ESPIPE, ETXTBSY, EIO
 
     unsigned int RENAME_NOREPLACE "FASTCLAIM_RENAME_NOREPLACE"

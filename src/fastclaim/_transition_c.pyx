@@ -94,7 +94,8 @@ cdef struct Ready:
 
 cdef struct Step:
     int at  # the descriptor that names are looked up from, and
-    Py_ssize_t prefix_bytes  # how much of a whole path it stands for
+    Py_ssize_t prefix_bytes  # how much of a whole path it stands for,
+    const char *tasks  # and that path; NULL: names are whole paths
     int task  # descriptors; -1: none
     int lock
     int replacement
@@ -130,7 +131,7 @@ cdef struct Sector:
 cdef inline void start(
     Step *step, int at, Py_ssize_t prefix_bytes, const char *path, const char *lock_path
 ) noexcept nogil:
-    step.at, step.prefix_bytes = at, prefix_bytes
+    step.at, step.prefix_bytes, step.tasks = at, prefix_bytes, NULL
     step.task = step.lock = step.replacement = step.ready.inode = -1
     step.ready.is_linked = step.ready.is_useless = step.ready.is_left = False
     step.path = path
@@ -428,19 +429,13 @@ cdef int hold_once(Step *step) noexcept nogil:
 cdef int confirm_absence(Step *step) noexcept nogil:
     """ABSENT, STALE or FAILED: a name that is not there from here may be there from the root."""
     cdef posix.stat_result here, named
-    cdef char tasks[posix.PATH_MAX]
-    if step.prefix_bytes == 0:
+    if step.tasks == NULL:
         return ABSENT
     # Not the file, but the directory: to find that a name is not there takes a file system longer.
-    if step.prefix_bytes > posix.PATH_MAX:
-        posix.set_errno(posix.ENAMETOOLONG)
-        return fail(step, step.path)
-    memcpy(tasks, step.path, step.prefix_bytes - 1)
-    tasks[step.prefix_bytes - 1] = 0
-    if posix.fstatat(posix.AT_FDCWD, tasks, &named, 0) != 0:
+    if posix.fstatat(posix.AT_FDCWD, step.tasks, &named, 0) != 0:
         if errno == posix.ENOENT or errno == posix.ENOTDIR:
             return STALE
-        return fail(step, step.path)
+        return fail(step, step.tasks)
     if posix.fstat(step.at, &here) != 0:
         return STALE
     return ABSENT if same_inode(&here, &named) else STALE
@@ -1002,6 +997,7 @@ cdef object start_in(Step *step, object tasks, bytes path, bytes lock):
     """Begin a transition of a file in `tasks`, a TasksDirectory; returns its LockedInode or None."""
     cdef object locked = None
     start(step, tasks.descriptor, tasks.prefix_bytes, path_of(path), path_of(lock))
+    step.tasks = path_of(tasks.path)
     if lock is not None:
         locked = tasks.locked_inode
         if locked is not None:
