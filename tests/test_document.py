@@ -10,6 +10,7 @@ import shutil
 import sys
 import tempfile
 from pathlib import Path
+from unittest import mock
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings
@@ -107,7 +108,10 @@ def transitions_of(core: object, raw: bytes, mtime_ns: int | None = None) -> lis
     """Errors, and each step's files with their names; the task's file has this mtime at first."""
     base = Path(tempfile.mkdtemp(prefix="fastclaim-test-"))
     numbers = tokens._numbers
-    tokens._numbers = itertools.count(1 << 20)  # tokens of one length: a sector may be just full
+    # Tokens and times of one length: a sector may be just full.
+    tokens._numbers = itertools.count(1 << 20)
+    clock = mock.patch("time.time_ns", return_value=MTIME_NS)
+    clock.start()
     try:
         pool = TaskPool(base, durability="none", _core=core)  # type: ignore[arg-type]
         path = pool.available_dir / "x.json"
@@ -130,6 +134,7 @@ def transitions_of(core: object, raw: bytes, mtime_ns: int | None = None) -> lis
                 seen.append((file.name, file.read_bytes()))
         return seen
     finally:
+        clock.stop()
         tokens._numbers = numbers
         shutil.rmtree(base)
 
