@@ -9,6 +9,7 @@ import re
 import shutil
 import sys
 import tempfile
+import tracemalloc
 from pathlib import Path
 from unittest import mock
 
@@ -16,7 +17,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from fastclaim import TaskPool, TaskPoolError, _transition_py, tokens
+from fastclaim import InvalidTask, TaskPool, TaskPoolError, _transition_py, tokens
 from fastclaim.document import MANAGED_FIELDS, SECTOR_BYTES, lay_out, parse, read_sector
 from fastclaim.terms import Terms, terms_of
 
@@ -193,6 +194,20 @@ def test_the_callers_part_of_a_document_is_kept_to_the_byte(raw: bytes) -> None:
     theirs = {k: v for k, v in parsed.fields.items() if k not in MANAGED_FIELDS}
     assert repr(json.loads(b"{" + parsed.payload + b"}")) == repr(theirs)
     assert parsed.payload in raw or any(name in MANAGED_FIELDS for name in parsed.fields)
+
+
+def test_what_contains_itself_is_refused_before_it_is_written_twice(pool: TaskPool) -> None:
+    loop: list[object] = ["x" * 100_000]
+    loop.append(loop)
+    tracemalloc.start()
+    try:
+        with pytest.raises(InvalidTask, match="Circular"):
+            pool.publish("t", loop=loop)
+        assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    finally:
+        tracemalloc.stop()
+    pool.publish("t", rest=loop[:1])
+    pool.publish("u", rest=loop[:1])
 
 
 # Edits of a document of ours --------------------------------------------------------------------

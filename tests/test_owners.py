@@ -84,23 +84,39 @@ def test_a_look_before_the_kernel_has_dropped_the_lock_does_not_miss_a_death(
         pool.claim("t", "b")
 
 
-@pytest.mark.parametrize("replaced", ["tasks", "tasks/owners"])
+def moved_and_copied(tasks: Path, aside: Path) -> None:
+    os.rename(tasks, aside)
+    shutil.copytree(aside, tasks)
+
+
+@pytest.mark.parametrize(
+    ("what", "replace"),
+    [
+        ("tasks", os.rename),
+        ("tasks", moved_and_copied),
+        ("tasks/owners", os.rename),
+        ("tasks/owners", lambda owners, _: shutil.rmtree(owners)),
+    ],
+)
 def test_a_death_is_noticed_in_directories_that_have_taken_the_place_of_others(
     pool: TaskPool,
     make_pool: Callable[..., TaskPool],
     monkeypatch: pytest.MonkeyPatch,
-    replaced: str,
+    what: str,
+    replace: Callable[[Path, Path], None],
 ) -> None:
     now_s = 0.0
     clock = SimpleNamespace(monotonic=lambda: now_s, time=time.time)
     monkeypatch.setattr("fastclaim.deaths.time", clock)
+    pool.publish("mine")
+    pool.claim("mine", "b")  # so that its owner file is open
+    (pool.available_dir / "t.json").write_text('{"task_id": "t"}')  # as originals write
     for _ in range(3):
         assert pool.claim_task("gone", "b") == {}  # from the second time on it listens
-    os.rename(pool.base_dir / replaced, pool.base_dir / "aside")
-    make_pool(pool.base_dir).publish("t")
-    assert pool.claim_task("gone", "b") == {}
-    now_s = 60.0  # what it has heard until now is no reason to look any more
+    replace(pool.base_dir / what, pool.base_dir / "aside")
+    make_pool(pool.base_dir).publish("t", if_exists="replace")
     with agent(claim(make_pool(pool.base_dir))) as holder:
+        now_s = 60.0  # what it has heard until now is no reason to look any more
         holder.kill()
         assert pool.claim_task("t", "b")["attempts"] == 1
 

@@ -100,6 +100,19 @@ def test_a_task_released_or_published_anew_can_be_had_again(pool: TaskPool, orde
     assert pool.claim_next("c", order=order).task_id == "x"
 
 
+@pytest.mark.parametrize("changed", [{"requirements": ["rust"]}, {"blocked_by": ["nothing"]}])
+@pytest.mark.parametrize("order", ORDERS)
+def test_what_was_published_anew_for_others_is_not_had_for_what_it_asked_before(
+    pool: TaskPool, order: str, changed: dict[str, object]
+) -> None:
+    for task_id in ("first", "t"):
+        pool.publish(task_id, requirements=["python"])
+    claim = pool.claim_next("a", ["python"], order=order)  # it knows of both
+    (other,) = {"first", "t"} - {claim.task_id}
+    pool.publish(other, if_exists="replace", **{"requirements": ["python"]} | changed)
+    assert pool.claim_next("a", ["python"], order=order) is None
+
+
 @pytest.mark.parametrize("order", ORDERS)
 def test_a_task_that_an_original_publishes_in_place_is_seen(
     pool: TaskPool, monkeypatch: pytest.MonkeyPatch, order: str

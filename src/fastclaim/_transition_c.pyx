@@ -462,7 +462,7 @@ cdef int verify(Step *step) noexcept nogil:
     if posix.lstat(step.path, &named) == 0:
         outcome = DONE if same_inode(&named, &step.task_status) else BUSY
     else:
-        outcome = ABSENT if errno == posix.ENOENT else fail(step, step.path)
+        outcome = confirm_absence(step) if errno == posix.ENOENT else fail(step, step.path)
     if outcome != DONE:
         close_all(step)
     return outcome

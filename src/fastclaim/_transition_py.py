@@ -376,8 +376,7 @@ class Held:
             name = self._name(self.path)
             self._open["task"], self._writable = _open_for_flock(self._at, name, 0)
         except (FileNotFoundError, NotADirectoryError):
-            # A name that is not there from here may be there from the root.
-            return ABSENT if self._tasks is None or self._tasks.is_current() else STALE
+            return self._absence()
         except OSError as error:
             if error.errno == errno.EBADF:
                 return STALE
@@ -397,12 +396,16 @@ class Held:
                 return self._take_lock()
         return DONE
 
+    def _absence(self) -> int:
+        """ABSENT or STALE: a name that is not there from here may be there from the root."""
+        return ABSENT if self._tasks is None or self._tasks.is_current() else STALE
+
     def _verify(self) -> int:
-        """DONE if the whole path still names what we hold; else ABSENT or BUSY."""
+        """DONE if the whole path still names what we hold; else ABSENT, STALE or BUSY."""
         with self._errors_of(self.path):
             named = _lstat(self.path)
         if named is None:
-            return ABSENT
+            return self._absence()
         return DONE if _same_inode(named, self._status) else BUSY
 
     def read(self, at_most_bytes: int | None = None) -> bytes:

@@ -15,7 +15,7 @@ from typing import Final
 
 from . import layout, leases
 from .inotify import Inotify
-from .inotify_masks import IN_CLOSE_WRITE, IN_DELETE_SELF, IN_MOVE_SELF
+from .inotify_masks import IN_CLOSE_WRITE, IN_DELETE, IN_DELETE_SELF, IN_MOVE_SELF
 from .owners import no_fork
 
 # The kernel tells that a file was closed a moment before it drops the flock on it: who looks too
@@ -79,7 +79,7 @@ class Deaths:
             return False
         for event in self._inotify.read():
             if event.mask & ~IN_CLOSE_WRITE:
-                return False
+                return False  # something was removed from `tasks/`, or moved
             name = os.fsdecode(event.name)
             if leases.is_lease(name):
                 self._lease_look_s = min(self._lease_look_s, leases.end_of(name))
@@ -88,16 +88,11 @@ class Deaths:
         return True
 
     def _stands(self, tasks: os.stat_result | None) -> bool:
-        """Whether what is watched stands at its path; of its own moves the kernel tells."""
+        """Whether what is watched stands at its path; of moves inside `tasks/` the kernel tells."""
         known = self._watched_in
         if tasks is not None and known is not None and os.path.samestat(tasks, known):
             return True
-        if self._watched is None or not _is_at(self._owners, self._watched):
-            return False
-        # Where it stands is known from now on, if that was the same before and after this look.
-        if tasks is not None and _is_at(self._tasks, tasks):
-            self._watched_in = tasks
-        return True
+        return self._watched is not None and _is_at(self._owners, self._watched)
 
     def _is_lease_over(self) -> bool:
         if self._lease_look_s > time.time():
@@ -120,13 +115,17 @@ class Deaths:
         except OSError:
             return
         try:
+            tasks = os.stat(self._tasks)
+            # A directory that is removed while files in it are open does not say so itself.
+            watch.add(self._tasks, IN_DELETE)
             status = os.stat(self._owners)
             watch.add(self._owners, _MASK)
+            is_same = _is_at(self._tasks, tasks)
         except OSError:  # not there: nobody has claimed anything
             watch.close()
             return
         self._inotify, self._process_id = watch, os.getpid()
-        self._watched, self._watched_in = status, None
+        self._watched, self._watched_in = status, tasks if is_same else None
         self._list_leases()
 
 

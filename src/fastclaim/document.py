@@ -98,23 +98,26 @@ def _encoder(item_separator: str, key_separator: str) -> Callable[[object], str]
     whole = json.JSONEncoder(separators=(item_separator, key_separator))
     if c_make_encoder is None:
         return whole.encode
-    in_c = c_make_encoder(
-        None,  # nothing to find circles with
-        whole.default,
-        encode_basestring_ascii,
-        whole.indent,
-        key_separator,
-        item_separator,
-        whole.sort_keys,
-        whole.skipkeys,
-        whole.allow_nan,
-    )
+    spare: list[Any] = []
 
     def encode(value: object) -> str:
         try:
-            return "".join(in_c(value, 0))
-        except RecursionError:
-            return whole.encode(value)  # it tells what contains itself from what is too deep
+            in_c = spare.pop()
+        except IndexError:
+            in_c = c_make_encoder(
+                {},  # what it is inside of, to find circles with
+                whole.default,
+                encode_basestring_ascii,
+                whole.indent,
+                key_separator,
+                item_separator,
+                whole.sort_keys,
+                whole.skipkeys,
+                whole.allow_nan,
+            )
+        text = "".join(in_c(value, 0))
+        spare.append(in_c)  # not after an error, inside of which it still is
+        return text
 
     return encode
 

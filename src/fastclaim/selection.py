@@ -155,16 +155,15 @@ class Selection:
 
     def _try(self, view: View, name: str, attempt: Attempt) -> tuple[int, Claim | None]:
         """Claim it; it is read and judged before only if the claim itself cannot tell."""
-        if view.claims_with is not None:
-            try:
-                came_to, claim = attempt(name, view.claims_with)
-            except PermissionError:
-                came_to, claim = outcome.UNJUDGED, None  # if we may not read it, it is not for us
-            if came_to != outcome.UNJUDGED:
-                return came_to, claim
-            with self._lock:
-                if not view.judge(name):
-                    return outcome.UNJUDGED, None
+        try:
+            came_to, claim = attempt(name, view.claims_with)
+        except PermissionError:
+            came_to, claim = outcome.UNJUDGED, None  # if we may not read it, it is not for us
+        if came_to != outcome.UNJUDGED:
+            return came_to, claim
+        with self._lock:
+            if not view.judge(name):
+                return outcome.UNJUDGED, None
         return attempt(name, None)
 
     def _take(self, view: View, started_s: float) -> str | None:

@@ -50,14 +50,13 @@ class View(ABC):
     """What agents with these capabilities may claim. Not safe from threads by itself."""
 
     is_eager = True  # whether it must know of all tasks before it can say which is next
-    # Capabilities for a claim of what `take` has given; None: it has been judged.
-    claims_with: bytes | None = None
 
     def __init__(self, pool: Directories, changes: Changes, capabilities: Capabilities) -> None:
         self._pool = pool
         self._changes = changes
         self._capabilities = capabilities
-        self._told = told(capabilities)
+        # Capabilities for a claim of what `take` has given, which may have changed since.
+        self.claims_with = told(capabilities)
         self._prefix = os.path.join(os.fsdecode(pool.available), "")
         self._misses = 0
         self.rescan()
@@ -223,10 +222,6 @@ class AnyView(View):
 
     is_eager = False
 
-    def __init__(self, pool: Directories, changes: Changes, capabilities: Capabilities) -> None:
-        super().__init__(pool, changes, capabilities)
-        self.claims_with = self._told
-
     def rescan(self) -> None:
         super().rescan()
         self._names: deque[str] = deque()
@@ -294,8 +289,6 @@ class OrderedView(View):
     def rescan(self) -> None:
         super().rescan()
         self._ranked = Ordered(self._budget_bytes)
-        # Whether there are tasks that may have become unclaimable since they were read.
-        self._must_reread = False
 
     def take(self) -> str | None:
         self._catch_up()
@@ -309,13 +302,8 @@ class OrderedView(View):
 
     def _best(self) -> str | None:
         while (entry := self._ranked.pop()) is not None:
-            name = entry[2]
-            if self._must_reread:
-                task = self._examine(name)
-                if task is not None:
-                    return name
-            elif not self._has_gone(name):
-                return name
+            if not self._has_gone(entry[2]):
+                return entry[2]
         return None
 
     def _examine_all(self) -> None:
@@ -328,15 +316,13 @@ class OrderedView(View):
     def _rank(self, names: list[str]) -> None:
         tasks = self._pool.opened()
         for name in names:
-            known = self._pool.core.peek(self._prefix + name, self._told, tasks)
+            known = self._pool.core.peek(self._prefix + name, self.claims_with, tasks)
             if known is not None:
                 mtime_ns, text = known
                 self._ranked.push(*rank_of(mtime_ns, text, self._order), name)
                 continue
             task = self._examine(name)
             if task is not None:
-                if deadline(task) is not None:
-                    self._must_reread = True
                 self._ranked.push(*rank(task, self._order), name)
 
 
