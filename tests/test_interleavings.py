@@ -556,7 +556,7 @@ BROKEN = {
         Scenario("waiting", ("keeps", "recovers"), 0),
         Mutation(
             owners,
-            "is_alive",
+            "_ask",
             "fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)",
             "pass",
         ),

@@ -77,7 +77,7 @@ def test_a_look_before_the_kernel_has_dropped_the_lock_does_not_miss_a_death(
     with agent(claim(pool)) as holder:
         assert_held(pool)
         holder.kill()
-        monkeypatch.setattr(owners, "is_alive", lambda path: True)
+        monkeypatch.setattr(owners, "_ask", lambda path: (True, None))
         with pytest.raises(AlreadyClaimed):
             pool.claim("t", "b")
         monkeypatch.undo()

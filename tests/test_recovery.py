@@ -5,8 +5,10 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import signal
 from contextlib import ExitStack
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -218,6 +220,37 @@ def test_who_dies_during_a_recovery_is_not_forgotten_before_the_next(
     assert pool.claim("t", "b").task["attempts"] == 1
 
 
+def test_an_owner_that_was_asked_after_before_it_had_its_lock_is_not_forgotten(
+    pool: TaskPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop_and_flock(*arguments: int) -> None:
+        os.kill(os.getpid(), signal.SIGSTOP)
+        fcntl.flock(*arguments)
+
+    pool.publish("t")
+    child = os.fork()
+    if child == 0:
+        try:
+            constants = {name: getattr(fcntl, name) for name in ("LOCK_EX", "LOCK_NB", "LOCK_UN")}
+            owners.fcntl = SimpleNamespace(flock=stop_and_flock, **constants)
+            pool.claim("t", "a")
+        finally:
+            os._exit(0)
+    os.waitpid(child, os.WUNTRACED)
+    claims = recovery._Recovery.claims
+
+    def claims_before_its_own(self: recovery._Recovery) -> None:
+        claims(self)
+        os.kill(child, signal.SIGCONT)
+        os.waitpid(child, 0)
+
+    monkeypatch.setattr(recovery._Recovery, "claims", claims_before_its_own)
+    assert not recovery.give_back_of_dead_owners(pool._directories, None)
+    monkeypatch.undo()
+    assert recovery.give_back_of_dead_owners(pool._directories, None)
+    assert pool.claim("t", "b").task["attempts"] == 1
+
+
 def test_an_owner_is_not_forgotten_while_half_its_claim_is_held(pool: TaskPool) -> None:
     """By a dying process that the kernel has not let go of yet, or by another recovery."""
     run(lambda: (pool.publish("other"), pool.claim("other", "a").complete()))
@@ -235,8 +268,8 @@ def test_the_first_miss_asks_only_the_owner_of_the_task_that_it_came_for(
 ) -> None:
     """Of many that race for one task, each but one misses for the first time."""
     asked: list[bytes] = []
-    is_alive = owners.is_alive
-    monkeypatch.setattr(owners, "is_alive", lambda path: asked.append(path) or is_alive(path))
+    ask = owners._ask
+    monkeypatch.setattr(owners, "_ask", lambda path: asked.append(path) or ask(path))
     with ExitStack() as stack:
         for task_id in "tuv":
             pool.publish(task_id)

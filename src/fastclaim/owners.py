@@ -129,32 +129,56 @@ def is_alive(path: bytes) -> bool:
     OSError
         The system refused; nobody may take it for dead then.
     """
+    return _ask(path)[0]
+
+
+def file_of_dead(path: bytes) -> os.stat_result | None:
+    """What that file is, if its process is dead; None if it lives, or nobody can tell.
+
+    Raises
+    ------
+    OSError
+        As for `is_alive`.
+    """
+    return _ask(path)[1]
+
+
+def _ask(path: bytes) -> tuple[bool, os.stat_result | None]:
     with _ErrorsOf(path):
         try:
             descriptor = os.open(path, os.O_RDONLY | _FLAGS)
         except FileNotFoundError:
-            return False
+            return False, None
         except OSError as error:
             if error.errno not in _NOT_TO_BE_TOLD:
                 raise
-            return True
+            return True, None
         try:
             # Shared: two that ask at once must not take each other for the owner.
             fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            return False, os.fstat(descriptor)
         except BlockingIOError:
-            return True
+            return True, None
         finally:
             _unlock_and_close(descriptor)
-        return False
 
 
-def remove_if_dead(path: bytes) -> bool:
-    """Unlink the owner file of a process that has died; whether that was done."""
+def remove_dead(path: bytes, asked: os.stat_result) -> bool:
+    """Unlink the owner file of a process that has died; whether that was done.
+
+    Parameters
+    ----------
+    path : bytes
+        Where it is.
+    asked : os.stat_result
+        What `file_of_dead` said. A file that was just being made is not the same when its process
+        has locked it and died: there may be claims that nobody has looked at.
+    """
     with _ErrorsOf(path):
-        return _remove_if_dead(path)
+        return _remove_dead(path, asked)
 
 
-def _remove_if_dead(path: bytes) -> bool:
+def _remove_dead(path: bytes, asked: os.stat_result) -> bool:
     try:
         descriptor = os.open(path, os.O_RDONLY | _FLAGS)
     except OSError as error:
@@ -164,6 +188,9 @@ def _remove_if_dead(path: bytes) -> bool:
     try:
         # Exclusive, and held while it is unlinked: a process may just be making it.
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        status = os.fstat(descriptor)
+        if not os.path.samestat(status, asked) or status.st_size != asked.st_size:
+            return False
         if not _is_named(path, descriptor):
             return False
         os.unlink(path)
@@ -201,6 +228,7 @@ def _make(path: bytes) -> int:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # Whoever cleans up may have taken it for a dead process's before we had it locked.
             if _is_named(path, descriptor):
+                _say_locked(descriptor)
                 return descriptor
         except BlockingIOError:
             time.sleep(_PAUSE_S)
@@ -209,6 +237,14 @@ def _make(path: bytes) -> int:
             raise
         _unlock_and_close(descriptor)
     raise OSError(errno.EBUSY, "others hold its lock", os.fsdecode(path))
+
+
+def _say_locked(descriptor: int) -> None:
+    """Let whoever has taken it for a dead process's, before it was locked, find it changed."""
+    try:
+        os.pwrite(descriptor, b"0\n", 0)
+    except OSError:
+        pass  # no room: the claims of a process that dies in that moment wait for `recover()`
 
 
 def _is_named(path: bytes, descriptor: int) -> bool:

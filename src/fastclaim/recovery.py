@@ -145,7 +145,7 @@ class _Recovery:
         self._alive: dict[str, bool] = {}
         self._unsettled = False  # something has to wait for a later pass
         self._claimed_by_originals: set[str] = set()
-        self.dead: list[bytes] = []
+        self.dead: dict[bytes, os.stat_result] = {}
         self.ended: list[bytes] = []
 
     def ask_owners(self) -> None:
@@ -395,8 +395,8 @@ class _Recovery:
         """Remove the files of dead owners and of past leases, unless there is more to do."""
         if self._unsettled:
             return  # the files say that there is something to look after
-        for path in self.dead:
-            if owners.remove_if_dead(path):
+        for path, asked in self.dead.items():
+            if owners.remove_dead(path, asked):
                 self.report.removed.append(os.fsdecode(path))
         for path in self.ended:
             with contextlib.suppress(FileNotFoundError, PermissionError):
@@ -457,11 +457,12 @@ def put_back(taken: bytes, path: bytes) -> None:
         os.unlink(taken)
 
 
-def _dead_owners(pool: Directories) -> list[bytes]:
-    """Owner files whose process has died, and inodes that it kept locked."""
+def _dead_owners(pool: Directories) -> dict[bytes, os.stat_result]:
+    """Owner files whose process has died, and inodes that it kept locked, as they are now."""
     suffixes = (layout.OWNER_SUFFIX.encode(), layout.LOCK_SUFFIX.encode())
     paths = (path for path in _entries(_owners(pool)) if path.endswith(suffixes))
-    return [path for path in paths if not owners.is_alive(path)]
+    asked = ((path, owners.file_of_dead(path)) for path in paths)
+    return {path: status for path, status in asked if status is not None}
 
 
 def _ended_leases(pool: Directories, now_s: float) -> list[bytes]:
