@@ -16,7 +16,7 @@ import pytest
 from fastclaim import TaskPool
 
 from .conftest import Tell
-from .test_faults import CORES, DURABILITIES, Sweep, run_sweeps
+from .test_faults import CORES, DURABILITIES, Sweep, run_sweeps, sweep_of
 
 # The verbs of TaskPool that change no file. Every other one has to be tried.
 READS = {
@@ -56,7 +56,7 @@ def sweep(
     request: pytest.FixtureRequest, durability: str, sweeps: dict[tuple[str, str], Sweep]
 ) -> Sweep:
     """All points of one core and durability."""
-    return sweeps[request.param, durability]
+    return sweep_of(sweeps, request.param, durability)
 
 
 def test_every_verb_was_killed_before_and_after_every_call(sweep: Sweep, tell: Tell) -> None:
