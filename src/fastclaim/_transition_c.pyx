@@ -1115,7 +1115,7 @@ cdef class Held:
         return self.step.replacement
 
     def publish(self, tuple directories not None, int sync, bint replace):
-        """Let what `prepare_new` has prepared be the task; what `publish` returns."""
+        """Let what `prepare_new` has prepared be the task: see `_transition_py`."""
         cdef const char *directory = path_of(directories[0])
         cdef int outcome
         with nogil:
@@ -1282,7 +1282,7 @@ def finish(object tasks not None, bytes path not None, bytes lock, bytes target 
 
 
 def publish(bytes temporary not None, bytes target not None, tuple directories not None,
-            bytes content not None, int64_t mtime_ns, int sync, bint replace):
+            bytes content not None, int64_t mtime_ns, int sync):
     """Make `content` the task at `target`: see `_transition_py.publish`."""
     cdef Step step
     cdef Text text = text_of(content)
@@ -1295,7 +1295,7 @@ def publish(bytes temporary not None, bytes target not None, tuple directories n
     with nogil:
         outcome = write_temporary(&step, temporary_path, text, mtime_ns, sync)
         if outcome == DONE:
-            outcome = publish_prepared(&step, target_path, directory, sync, replace)
+            outcome = publish_prepared(&step, target_path, directory, sync, True)
         elif step.error == posix.ENOENT:
             outcome = LOST
         close_all(&step)
@@ -1305,7 +1305,7 @@ def publish(bytes temporary not None, bytes target not None, tuple directories n
 
 
 def prepare_new(bytes temporary not None, bytes target not None, bytes content not None,
-                int64_t mtime_ns):
+                int64_t mtime_ns, int sync):
     """Write a task into a temporary file: see `_transition_py.prepare_new`."""
     cdef Held new = Held.__new__(Held)
     cdef Text text = text_of(content)
@@ -1314,7 +1314,7 @@ def prepare_new(bytes temporary not None, bytes target not None, bytes content n
     new.path, new.temporary = target, temporary
     start(&new.step, posix.AT_FDCWD, 0, path_of(target), NULL)
     with nogil:
-        outcome = write_temporary(&new.step, temporary_path, text, mtime_ns, SYNC_NONE)
+        outcome = write_temporary(&new.step, temporary_path, text, mtime_ns, sync)
     if outcome == DONE:
         return DONE, new
     if new.step.error == posix.ENOENT:

@@ -75,7 +75,6 @@ from .outcome import (
     STALE,
     SYNC_DATA,
     SYNC_FULL,
-    SYNC_NONE,
     UNJUDGED,
     UNPROVEN,
 )
@@ -515,7 +514,13 @@ class Held:
         return self._open["replacement"]
 
     def publish(self, directories: Sequence[bytes], sync: int, replace: bool) -> int:
-        """Let what `prepare_new` has prepared be the task; what `publish` returns."""
+        """Let what `prepare_new` has prepared be the task.
+
+        Returns
+        -------
+        int
+            As `publish`; also COLLISION, if something is there that is not to be replaced.
+        """
         assert self._temporary is not None
         with self._errors_of(self.path):
             # Only where something can fail after the rename is the old one to be kept for it.
@@ -941,28 +946,26 @@ def publish(
     content: bytes,
     mtime_ns: int,
     sync: int,
-    replace: bool,
 ) -> int:
-    """Make `content` the task at `target`, whole or not at all: by whole paths, as `prepare_new`.
+    """Make `content` the task at `target`, whatever is there: by whole paths, as `prepare_new`.
 
     Returns
     -------
     int
-        DONE; COLLISION if `target` is there and is not to be replaced; LOST if the directory has
-        gone, or the temporary file was taken for a dead process's.
+        DONE, or LOST: the directory has gone, or the temporary file was taken for a dead process's.
     """
     with Held(None, target, None) as new:
         try:
             new.prepare(temporary, content, mtime_ns, sync)
         except FileNotFoundError:
             return LOST
-        return new.publish(directories, sync, replace)
+        return new.publish(directories, sync, replace=True)
 
 
 def prepare_new(
-    temporary: bytes, target: bytes, content: bytes, mtime_ns: int
+    temporary: bytes, target: bytes, content: bytes, mtime_ns: int, sync: int
 ) -> tuple[int, Held | None]:
-    """Write a task that is to be at `target` into a temporary file, flocked, not yet synced.
+    """Write a task that is to be at `target` into a temporary file, flocked.
 
     By whole paths: a descriptor could be that of a directory that is no longer the pool's.
 
@@ -973,7 +976,7 @@ def prepare_new(
     """
     new = Held(None, target, None)
     try:
-        new.prepare(temporary, content, mtime_ns, SYNC_NONE)
+        new.prepare(temporary, content, mtime_ns, sync)
     except FileNotFoundError:
         new.close()
         return LOST, None

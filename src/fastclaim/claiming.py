@@ -65,13 +65,14 @@ def claim(
         its `not_before` kept.
     capabilities : bytes or None
         If the task's mark does not say that they are enough (see `document.admits`), the task is
-        not claimed; None claims it whatever it asks for.
+        not claimed, nor is it waited for; None claims it whatever it asks for.
 
     Returns
     -------
     tuple
-        `outcome.DONE` and the document (or None), or `outcome.ABSENT` and None, or
-        `outcome.UNJUDGED` and None: it takes the document to tell whether they are enough.
+        `outcome.DONE` and the document (or None), or `outcome.ABSENT` and None. With `capabilities`
+        also `outcome.UNJUDGED` and None: it takes the document to tell whether they are enough, and
+        `outcome.BUSY` and None: who chooses has others to try.
 
     Raises
     ------
@@ -119,6 +120,8 @@ def claim(
     if came_to not in (outcome.DONE, outcome.ABSENT, outcome.UNJUDGED):
         if came_to in (outcome.BUSY, outcome.LOST):
             tasks.owner.count_conflict()
+        if came_to == outcome.BUSY and capabilities is not None:
+            return came_to, None
         attempt = _Attempt(
             pool, task_id, agent_id, hold, token, path, claimed, want_document, capabilities
         )

@@ -122,9 +122,13 @@ def claims_by(pool: Directories, agent_id: object) -> Iterator[dict[str, Any]]:
 def is_known(pool: Directories, task_id: object) -> bool:
     """Whether a task of this id is in the pool, in whatever state."""
     # In the order in which tasks move on, so that none slips past.
+    return _is_there(pool.available_file(task_id)) or is_taken(pool, task_id)
+
+
+def is_taken(pool: Directories, task_id: object) -> bool:
+    """Whether a task of this id is in the pool, and not waiting."""
     return (
-        _is_there(pool.available_file(task_id))
-        or any(True for _ in claims_of(pool, task_id))
+        any(True for _ in claims_of(pool, task_id))
         or _is_there(pool.completed_file(task_id))
         or _is_there(pool.failed_file(task_id))
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
+from collections.abc import Iterator
 from typing import Any, Final
 
 from . import exclusive, layout, outcome
@@ -87,17 +88,26 @@ def _remove(pool: Directories, path: bytes, field: str, before_s: float) -> bool
 
 
 def _remove_held(pool: Directories, held: Any, path: bytes) -> bool:
-    # Nobody sweeps a directory, so that what turns out to be another publication is not swept.
-    aside = pool.temporary_file(os.path.dirname(path))
-    os.mkdir(aside)
-    try:
-        taken = os.path.join(aside, os.path.basename(path))
+    with aside(pool, os.path.dirname(path)) as directory:
+        taken = os.path.join(directory, os.path.basename(path))
         came_to = held.move(taken)
         if came_to == outcome.DONE:
             os.unlink(taken)
         elif came_to == outcome.CHANGED:
             put_back(taken, path)
         return bool(came_to == outcome.DONE)
+
+
+@contextlib.contextmanager
+def aside(pool: Directories, directory: bytes) -> Iterator[bytes]:
+    """A directory in `directory`, to take a file to that is to be removed if it is the right one.
+
+    Nobody sweeps a directory, so that what turns out to be another publication is not swept.
+    """
+    path = pool.temporary_file(directory)
+    os.mkdir(path)
+    try:
+        yield path
     finally:
         with contextlib.suppress(FileNotFoundError):  # recovery took us for dead
-            os.rmdir(aside)
+            os.rmdir(path)

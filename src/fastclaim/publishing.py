@@ -17,6 +17,7 @@ from .errors import InvalidTask, TaskExists
 from .listing import is_known, known_ids
 from .stamps import published_fields
 from .terms import terms_of
+from .uniqueness import Newcomers
 
 IF_EXISTS: Final = ("error", "replace", "ignore")
 # How often the directory may vanish between being made and being written to.
@@ -74,31 +75,58 @@ class Publication:
                 f"task {self.task_id!r} is not JSON-serialisable: {error}", self.task_id
             ) from error
 
-    def write(self, replace: bool) -> bool:
-        """Publish it; False if it stands in available/ already and is not to be replaced.
+    def write(self, newcomers: Newcomers | None) -> bool:
+        """Publish it, over what stands there; if it must be new, False if the pool knows its id.
 
         Raises
         ------
         OSError
             Nothing new is there.
         """
-        pool = self._pool
         for _ in range(_WRITE_TRIES):
-            came_to = pool.core.publish(
-                pool.temporary_file(pool.available),
-                self.target,
-                (pool.available,),
-                self.content,
-                self.mtime_ns,
-                pool.sync,
-                replace,
-            )
+            came_to = self._try_over() if newcomers is None else self._try_new(newcomers)
             if came_to != outcome.LOST:
-                return bool(came_to == outcome.DONE)
-            pool.make()
+                return came_to == outcome.DONE
+            self._pool.make()
         raise FileNotFoundError(
             errno.ENOENT, "its directory vanishes as often as it is made", os.fsdecode(self.target)
         )
+
+    def _try_over(self) -> int:
+        pool = self._pool
+        came_to: int = pool.core.publish(
+            pool.temporary_file(pool.available),
+            self.target,
+            (pool.available,),
+            self.content,
+            self.mtime_ns,
+            pool.sync,
+        )
+        return came_to
+
+    def _try_new(self, newcomers: Newcomers) -> int:
+        came_to, prepared = self.prepare(self._pool.sync)
+        if prepared is None:
+            return came_to
+        with prepared:
+            return self.publish_prepared(prepared, self._pool.sync, newcomers)
+
+    def prepare(self, sync: int) -> tuple[int, Any]:
+        """Write it under no task's name: what a core's `prepare_new` returns."""
+        pool = self._pool
+        temporary = pool.temporary_file(pool.available)
+        found: tuple[int, Any] = pool.core.prepare_new(
+            temporary, self.target, self.content, self.mtime_ns, sync
+        )
+        return found
+
+    def publish_prepared(self, prepared: Any, sync: int, newcomers: Newcomers | None) -> int:
+        """DONE, LOST, or COLLISION if it must be new and is not."""
+        came_to: int = prepared.publish((self._pool.available,), sync, newcomers is None)
+        if came_to != outcome.DONE or newcomers is None:
+            return came_to
+        is_new = newcomers.admit(self.task_id, self.target, prepared)
+        return outcome.DONE if is_new else outcome.COLLISION
 
 
 def publish(pool: Directories, task: Mapping[str, Any], if_exists: str) -> bool:
@@ -123,8 +151,9 @@ def publish(pool: Directories, task: Mapping[str, Any], if_exists: str) -> bool:
     check_if_exists(if_exists)
     publication = Publication.completable(pool, task)
     if if_exists == "replace":
-        return publication.write(replace=True)
-    if not is_known(pool, publication.task_id) and publication.write(replace=False):
+        return publication.write(None)
+    newcomers = Newcomers(pool)
+    if not is_known(pool, publication.task_id) and publication.write(newcomers):
         return True
     if if_exists == "error":
         raise TaskExists(f"task {publication.task_id!r} exists already", publication.task_id)
@@ -152,6 +181,7 @@ def publish_many(pool: Directories, tasks: Iterable[Mapping[str, Any]], if_exist
     """
     check_if_exists(if_exists)
     publications: dict[bytes, Publication] = {}
+    newcomers = None if if_exists == "replace" else Newcomers(pool)
     known = set() if if_exists == "replace" else known_ids(pool)
     for task in tasks:
         publication = Publication.completable(pool, task)
@@ -162,7 +192,7 @@ def publish_many(pool: Directories, tasks: Iterable[Mapping[str, Any]], if_exist
         elif if_exists == "error":
             raise TaskExists(f"task {publication.task_id!r} exists already", publication.task_id)
     published = 0
-    for publication, is_new in _written(pool, publications.values(), if_exists == "replace"):
+    for publication, is_new in _written(pool, publications.values(), newcomers):
         if is_new:
             published += 1
         elif if_exists == "error":
@@ -171,12 +201,12 @@ def publish_many(pool: Directories, tasks: Iterable[Mapping[str, Any]], if_exist
 
 
 def _written(
-    pool: Directories, publications: Iterable[Publication], replace: bool
+    pool: Directories, publications: Iterable[Publication], newcomers: Newcomers | None
 ) -> Iterator[tuple[Publication, bool]]:
     """Publish them, in their order; each with what `Publication.write` returns for it."""
     if pool.sync < outcome.SYNC_DATA:
         for publication in publications:
-            yield publication, publication.write(replace)
+            yield publication, publication.write(newcomers)
         return
     from . import batches  # who publishes one by one has no use for ctypes
 
@@ -190,9 +220,9 @@ def _written(
                 came_to = outcome.LOST
                 if prepared is not None:
                     with prepared:
-                        came_to = prepared.publish((pool.available,), sync, replace)
+                        came_to = publication.publish_prepared(prepared, sync, newcomers)
                 if came_to == outcome.LOST:
-                    yield publication, publication.write(replace)
+                    yield publication, publication.write(newcomers)
                 else:
                     yield publication, came_to == outcome.DONE
             if pool.sync >= outcome.SYNC_FULL and came_to == outcome.COLLISION:
@@ -207,12 +237,7 @@ def _prepared(
 
     prepared = []
     for publication in publications:
-        _, held = pool.core.prepare_new(
-            pool.temporary_file(pool.available),
-            publication.target,
-            publication.content,
-            publication.mtime_ns,
-        )
+        _, held = publication.prepare(outcome.SYNC_NONE)
         prepared.append(None if held is None else stack.enter_context(held))
     batches.put_new_on_disk(pool, [held for held in prepared if held is not None])
     return prepared

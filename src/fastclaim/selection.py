@@ -126,6 +126,10 @@ class Selection:
                 came_to, claim = self._try(view, name, attempt)
                 if came_to == outcome.UNJUDGED:
                     continue  # not for this agent, or not yet
+                if came_to == outcome.BUSY:
+                    with self._lock:
+                        view.busy(name)
+                    continue
             except KeyHeld as error:
                 self._park(view, name, Change(layout.CLAIMED, error.claim_name))
             except (PoolPaused, LockTimeout, TaskNotAvailable) as error:

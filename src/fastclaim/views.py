@@ -321,6 +321,9 @@ class OrderedView(View):
                 mtime_ns, text = known
                 self._ranked.push(*rank_of(mtime_ns, text, self._order), name)
                 continue
+            if not os.access(self._prefix + name, os.F_OK):
+                self.missed()
+                continue
             task = self._examine(name)
             if task is not None:
                 self._ranked.push(*rank(task, self._order), name)
