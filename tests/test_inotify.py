@@ -18,7 +18,7 @@ if sys.platform != "linux":
     pytest.skip("inotify is Linux", allow_module_level=True)
 
 from fastclaim import inotify
-from fastclaim.inotify import Event, Inotify
+from fastclaim.inotify import DescriptorLost, Event, Inotify
 from fastclaim.inotify_masks import IN_CREATE, IN_DELETE, IN_IGNORED, IN_MOVED_FROM, IN_MOVED_TO
 
 MASK = IN_CREATE | IN_MOVED_TO | IN_DELETE
@@ -155,3 +155,28 @@ def test_the_descriptor_does_not_outlive_an_exec_and_is_closed_once(watch: Inoti
     watch.close()
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(descriptor)
+
+
+def test_whose_number_was_closed_by_others_neither_reads_nor_closes_what_has_it_now(
+    tmp_path: Path,
+) -> None:
+    lost = Inotify()
+    os.close(lost.fileno())
+    with Inotify() as other:
+        assert other._fd not in (-1, lost.fileno())  # the kernel gives the lowest that is free
+        other.add(str(tmp_path), MASK)
+        (tmp_path / "a").touch()
+        assert lost.wait()
+        with pytest.raises(DescriptorLost):
+            lost.read()
+        lost.close()
+        assert [event.name for event in other.read()] == [b"a"]
+
+
+def test_the_number_of_a_lost_instance_may_be_another_files(tmp_path: Path) -> None:
+    lost = Inotify()
+    os.close(lost.fileno())
+    with (tmp_path / "log").open("w") as log:
+        assert log.fileno() == lost.fileno()
+        lost.close()
+        assert os.fstat(log.fileno()).st_size == 0

@@ -278,6 +278,67 @@ def test_a_daemon_that_closes_every_descriptor_is_alive_from_its_next_claim_on(
         assert_held(pool, "u")
 
 
+def test_a_daemon_that_closes_every_descriptor_hears_of_deaths_and_tasks_again(
+    pool: TaskPool,
+) -> None:
+    pool.claim_next("a")
+    pool.claim_task("none", "a")
+    pool.claim_task("none", "a")
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(FileNotFoundError):  # that of the listing
+            if "inotify" in os.readlink(f"/proc/self/fd/{name}"):
+                os.close(int(name))
+    pool.publish("t")
+    with pool.claim_next("a", wait=60):
+        pass
+    pool.publish("u")
+    with agent(claim(pool, "u")) as dead:
+        assert pool.claim_task("u", "b") == {}
+        dead.kill()
+        assert pool.claim_next("b", wait=60)
+
+
+def test_a_childs_log_file_outlives_the_inotify_instance_whose_number_it_has(
+    pool: TaskPool, tmp_path: Path
+) -> None:
+    pool.claim_next("a")
+    pool.claim_task("none", "a")
+    pool.claim_task("none", "a")
+
+    def become_daemon() -> object:
+        numbers = [int(name) for name in os.listdir("/proc/self/fd")]
+        for number in numbers:
+            with contextlib.suppress(OSError):
+                if "inotify" in os.readlink(f"/proc/self/fd/{number}"):
+                    os.close(number)
+        logs = [(tmp_path / f"log{n}").open("w") for n in numbers]
+        pool.publish("t")
+        pool.claim_next("a", wait=60)
+        pool.claim_task("none", "a")
+        pool.claim_task("none", "a")
+        return [os.fstat(log.fileno()).st_ino for log in logs] == [
+            os.stat(log.name).st_ino for log in logs
+        ]
+
+    assert run(become_daemon) == "True"
+
+
+def test_a_process_whose_pool_moves_into_another_directory_goes_on(
+    pool: TaskPool, tmp_path: Path
+) -> None:
+    pool.publish("t")
+    pool.publish("u")
+    pool.claim("t", "a")
+    (tmp_path / "new").mkdir()
+    for directory in pool.tasks_dir.iterdir():
+        directory.rename(tmp_path / "new" / directory.name)
+    pool.tasks_dir.rmdir()
+    (tmp_path / "new").rename(pool.tasks_dir)
+    pool.claim("u", "a")
+    assert run(lambda: assert_held(pool)) == "None"
+    assert run(lambda: assert_held(pool, "u")) == "None"
+
+
 def _pipes() -> set[int]:
     """The descriptors of this process that are pipes."""
     found = set()
@@ -364,12 +425,16 @@ def test_a_child_does_not_prolong_the_life_of_a_dead_parent(pool: TaskPool, kind
             return subprocess.Popen(SLEEP).pid
         if kind == "all descriptors":
             return subprocess.Popen(SLEEP, close_fds=False).pid
+        reading, writing = os.pipe()
         child = os.fork()
         if child == 0:
             if kind == "exec":
                 os.execv(sys.executable, SLEEP)
+            os.write(writing, b"has run")
             while True:
                 signal.pause()
+        os.close(writing)
+        os.read(reading, 7)  # it closes what it has inherited when it first runs, or by its exec
         return child
 
     with agent(claim_and_leave_a_child) as holder:

@@ -67,14 +67,7 @@ class Changes:
         self._pool = pool
         self._followed: dict[str, int | None] = {}
         self._states: dict[int, str] = {}
-        self._inotify: Inotify | None = None
-        if ask:
-            from .inotify import Inotify
-
-            try:
-                self._inotify = Inotify()
-            except OSError:
-                pass  # none, or none left
+        self._inotify = _instance() if ask else None
 
     @property
     def blind(self) -> bool:
@@ -123,9 +116,21 @@ class Changes:
         """
         if self._inotify is None:
             return {}
+        try:
+            changes = self._read_all(self._inotify)
+        except OSError as error:
+            if error.errno != errno.EBADF:
+                raise
+            self._inotify, self._states = _instance(), {}  # somebody has closed our descriptor
+            changes = None
+        if changes is None:
+            self.check()
+        return changes
+
+    def _read_all(self, inotify: Inotify) -> dict[str, list[str]] | None:
         changes: dict[str, list[str]] = {}
         complete = True
-        while events := self._inotify.read_fields():
+        while events := inotify.read_fields():
             for wd, mask, name, _ in events:
                 if mask & (IN_Q_OVERFLOW | IN_IGNORED | IN_MOVE_SELF):
                     complete = False
@@ -137,10 +142,7 @@ class Changes:
                     changes.setdefault(state, []).append(text)
             if len(events) < _FEW:
                 break
-        if complete:
-            return changes
-        self.check()
-        return None
+        return changes if complete else None
 
     def wait(self, timeout_s: float) -> None:
         """Block, with the GIL released, until something is told or the time is over."""
@@ -153,3 +155,12 @@ class Changes:
         """Give the inotify instance back."""
         if self._inotify is not None:
             self._inotify.close()
+
+
+def _instance() -> Inotify | None:
+    from .inotify import Inotify
+
+    try:
+        return Inotify()
+    except OSError:
+        return None  # none, or none left

@@ -14,7 +14,7 @@ import weakref
 from typing import Final
 
 from . import layout, leases
-from .inotify import Inotify
+from .inotify import DescriptorLost, Inotify
 from .inotify_masks import IN_CLOSE_WRITE, IN_DELETE, IN_DELETE_SELF, IN_MOVE_SELF
 from .owners import no_fork
 
@@ -77,7 +77,11 @@ class Deaths:
             return False
         if not self._stands(tasks):
             return False
-        for event in self._inotify.read():
+        try:
+            events = self._inotify.read()
+        except DescriptorLost:
+            return False
+        for event in events:
             if event.mask & ~IN_CLOSE_WRITE:
                 return False  # something was removed from `tasks/`, or moved
             name = os.fsdecode(event.name)

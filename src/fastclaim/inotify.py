@@ -11,6 +11,7 @@ import os
 import select
 import struct
 import termios
+import weakref
 from types import TracebackType
 from typing import Any, Final, NamedTuple, Self
 
@@ -29,6 +30,13 @@ class Event(NamedTuple):
     cookie: int = 0  # the same for the two events of one rename
 
 
+class DescriptorLost(OSError):
+    """Somebody has closed our descriptor: a daemon closes whatever is open."""
+
+    def __init__(self) -> None:
+        super().__init__(errno.EBADF, "the descriptor of an inotify instance was closed")
+
+
 class Inotify:
     """One inotify instance. A user may have 128 of them, so share one.
 
@@ -42,6 +50,11 @@ class Inotify:
         self._fd = -1  # first: `__del__` also comes after a failure here
         self._libc = _libc()
         self._fd = self._check(self._libc.inotify_init1(_FLAGS))
+        self._opened = os.fstat(self._fd)
+        before = _by_number.get(self._fd)
+        if before is not None:
+            before._fd = -1  # to the kernel all instances are one file: it could take ours for its
+        _by_number[self._fd] = self
 
     def fileno(self) -> int:
         """The descriptor, for a selector or an event loop: readable if there are events."""
@@ -69,13 +82,22 @@ class Inotify:
         self._check(self._libc.inotify_rm_watch(self._fd, wd))
 
     def read(self) -> list[Event]:
-        """The oldest events that wait, as many as one read brings; none: []. Never blocks."""
+        """The oldest events that wait, as many as one read brings; none: []. Never blocks.
+
+        Raises
+        ------
+        DescriptorLost
+            Another instance is needed to hear of anything.
+        """
         return [Event._make(fields) for fields in self.read_fields()]
 
     def read_fields(self) -> list[tuple[int, int, bytes, int]]:
         """The same as plain tuples, which take half the time to make."""
         # Asked first: the exception of a read() in vain takes longer than the call.
-        fcntl.ioctl(self._fd, termios.FIONREAD, waiting := bytearray(4))
+        try:
+            fcntl.ioctl(self._fd, termios.FIONREAD, waiting := bytearray(4))
+        except (ValueError, OSError):  # -1, or no inotify instance
+            raise DescriptorLost from None
         if not any(waiting):
             return []
         raw = os.read(self._fd, _READ_BYTES)
@@ -103,6 +125,8 @@ class Inotify:
         bool
             False if the time is over.
         """
+        if self._fd < 0:
+            return True  # a read says why
         # Not kept: two threads must not poll one poll object at a time.
         poll = select.poll()
         poll.register(self._fd, select.POLLIN)
@@ -115,7 +139,9 @@ class Inotify:
         descriptor, self._fd = self._fd, -1
         if descriptor >= 0:
             with contextlib.suppress(OSError):  # it is closed all the same
-                os.close(descriptor)
+                # The number may be another file's by now.
+                if os.path.samestat(os.fstat(descriptor), self._opened):
+                    os.close(descriptor)
 
     def __enter__(self) -> Self:
         return self
@@ -137,6 +163,9 @@ class Inotify:
             number = ctypes.get_errno()
             raise OSError(number, os.strerror(number), path)
         return result
+
+
+_by_number: weakref.WeakValueDictionary[int, Inotify] = weakref.WeakValueDictionary()
 
 
 @functools.cache

@@ -80,6 +80,11 @@ class OwnerFile:
         except OSError:
             pass  # there is none, or no room: who counts conflicts counts those that are told
 
+    def hand_over(self) -> int:
+        """The descriptor, which is somebody else's to close from now on."""
+        descriptor, self.descriptor, self._opened = self.descriptor, -1, None
+        return descriptor
+
     def forget(self) -> None:
         """Close it. In a forked child the parent keeps the lock."""
         descriptor, opened = self.descriptor, self._opened
@@ -223,7 +228,8 @@ def _make(path: bytes) -> int:
         except FileNotFoundError:
             continue
         try:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
                 raise OSError(errno.EINVAL, "not a regular file", os.fsdecode(path))
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # Whoever cleans up may have taken it for a dead process's before we had it locked.
@@ -231,12 +237,27 @@ def _make(path: bytes) -> int:
                 _say_locked(descriptor)
                 return descriptor
         except BlockingIOError:
+            own = _taken_over(status)
+            if own is not None:
+                _unlock_and_close(descriptor)
+                return own
             time.sleep(_PAUSE_S)
         except BaseException:
             _unlock_and_close(descriptor)
             raise
         _unlock_and_close(descriptor)
     raise OSError(errno.EBUSY, "others hold its lock", os.fsdecode(path))
+
+
+def _taken_over(status: os.stat_result) -> int | None:
+    """The descriptor of that file, if this process has it locked itself.
+
+    Somebody may have moved all that is in a tasks/ into another one.
+    """
+    for file in _files.values():
+        if file.stands() and os.path.samestat(os.fstat(file.descriptor), status):
+            return file.hand_over()
+    return None
 
 
 def _say_locked(descriptor: int) -> None:
