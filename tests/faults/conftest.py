@@ -1,20 +1,100 @@
-"""interpose.c, for the tests that make system calls fail and processes die."""
+"""interpose.c, and what the drivers that run under it have found."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+import tempfile
+from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
 
 import pytest
 
-HERE = Path(__file__).resolve().parent
+from ..conftest import _transition_c
+from .sweep import DURABILITIES, HERE, Sweep, Sweeps, running, sweep_of
 
+# Whose results are whose promises.
+DRIVERS = {"test_deaths.py": "deaths.py", "test_faults.py": "driver.py"}
+COMPILER = os.environ.get("CC", "cc")
+CORES = [
+    pytest.param(
+        "c",
+        marks=pytest.mark.skipif(_transition_c is None, reason="the extension was not built"),
+    ),
+    pytest.param("py", id="python"),
+]
+_sweeps = pytest.StashKey[dict[str, Sweeps]]()
 
 Tell = Callable[[str, Mapping[str, int]], None]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The drivers take minutes: the tests that need no result of theirs come first."""
+    items.sort(key=lambda item: item.path.name in DRIVERS)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtestloop(session: pytest.Session) -> Generator[None, object, object]:
+    """Start the drivers that there are tests of, and end them at last."""
+    wanted = {DRIVERS[item.path.name] for item in session.items if item.path.name in DRIVERS}
+    if not (sys.platform.startswith("linux") and shutil.which(COMPILER)):
+        wanted = set()
+    if session.config.option.collectonly:
+        wanted = set()
+    with contextlib.ExitStack() as stack:
+        if wanted:
+            shim = compiled(Path(stack.enter_context(tempfile.TemporaryDirectory())))
+        session.config.stash[_sweeps] = {
+            driver: stack.enter_context(running(driver, shim)) for driver in sorted(wanted)
+        }
+        return (yield)
+
+
+def compiled(directory: Path) -> Path:
+    """interpose.c, compiled."""
+    library = directory / "interpose.so"
+    subprocess.run(
+        [COMPILER, "-shared", "-fPIC", "-O1", "-o", library, HERE / "interpose.c", "-ldl"],
+        check=True,
+        capture_output=True,
+    )
+    return library
+
+
+@pytest.fixture(scope="session")
+def compiler() -> None:
+    """What the shim needs."""
+    if shutil.which(COMPILER) is None:
+        reason = f"there is no C compiler {COMPILER!r} for interpose.c"
+        if os.environ.get("FASTCLAIM_REQUIRE_EXTENSIONS") == "1":
+            pytest.fail(reason)
+        pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def shim(compiler: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """interpose.c, compiled."""
+    return compiled(tmp_path_factory.mktemp("shim"))
+
+
+@pytest.fixture(params=DURABILITIES)
+def durability(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture
+def sweeps(request: pytest.FixtureRequest, compiler: None) -> Sweeps:
+    """What the test module's driver does."""
+    return request.config.stash[_sweeps][DRIVERS[request.path.name]]
+
+
+@pytest.fixture(params=CORES)
+def sweep(request: pytest.FixtureRequest, durability: str, sweeps: Sweeps) -> Sweep:
+    """All points of one core and durability."""
+    return sweep_of(sweeps, request.param, durability)
 
 
 @pytest.fixture
@@ -27,21 +107,3 @@ def tell(capsys: pytest.CaptureFixture[str]) -> Tell:
             sys.stdout.write(f"\n{what}: {sum(points.values())} points\n    {each}\n")
 
     return tell
-
-
-@pytest.fixture(scope="session")
-def shim(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """interpose.c, compiled."""
-    compiler = os.environ.get("CC", "cc")
-    if shutil.which(compiler) is None:
-        reason = f"there is no C compiler {compiler!r} for interpose.c"
-        if os.environ.get("FASTCLAIM_REQUIRE_EXTENSIONS") == "1":
-            pytest.fail(reason)
-        pytest.skip(reason)
-    library = tmp_path_factory.mktemp("shim") / "interpose.so"
-    subprocess.run(
-        [compiler, "-shared", "-fPIC", "-O1", "-o", library, HERE / "interpose.c", "-ldl"],
-        check=True,
-        capture_output=True,
-    )
-    return library

@@ -7,8 +7,6 @@ points; each test here is one promise, and fails with the points at which it was
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from pathlib import Path
 from types import FunctionType
 
 import pytest
@@ -16,7 +14,7 @@ import pytest
 from fastclaim import TaskPool
 
 from .conftest import Tell
-from .test_faults import CORES, DURABILITIES, Sweep, run_sweeps, sweep_of
+from .sweep import Sweep
 
 # The verbs of TaskPool that change no file. Every other one has to be tried.
 READS = {
@@ -36,27 +34,6 @@ pytestmark = [
         not sys.platform.startswith("linux"), reason="the shim is for glibc and /proc"
     ),
 ]
-
-
-@pytest.fixture(scope="session")
-def sweeps(
-    shim: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[dict[tuple[str, str], Sweep]]:
-    """All runs, side by side; they touch no disk where there is a tmpfs."""
-    yield from run_sweeps("deaths.py", shim, tmp_path_factory.getbasetemp())
-
-
-@pytest.fixture(params=DURABILITIES)
-def durability(request: pytest.FixtureRequest) -> str:
-    return request.param
-
-
-@pytest.fixture(params=CORES)
-def sweep(
-    request: pytest.FixtureRequest, durability: str, sweeps: dict[tuple[str, str], Sweep]
-) -> Sweep:
-    """All points of one core and durability."""
-    return sweep_of(sweeps, request.param, durability)
 
 
 def test_every_verb_was_killed_before_and_after_every_call(sweep: Sweep, tell: Tell) -> None:

@@ -7,135 +7,18 @@ points; each test here is one promise, and fails with the points at which it was
 from __future__ import annotations
 
 import difflib
-import itertools
-import json
-import os
-import shutil
-import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
 
 import pytest
 
-from ..conftest import _transition_c
 from .conftest import Tell
-
-HERE = Path(__file__).resolve().parent
-DURABILITIES = ("data", "full")
-# What "full" adds to "data" is tried with the core in C, and with this one only when asked for.
-LONG = [("py", "full")]
-SHOWN = 20  # broken points in a failure's message
+from .sweep import Sweep, Sweeps, sweep_of
 
 pytestmark = [
     pytest.mark.skipif(
         not sys.platform.startswith("linux"), reason="the shim is for glibc and /proc"
     ),
 ]
-
-
-class Sweep:
-    """One run of the driver, in a process of its own."""
-
-    def __init__(
-        self, driver: str, shim: Path, core: str, durability: str, directory: Path
-    ) -> None:
-        preloaded = " ".join(filter(None, (os.environ.get("LD_PRELOAD"), str(shim))))
-        self.name = f"{core}, {durability}"
-        self._process = subprocess.Popen(
-            [sys.executable, str(HERE / driver), core, durability, str(directory)],
-            env=os.environ | {"LD_PRELOAD": preloaded},
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        self._result: dict[str, Any] | None = None
-
-    @property
-    def result(self) -> dict[str, Any]:
-        if self._result is None:
-            output, _ = self._process.communicate()
-            assert self._process.returncode == 0
-            self._result = json.loads(output)
-        return self._result
-
-    def stop(self) -> None:
-        self._process.kill()
-        self._process.wait()
-        assert self._process.stdout is not None
-        self._process.stdout.close()
-
-    def keeps(
-        self,
-        promise: str,
-        verbs: Callable[[str], bool] = lambda name: True,
-        but: Callable[[list[str]], bool] = lambda point: False,
-    ) -> None:
-        """Assert it of these verbs, and say how many points say so."""
-        broken = [
-            p for p in self.result["broken"] if p[0] == promise and verbs(p[1]) and not but(p)
-        ]
-        print(f"{self.name}: {sum(self.result['points'].values())} points, {len(broken)} broken")
-        shown = [" | ".join(point[1:]) for point in broken[:SHOWN]]
-        assert not broken, "\n".join([f"{len(broken)} points:", *shown])
-
-
-def run_sweeps(driver: str, shim: Path, directory: Path) -> Iterator[dict[tuple[str, str], Sweep]]:
-    """Runs of a driver for each core and durability, on no disk where there is a tmpfs."""
-    memory = Path("/dev/shm")
-    parent = memory if os.access(memory, os.W_OK) else directory
-    base = parent / f"fastclaim-{driver}-{os.getpid()}"
-    cores = ("py",) if _transition_c is None else ("c", "py")
-    started = {}
-    try:
-        for core, durability in itertools.product(cores, DURABILITIES):
-            if (core, durability) in LONG and os.environ.get("FASTCLAIM_SWEEPS") != "all":
-                continue
-            place = base / f"{core}-{durability}"
-            place.mkdir(parents=True)
-            started[core, durability] = Sweep(driver, shim, core, durability, place)
-        yield started
-    finally:
-        for sweep in started.values():
-            sweep.stop()
-        shutil.rmtree(base)
-
-
-def sweep_of(sweeps: dict[tuple[str, str], Sweep], core: str, durability: str) -> Sweep:
-    """The run of that core and durability, or a skip."""
-    if (core, durability) not in sweeps:
-        pytest.skip("takes a minute: FASTCLAIM_SWEEPS=all")
-    return sweeps[core, durability]
-
-
-@pytest.fixture(scope="session")
-def sweeps(
-    shim: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[dict[tuple[str, str], Sweep]]:
-    """All runs, side by side."""
-    yield from run_sweeps("driver.py", shim, tmp_path_factory.getbasetemp())
-
-
-CORES = [
-    pytest.param(
-        "c",
-        marks=pytest.mark.skipif(_transition_c is None, reason="the extension was not built"),
-    ),
-    pytest.param("py", id="python"),
-]
-
-
-@pytest.fixture(params=DURABILITIES)
-def durability(request: pytest.FixtureRequest) -> str:
-    return request.param
-
-
-@pytest.fixture(params=CORES)
-def sweep(
-    request: pytest.FixtureRequest, durability: str, sweeps: dict[tuple[str, str], Sweep]
-) -> Sweep:
-    """All points of one core and durability."""
-    return sweep_of(sweeps, request.param, durability)
 
 
 def test_every_call_of_every_verb_was_made_to_fail(sweep: Sweep, tell: Tell) -> None:
@@ -219,9 +102,7 @@ def test_short_reads_and_writes_and_a_missing_renameat2_are_no_errors(sweep: Swe
     sweep.keeps("succeeds")
 
 
-def test_where_the_cores_make_other_calls(
-    sweeps: dict[tuple[str, str], Sweep], durability: str
-) -> None:
+def test_where_the_cores_make_other_calls(sweeps: Sweeps, durability: str) -> None:
     """Prints it: the two need not agree call for call."""
     if ("c", durability) not in sweeps:
         pytest.skip("the extension was not built")

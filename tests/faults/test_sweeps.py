@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +11,7 @@ import pytest
 from fastclaim import outcome
 
 from ..conftest import _transition_c
+from .sweep import preloading
 
 # The sweeper has it flocked at that moment, which is all that the core can tell.
 EAGAIN_ONCE = """
@@ -53,10 +53,9 @@ print(came_to)
 def test_a_temporary_file_that_somebody_sweeps_replaces_nothing(
     core: str, shim: Path, tmp_path: Path
 ) -> None:
-    preloaded = " ".join(filter(None, (os.environ.get("LD_PRELOAD"), str(shim))))
     said = subprocess.run(
         [sys.executable, "-c", EAGAIN_ONCE, core, str(tmp_path / "fault-pool")],
-        env=os.environ | {"LD_PRELOAD": preloaded},
+        env=preloading(shim),
         check=True,
         capture_output=True,
         text=True,
