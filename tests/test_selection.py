@@ -604,6 +604,27 @@ def test_a_foreign_task_in_a_batch_is_synced_before_it_takes_its_name(
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
 @pytest.mark.parametrize("order", ORDERS)
+def test_a_directory_that_may_not_be_searched_is_an_error_and_no_empty_pool(
+    core: ModuleType, order: str
+) -> None:
+    with tempfile.TemporaryDirectory(prefix="fastclaim-test-") as base:
+        pool = TaskPool(base, _core=core)
+        pool.publish("x")
+        for directory in (base, *(path for path in Path(base).rglob("*") if path.is_dir())):
+            os.chmod(directory, 0o777)
+        pool.available_dir.chmod(0o666)
+
+        def claims() -> None:
+            os.setuid(65534)
+            TaskPool(base, _core=core).claim_next("a", order=order)
+
+        drain(TaskPool(f"{base}/other", _core=core), order=order)  # imports what it takes
+        with agent(claims) as other:
+            assert other.said.startswith("PermissionError")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+@pytest.mark.parametrize("order", ORDERS)
 def test_what_is_somebody_elses_to_read_is_passed_over(core: ModuleType, order: str) -> None:
     base = Path(tempfile.mkdtemp(prefix="fastclaim-test-"))
     try:

@@ -175,20 +175,29 @@ class View(ABC):
     def _examine(self, name: str) -> Task | None:
         """The task, if it may be claimed now; else it is parked or forgotten."""
         try:
-            task = read_task(self._prefix + name, self._pool.opened())
+            task = self._read(name)
         except FileNotFoundError:
             self.missed()
             return None
+        if task is None:
+            return None
+        try:
+            return task if self._may_be_claimed(name, task) else None
+        except (TypeError, ValueError):
+            return None  # fields that say nothing; `why` tells
+
+    def _read(self, name: str) -> Task | None:
+        """The task, if it is one that we can read."""
+        path = self._prefix + name
+        try:
+            return read_task(path, self._pool.opened())
         except InvalidTask:
             return None
         except OSError as error:
             if error.errno != errno.EACCES:
                 raise
+            os.lstat(path)  # refused too, if it is the directory that we may not search
             return None  # somebody else's, not for us to read
-        try:
-            return task if self._may_be_claimed(name, task) else None
-        except (TypeError, ValueError):
-            return None  # fields that say nothing; `why` tells
 
     def _may_be_claimed(self, name: str, task: Task) -> bool:
         if task.get("status") == "claimed":
@@ -321,8 +330,7 @@ class OrderedView(View):
                 mtime_ns, text = known
                 self._ranked.push(*rank_of(mtime_ns, text, self._order), name)
                 continue
-            if not os.access(self._prefix + name, os.F_OK):
-                self.missed()
+            if self._has_gone(name):
                 continue
             task = self._examine(name)
             if task is not None:
