@@ -17,7 +17,7 @@ from ..conftest import _transition_c
 from .sweep import DURABILITIES, HERE, Sweep, Sweeps, running, sweep_of
 
 # Whose results are whose promises.
-DRIVERS = {"test_deaths.py": "deaths.py", "test_faults.py": "driver.py"}
+DRIVERS = {HERE / "test_deaths.py": "deaths.py", HERE / "test_faults.py": "driver.py"}
 COMPILER = os.environ.get("CC", "cc")
 CORES = [
     pytest.param(
@@ -33,13 +33,13 @@ Tell = Callable[[str, Mapping[str, int]], None]
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The drivers take minutes: the tests that need no result of theirs come first."""
-    items.sort(key=lambda item: item.path.name in DRIVERS)
+    items.sort(key=lambda item: item.path in DRIVERS)
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtestloop(session: pytest.Session) -> Generator[None, object, object]:
     """Start the drivers that there are tests of, and end them at last."""
-    wanted = {DRIVERS[item.path.name] for item in session.items if item.path.name in DRIVERS}
+    wanted = {DRIVERS[item.path] for item in session.items if item.path in DRIVERS}
     if not (sys.platform.startswith("linux") and shutil.which(COMPILER)):
         wanted = set()
     if session.config.option.collectonly:
@@ -88,7 +88,7 @@ def durability(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def sweeps(request: pytest.FixtureRequest, compiler: None) -> Sweeps:
     """What the test module's driver does."""
-    return request.config.stash[_sweeps][DRIVERS[request.path.name]]
+    return request.config.stash[_sweeps][DRIVERS[request.path]]
 
 
 @pytest.fixture(params=CORES)

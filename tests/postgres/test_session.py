@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import queue
+import resource
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -170,6 +173,27 @@ def test_a_task_wakes_one_thread_of_a_process(pool: PostgresPool, waiting: Waiti
         pool.publish(f"t{number}")
         assert waiting.got.get(timeout=60)[1] == f"t{number}"
     assert len(waiting.looks) == 4
+
+
+@pytest.fixture
+def _a_thousand_files() -> Iterator[None]:
+    """All descriptors that select(2) knows are taken."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.ExitStack() as stack:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(limits[0], 4096), limits[1]))
+        stack.callback(resource.setrlimit, resource.RLIMIT_NOFILE, limits)
+        while stack.enter_context(open(os.devnull, "rb")).fileno() < 1024:
+            pass
+        yield
+
+
+@pytest.mark.usefixtures("_a_thousand_files")
+def test_who_waits_is_woken_though_the_process_has_a_thousand_files(
+    pool: PostgresPool, waiting: Waiting
+) -> None:
+    waiting.begin("a")
+    pool.publish("x")
+    assert waiting.got.get(timeout=60) == ("a", "x")
 
 
 def test_a_task_wakes_one_thread_of_each_kind(pool: PostgresPool, waiting: Waiting) -> None:

@@ -172,7 +172,7 @@ class Session:
                 with self._changed:
                     self._problem = error
                 pause_s = self._pause_s * random.uniform(0.5, 1.0)
-                select.select([self._wake_read], [], [], pause_s)
+                _wait_for([self._wake_read], pause_s)
                 self._pause_s = min(2 * self._pause_s, _LONGEST_PAUSE_S)
 
     def _connect_and_serve(self) -> None:
@@ -207,7 +207,7 @@ class Session:
 
     def _idle(self) -> None:
         while not self._closing:
-            select.select([self._wake_read], [], [])
+            _wait_for([self._wake_read], None)
             _drain(self._wake_read)
 
     def _serve(self, connection: Connection) -> None:
@@ -225,7 +225,7 @@ class Session:
             # A notification may have come with the answer to one of these statements.
             self._pass_on(connection)
             timeout_s = _LINGER_S if self._armed else None
-            select.select([connection.fileno(), self._wake_read], [], [], timeout_s)
+            _wait_for([connection.fileno(), self._wake_read], timeout_s)
             _drain(self._wake_read)
 
     def _arm(self, connection: Connection, channel: str) -> None:
@@ -323,6 +323,14 @@ def abandon(connection: Connection) -> None:
         os.dup2(nowhere, connection.fileno(), inheritable=False)
         os.close(nowhere)
         connection.close()
+
+
+def _wait_for(descriptors: list[int], timeout_s: float | None) -> None:
+    """Until one of them is readable; they may be beyond the 1023 that select(2) knows."""
+    poll = select.poll()
+    for descriptor in descriptors:
+        poll.register(descriptor, select.POLLIN)
+    poll.poll(None if timeout_s is None else timeout_s * 1000)
 
 
 def _drain(descriptor: int) -> None:
