@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import errno
 import fcntl
+import inspect
 import json
 import os
 import pickle
@@ -28,9 +30,38 @@ from fastclaim import (
     TaskExists,
     TaskNotAvailable,
     TaskPool,
+    _transition_py,
     outcome,
 )
 from fastclaim.document import SECTOR_BYTES
+
+from .conftest import _transition_c
+
+
+def _offers(core: ModuleType) -> dict[str, list[str]]:
+    """What a core's functions and the methods of what it holds are called, and their parameters."""
+    callables = vars(core) | {f"Held.{name}": found for name, found in vars(core.Held).items()}
+    return {
+        name: list(inspect.signature(found).parameters)
+        for name, found in callables.items()
+        if not name.rpartition(".")[-1].startswith("_")
+        and inspect.isroutine(found)
+        and getattr(found, "__module__", core.__name__) == core.__name__
+    }
+
+
+@pytest.mark.skipif(_transition_c is None, reason="the extension was not built")
+def test_the_two_cores_and_the_stub_of_the_compiled_one_offer_the_same() -> None:
+    offered = _offers(_transition_py)
+    assert _offers(_transition_c) == offered
+    stub = ast.parse(Path(_transition_c.__file__).with_name("_transition_c.pyi").read_text())
+    (held,) = (node for node in stub.body if isinstance(node, ast.ClassDef))
+    functions = [("", node) for node in stub.body] + [("Held.", node) for node in held.body]
+    assert offered == {
+        prefix + node.name: [argument.arg for argument in node.args.args]
+        for prefix, node in functions
+        if isinstance(node, ast.FunctionDef) and not node.name.startswith("_")
+    }
 
 
 @contextmanager
