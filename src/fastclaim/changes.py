@@ -68,6 +68,7 @@ class Changes:
         self._followed: dict[str, int | None] = {}
         self._states: dict[int, str] = {}
         self._inotify = _instance() if ask else None
+        self._asks = ask
 
     @property
     def blind(self) -> bool:
@@ -151,10 +152,19 @@ class Changes:
         else:
             self._inotify.wait(timeout_s)
 
-    def close(self) -> None:
-        """Give the inotify instance back."""
+    def release(self) -> None:
+        """Give the inotify instance back, until `resume`."""
         if self._inotify is not None:
             self._inotify.close()
+            self._inotify = None
+
+    def resume(self) -> bool:
+        """Ask the kernel again if it does not tell; True if it does now, and did not before."""
+        if self._inotify is not None or not self._asks:
+            return False
+        self._inotify, self._states = _instance(), {}
+        self.check()
+        return self._inotify is not None
 
 
 def _instance() -> Inotify | None:

@@ -54,6 +54,13 @@ class Deaths:
         with no_fork:
             return self._may_have_come(tasks)
 
+    def release(self) -> None:
+        """Give the inotify instance back; the next answer is "maybe"."""
+        with no_fork:
+            if self._inotify is not None:
+                self._inotify.close()
+                self._inotify = None
+
     def lease_ends_in_s(self) -> float:
         """Seconds until a lease may have ended; infinity: none will, as far as is known."""
         with no_fork:

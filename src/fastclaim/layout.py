@@ -8,6 +8,7 @@
     {base}/tasks/owners/{owner}.owner                flocked for as long as that process lives
     {base}/tasks/owners/{token}.lock                 likewise: what claimers link to names of locks
     {base}/tasks/owners/{second}.lease               there until the leases that end then are over
+    {base}/tasks/waiting/{kind}-{place}              FIFOs: who waits for tasks listens, or sleeps
     {base}/tasks/paused                              there while nothing may be claimed
 
 Which directory a task's file is in decides its state. The names of the first four are those of
@@ -29,6 +30,7 @@ COMPLETED: Final = "completed"
 FAILED: Final = "failed"
 STATES: Final = (AVAILABLE, CLAIMED, COMPLETED, FAILED)
 OWNERS: Final = "owners"
+WAITING: Final = "waiting"
 PAUSED: Final = "paused"
 
 DEFAULT_BASE_DIR: Final = "/tmp/orchestration/a2a"

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from typing import Final, TypeAlias
 
     from .claim import Claim
+    from .turnstile import Turnstile
 
 # What the views of one process may take together; a view of a million names has some 40 MiB.
 _BUDGET_BYTES: Final = 48 * 1024 * 1024
@@ -42,6 +43,7 @@ _MOST_VIEWS: Final = 8
 _SLOW_LOOK_S: Final = 30.0
 _BLIND_LOOK_S: Final = 0.1
 _BLIND_OWNERS_S: Final = 1.0
+_SHORT_SCAN_S: Final = 2e-3
 # ... but for no more than this share of the time.
 _LOOKING_SHARE: Final = 0.05
 # The kernel tells that an owner's file was closed a moment before it drops the flock.
@@ -77,12 +79,14 @@ class Selection:
 
     def __init__(self, pool: Directories, ask_kernel: bool) -> None:
         self._pool = pool
+        self._asks_kernel = ask_kernel
         self._changes = Changes(pool, ask_kernel)
         self._changes.follow(layout.AVAILABLE)  # before anything is read
         self._lock = allocate_lock()
         self._views: dict[tuple[str, Capabilities], View] = {}
         self._waiters: list[Waiter] = []
         self._leader: Waiter | None = None
+        self._is_queueing = False
         self._owner_looks_s: list[float] = []
         self._looked_at_s = time.monotonic()
         self._paused_until_s = 0.0  # since the epoch
@@ -302,24 +306,67 @@ class Selection:
         """
         until_s = float("inf") if wait_s is None else time.monotonic() + wait_s
         looks_due = True
+        turnstile = None if at_claimed else self._turnstile(view)
         try:
             while True:
                 if not (looks_due and look_after_owners()):
                     left_s = until_s - time.monotonic()
                     if left_s <= 0:
                         return None
-                    self._nap(view, left_s, at_claimed)
-                    looks_due = self.is_look_due()
+                    if turnstile is None or _may_listen(turnstile):
+                        self._nap(view, left_s, at_claimed)
+                        looks_due = self.is_look_due()
+                    else:
+                        looks_due = self._sleep(turnstile, view, left_s)
                 claim = claim_one()
                 if claim is not None:
                     return claim
         finally:
+            if turnstile is not None:
+                turnstile.leave()
+                self._is_queueing = False
             self._hand_over()
+
+    def _turnstile(self, view: View) -> Turnstile | None:
+        """Where this process queues with others that wait for the same tasks, if it can.
+
+        One of its threads does; the others wait as if there were no other process.
+        """
+        with self._lock:
+            if self._is_queueing or self._waiters or not self._asks_kernel:
+                return None
+            self._is_queueing = True
+        from .turnstile import Turnstile
+
+        try:
+            return Turnstile(self._pool.tasks_path, view.kind)
+        except BaseException as error:
+            self._is_queueing = False
+            if not isinstance(error, OSError):
+                raise
+            return None
+
+    def _sleep(self, turnstile: Turnstile, view: View, left_s: float) -> bool:
+        """Leave listening to others until it is our turn; whether somebody may have died."""
+        with self._lock:
+            # Others need the instances more, but what takes long to read is not to be read anew.
+            if not self._waiters and view.scan_took_s < _SHORT_SCAN_S:
+                self._changes.release()
+                self._pool.deaths().release()
+        turnstile.sleep(min(left_s, _SLOW_LOOK_S))
+        if not _may_listen(turnstile):
+            return False
+        with self._lock:
+            if self._changes.resume():
+                self._invalidate_all()
+        return self.is_look_due()
 
     def enlist(self, waiter: Waiter) -> float:
         """Wake this waiter when there may be something; returns for how many seconds to wait."""
         with self._lock:
             self._waiters.append(waiter)
+            if self._changes.resume():
+                self._invalidate_all()
             followed = self._changes.follow(layout.OWNERS)
             if waiter.at_claimed:
                 followed |= self._changes.follow(layout.CLAIMED)
@@ -392,3 +439,11 @@ class Selection:
                     if waiter.can_lead:
                         waiter.wake()
                         return
+
+
+def _may_listen(turnstile: Turnstile) -> bool:
+    """Whether we have a place among those who listen, or there can be none."""
+    try:
+        return turnstile.enter()
+    except OSError:
+        return True  # somebody has cleared it away, or the process has no descriptor left

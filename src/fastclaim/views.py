@@ -52,6 +52,8 @@ class View(ABC):
     is_eager = True  # whether it must know of all tasks before it can say which is next
 
     def __init__(self, pool: Directories, changes: Changes, capabilities: Capabilities) -> None:
+        # What those who look for the same tasks have in common.
+        self.kind = sorted({f"{name}" for name in capabilities})
         self._pool = pool
         self._changes = changes
         self._capabilities = capabilities
