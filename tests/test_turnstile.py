@@ -64,7 +64,9 @@ class Team:
         return has_place and bool(_descriptors(process_id, "inotify"))
 
     def sleeps(self, process_id: int) -> bool:
-        return bool(_descriptors(process_id, "eventpoll"))
+        """Whether it has found all places taken, and given its inotify instances back."""
+        found = _descriptors(process_id, "/waiting/")
+        return len(found) == PLACES and not _descriptors(process_id, "inotify")
 
     def listeners(self) -> list[int]:
         return [member for member in self.members if self.listens(member)]
@@ -99,6 +101,7 @@ def _locks(process_id: int, descriptor: str) -> str:
 def team(pool: TaskPool, monkeypatch: pytest.MonkeyPatch) -> Iterator[Team]:
     monkeypatch.setattr(turnstile, "PLACES", PLACES)
     monkeypatch.setattr(selection, "_SLOW_LOOK_S", 1e6)  # nothing but a wake wakes
+    monkeypatch.setattr(selection, "_SHORT_SCAN_S", 1e6)
     team = Team(pool)
     yield team
     team.end()
@@ -118,7 +121,7 @@ def test_as_many_as_there_are_places_listen_and_the_others_need_no_inotify(
         team.join()
     assert len(team.listeners()) == PLACES
     for sleeper in set(team.members) - set(team.listeners()):
-        assert not _descriptors(sleeper, "inotify")
+        assert team.sleeps(sleeper)
 
 
 @pytest.mark.parametrize("at_once", [False, True], ids=["one by one", "at once"])
@@ -174,25 +177,11 @@ def test_who_has_waited_long_enough_leaves_its_place_to_a_sleeper(
     wait_until(lambda: team.listens(sleeper))
 
 
-def test_a_sleeper_that_is_interrupted_hands_on_what_it_was_woken_for(
-    pool: TaskPool, team: Team, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(turnstile, "PLACES", 1)
-    listener = team.join()
-    sleep = Turnstile.sleep
-
-    def interrupted(self: Turnstile, timeout_s: float) -> None:
-        sleep(self, timeout_s)
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Turnstile, "sleep", interrupted)
+def test_an_interrupt_wakes_a_sleeper_at_once(pool: TaskPool, team: Team) -> None:
+    for _ in range(PLACES):
         team.join()
-    last = team.join()
-    pool.publish("t")
-    assert sorted(team.said() for _ in range(2)) == ["KeyboardInterrupt:", "t"]
-    wait_until(lambda: team.listens(last))
-    assert not team.listens(listener)
+    os.kill(team.join(), signal.SIGINT)
+    assert team.said() == "KeyboardInterrupt:"
 
 
 def test_a_place_is_for_those_who_can_do_the_same(pool: TaskPool, team: Team) -> None:

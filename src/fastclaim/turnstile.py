@@ -1,11 +1,11 @@
 """Few of many: of all processes that wait for the same tasks so many listen, and the others sleep.
 
 A publication wakes everybody who listens, one of whom gets it, and a user has no more than 128
-inotify instances. So whoever waits takes one of `PLACES` first, a FIFO in `waiting/` which it keeps
-flocked; where all are taken it sleeps on all of them. Who leaves writes a byte, which wakes one
-sleeper; of one that is killed the kernel tells them all, since nobody writes to the FIFO any more.
-More than one place, so that who listens and is stopped, or slow, does not keep the others from
-hearing; and who sleeps looks for itself now and then.
+inotify instances. So whoever waits takes one of `PLACES` first: a FIFO in `waiting/` which it keeps
+flocked and has open for writing. Where all are taken it sleeps on all of them: when a place's
+holder leaves, or is killed, nobody writes to that FIFO any more, which the kernel tells its readers
+(POLLHUP), and one of them gets the lock. More than one place, so that who listens and is stopped,
+or slow, does not keep the others from hearing; and who sleeps looks for itself now and then.
 """
 
 from __future__ import annotations
@@ -46,47 +46,41 @@ class Turnstile:
     """
 
     def __init__(self, tasks: str, kind: Iterable[object]) -> None:
-        if not hasattr(select, "EPOLLEXCLUSIVE"):
-            raise OSError(errno.ENOSYS, "this system wakes all who wait for one file")
         directory = os.path.join(tasks, layout.WAITING)
         os.makedirs(directory, exist_ok=True)
         digest = hashlib.blake2b(repr(tuple(kind)).encode(), digest_size=8).hexdigest()
         self._paths = [os.path.join(directory, f"{digest}-{place}") for place in range(PLACES)]
         random.shuffle(self._paths)
-        self._reading = [-1] * PLACES  # one descriptor of each FIFO, as long as we wait
-        self._place = self._writing = -1  # which one is ours, and what says that we live
+        self._reading = [-1] * PLACES  # a descriptor of each FIFO, as long as we wait
+        self._writing = -1  # that of our place, if we have one
 
     def enter(self) -> bool:
-        """Take a place, if one is free; whether we have one."""
-        return self._place >= 0 or any(map(self._try, range(PLACES)))
+        """Take a place, if one is free; whether we have one.
+
+        Raises
+        ------
+        OSError
+            The FIFOs were cleared away, or the process has no descriptor left.
+        """
+        return self._writing >= 0 or any(map(self._try, range(PLACES)))
 
     def sleep(self, timeout_s: float) -> None:
         """Where there is no place: sleep until one may be free, or so many seconds are over."""
-        with select.epoll() as poll:
-            for descriptor in self._reading:
-                poll.register(descriptor, select.EPOLLIN | select.EPOLLEXCLUSIVE)
-            for descriptor, _ in poll.poll(timeout_s):
-                with contextlib.suppress(BlockingIOError):
-                    os.read(descriptor, 1)  # not to wake anybody else for it
+        poll = select.poll()
+        for descriptor in self._reading:
+            poll.register(descriptor, 0)  # POLLHUP is always told
+        poll.poll(timeout_s * 1000)
 
     def leave(self) -> None:
-        """Let somebody else have our place, or what we were woken for."""
-        try:
-            if self.enter():
-                fcntl.flock(self._reading[self._place], fcntl.LOCK_UN)
-                os.write(self._writing, b"\0")
-        except OSError:
-            pass  # it was cleared away, or is full of such bytes
-        finally:
-            for descriptor in (*self._reading, self._writing):
-                _close(descriptor)
-            self._reading = [-1] * PLACES
-            self._place = self._writing = -1
+        """Let somebody else have our place; never fails."""
+        for descriptor in (*self._reading, self._writing):
+            _close(descriptor)
+        self._reading, self._writing = [-1] * PLACES, -1
 
     def _try(self, place: int) -> bool:
         if self._reading[place] < 0:
             self._reading[place] = _open(self._paths[place], os.O_RDONLY)
-        # Before the flock: who is killed between the two would leave nothing that others hear of.
+        # Before the flock: the kernel tells of nobody who is killed without it.
         self._writing = _open(self._paths[place], os.O_WRONLY)
         try:
             fcntl.flock(self._reading[place], fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -94,7 +88,6 @@ class Turnstile:
             writing, self._writing = self._writing, -1
             _close(writing)
             return False
-        self._place = place
         return True
 
 
@@ -121,12 +114,10 @@ def _open(path: str, flags: int) -> int:
 def _close(descriptor: int) -> None:
     with no_fork:
         inode = _opened.pop(descriptor, None)
-        try:
+        with contextlib.suppress(OSError):  # it is closed all the same
             # A daemon closes whatever is open, and the number may be another file's.
             if inode is not None and os.fstat(descriptor).st_ino == inode:
                 os.close(descriptor)
-        except OSError:
-            pass  # it is closed all the same
 
 
 def _in_child() -> None:
