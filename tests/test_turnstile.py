@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -266,3 +267,23 @@ def test_what_is_cleared_away_under_those_who_wait_keeps_nobody_waiting(
     for task in tasks:
         pool.publish(task)
         assert team.said() == task
+
+
+def test_a_place_that_was_cleared_away_wakes_nobody_for_ever(
+    pool: TaskPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(turnstile, "PLACES", 1)
+    first, sleeper, last = (Turnstile(str(pool.tasks_dir), []) for _ in range(3))
+    assert first.enter()
+    assert not sleeper.enter()
+    (fifo,) = (pool.tasks_dir / "waiting").iterdir()
+    fifo.unlink()
+    assert last.enter()
+    first.leave()
+    assert not sleeper.enter()
+    poll = select.poll()
+    poll.register(sleeper._reading[0], 0)
+    assert poll.poll(0) == []
+    last.leave()
+    assert sleeper.enter()
+    sleeper.leave()

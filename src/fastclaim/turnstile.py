@@ -78,8 +78,10 @@ class Turnstile:
         self._reading, self._writing = [-1] * PLACES, -1
 
     def _try(self, place: int) -> bool:
-        if self._reading[place] < 0:
-            self._reading[place] = _open(self._paths[place], os.O_RDONLY)
+        # Anew each time: somebody may have cleared the FIFO away, and others made another.
+        before, self._reading[place] = self._reading[place], -1
+        _close(before)
+        self._reading[place] = _open(self._paths[place], os.O_RDONLY)
         # Before the flock: the kernel tells of nobody who is killed without it.
         self._writing = _open(self._paths[place], os.O_WRONLY)
         try:
