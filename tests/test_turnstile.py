@@ -29,10 +29,14 @@ class Team:
         self._reading, self._writing = os.pipe()
         self.members: list[int] = []
 
-    def join(self, *capabilities: str, wait_s: float | None = None) -> int:
-        """One more; returns when it waits."""
+    def join(
+        self, *capabilities: str, wait_s: float | None = None, holds: str | None = None
+    ) -> int:
+        """One more, which has claimed a task already or not; returns when it waits."""
         process_id = os.fork()
         if process_id == 0:
+            if holds is not None:
+                self._pool.claim(holds, "a")
             self._wait(capabilities, wait_s)
         self.members.append(process_id)
         until_s = time.monotonic() + LONG_S
@@ -166,6 +170,25 @@ def test_who_is_killed_leaves_its_place_to_a_sleeper(pool: TaskPool, team: Team)
         wait_until(lambda: len(team.listeners()) == PLACES)
     pool.publish("t")
     assert team.said() == "t"
+
+
+def test_what_those_who_listen_hold_goes_to_a_sleeper_when_all_are_killed(
+    pool: TaskPool, team: Team
+) -> None:
+    pool.publish("held")
+    team.join(holds="held")
+    for _ in range(PLACES):
+        team.join()
+    for listener in team.listeners():
+        os.kill(listener, signal.SIGSTOP)  # none of them looks after the other
+    for listener in team.listeners():
+        os.kill(listener, signal.SIGKILL)
+    assert team.said() == "held"
+
+
+def test_who_does_not_wait_makes_no_places(pool: TaskPool) -> None:
+    assert pool.claim_next("a") is None
+    assert not (pool.tasks_dir / "waiting").exists()
 
 
 def test_who_has_waited_long_enough_leaves_its_place_to_a_sleeper(

@@ -306,7 +306,7 @@ class Selection:
         """
         until_s = float("inf") if wait_s is None else time.monotonic() + wait_s
         looks_due = True
-        turnstile = None if at_claimed else self._turnstile(view)
+        turnstile = None if at_claimed or wait_s == 0.0 else self._turnstile(view)
         try:
             while True:
                 if not (looks_due and look_after_owners()):
@@ -347,7 +347,7 @@ class Selection:
             return None
 
     def _sleep(self, turnstile: Turnstile, view: View, left_s: float) -> bool:
-        """Leave listening to others until it is our turn; whether somebody may have died."""
+        """Leave it to others to listen until it is our turn; whether somebody may have died."""
         with self._lock:
             # Others need the instances more, but what takes long to read is not to be read anew.
             if not self._waiters and view.scan_took_s < _SHORT_SCAN_S:
@@ -359,7 +359,7 @@ class Selection:
         with self._lock:
             if self._changes.resume():
                 self._invalidate_all()
-        return self.is_look_due()
+        return True  # those who listened until now may be the dead
 
     def enlist(self, waiter: Waiter) -> float:
         """Wake this waiter when there may be something; returns for how many seconds to wait."""
