@@ -71,7 +71,7 @@ class Team:
     def sleeps(self, process_id: int) -> bool:
         """Whether it has found all places taken, and given its inotify instances back."""
         found = _descriptors(process_id, "/waiting/")
-        return len(found) == PLACES and not _descriptors(process_id, "inotify")
+        return len(found) == turnstile.PLACES and not _descriptors(process_id, "inotify")
 
     def listeners(self) -> list[int]:
         return [member for member in self.members if self.listens(member)]
@@ -172,17 +172,14 @@ def test_who_is_killed_leaves_its_place_to_a_sleeper(pool: TaskPool, team: Team)
     assert team.said() == "t"
 
 
-def test_what_those_who_listen_hold_goes_to_a_sleeper_when_all_are_killed(
-    pool: TaskPool, team: Team
+def test_what_the_last_who_listened_held_goes_to_a_sleeper_when_it_is_killed(
+    pool: TaskPool, team: Team, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(turnstile, "PLACES", 1)
     pool.publish("held")
-    team.join(holds="held")
-    for _ in range(PLACES):
-        team.join()
-    for listener in team.listeners():
-        os.kill(listener, signal.SIGSTOP)  # none of them looks after the other
-    for listener in team.listeners():
-        os.kill(listener, signal.SIGKILL)
+    listener = team.join(holds="held")
+    team.join()
+    os.kill(listener, signal.SIGKILL)
     assert team.said() == "held"
 
 
