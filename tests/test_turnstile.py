@@ -15,7 +15,7 @@ import pytest
 from fastclaim import TaskPool, selection, turnstile
 from fastclaim.turnstile import Turnstile
 
-from .agents import run
+from .agents import agent, run
 
 PLACES = 2
 LONG_S = 60.0
@@ -29,14 +29,10 @@ class Team:
         self._reading, self._writing = os.pipe()
         self.members: list[int] = []
 
-    def join(
-        self, *capabilities: str, wait_s: float | None = None, holds: str | None = None
-    ) -> int:
-        """One more, which has claimed a task already or not; returns when it waits."""
+    def join(self, *capabilities: str, wait_s: float | None = None) -> int:
+        """One more; returns when it waits."""
         process_id = os.fork()
         if process_id == 0:
-            if holds is not None:
-                self._pool.claim(holds, "a")
             self._wait(capabilities, wait_s)
         self.members.append(process_id)
         until_s = time.monotonic() + LONG_S
@@ -172,15 +168,18 @@ def test_who_is_killed_leaves_its_place_to_a_sleeper(pool: TaskPool, team: Team)
     assert team.said() == "t"
 
 
-def test_what_the_last_who_listened_held_goes_to_a_sleeper_when_it_is_killed(
+def test_a_death_that_nobody_heard_of_is_found_by_who_listens_next(
     pool: TaskPool, team: Team, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(turnstile, "PLACES", 1)
     pool.publish("held")
-    listener = team.join(holds="held")
-    team.join()
-    os.kill(listener, signal.SIGKILL)
-    assert team.said() == "held"
+    with agent(lambda: pool.claim("held", "b")) as holder:
+        listener = team.join()
+        team.join()
+        os.kill(listener, signal.SIGSTOP)
+        holder.kill()
+        os.kill(listener, signal.SIGKILL)
+        assert team.said() == "held"
 
 
 def test_who_does_not_wait_makes_no_places(pool: TaskPool) -> None:
