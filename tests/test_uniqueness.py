@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-import errno
-import os
+import multiprocessing
+import random
+import shutil
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -14,14 +17,6 @@ from fastclaim import TaskExists, TaskPool, publishing, uniqueness
 DURABILITIES = ["none", "data", "full"]
 
 Race = Callable[[Callable[[TaskPool], None]], None]
-
-
-@pytest.fixture(params=[False, True], ids=["changed lately", "settled"])
-def is_settled(request: pytest.FixtureRequest, pool: TaskPool) -> bool:
-    """Whether claimed/ was left alone for so long that its time tells of any change."""
-    if request.param:
-        os.utime(pool.claimed_dir, (1e9, 1e9))
-    return request.param
 
 
 @pytest.fixture
@@ -72,7 +67,6 @@ def everything(pool: TaskPool) -> list[str]:
     return sorted(path.name for directory in directories for path in directory.iterdir())
 
 
-@pytest.mark.usefixtures("is_settled")
 @pytest.mark.parametrize("publish", [one, many])
 @pytest.mark.parametrize(
     ("happen", "name"),
@@ -106,57 +100,77 @@ def test_it_can_be_ignored_and_the_rest_of_a_batch_is_published(
     assert everything(pool) == ["x_a.json", "y.json"]
 
 
-@pytest.mark.parametrize("is_settled", [True], indirect=True)
-@pytest.mark.usefixtures("is_settled")
-def test_no_second_look_where_nothing_was_claimed(
+@pytest.mark.parametrize("publish", [one, many])
+def test_who_publishes_what_must_be_new_waits_for_another_who_does(
+    pool: TaskPool, publish: Callable[[TaskPool, str], int]
+) -> None:
+    begun = threading.Event()
+
+    def publish_later() -> int:
+        begun.set()
+        return publish(pool, "error")
+
+    with ThreadPoolExecutor(1) as threads:
+        with uniqueness.alone(pool._directories):
+            published = threads.submit(publish_later)
+            begun.wait()
+            pool.publish("z", if_exists="replace")  # as the original does: it waits for nobody
+            assert everything(pool)[-1] == "z.json"
+            assert not {"x.json", "y.json"} & set(everything(pool))
+        assert published.result(60)
+    assert "x.json" in everything(pool)
+
+
+def test_a_publisher_that_was_stopped_in_the_middle_is_named(
     pool: TaskPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(uniqueness, "is_taken", lambda *_: pytest.fail("looked again"))
-    assert one(pool, "error")
-    assert many(pool, "ignore") == 1
+    monkeypatch.setattr(uniqueness, "_TIMEOUT_S", 0.01)
+    with uniqueness.alone(pool._directories):
+        for publish in (one, many):
+            with pytest.raises(TimeoutError, match="available"):
+                publish(pool, "ignore")
+    assert everything(pool) == []
 
 
-def test_a_second_look_that_fails_leaves_nothing(
-    pool: TaskPool, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("publish", [one, many])
+def test_a_directory_that_goes_under_a_publisher_is_made_anew(
+    pool: TaskPool, after_the_look: Race, publish: Callable[[TaskPool, str], int]
 ) -> None:
-    def fail(*_: object) -> bool:
-        raise OSError(errno.EIO, "the disk is broken", "claimed")
-
-    monkeypatch.setattr(uniqueness, "is_taken", fail)
-    for publish in (one, many):
-        with pytest.raises(OSError, match="broken"):
-            publish(pool, "ignore")
-        assert everything(pool) == []
+    after_the_look(lambda _: shutil.rmtree(pool.tasks_dir))
+    assert publish(pool, "error")
+    assert "x.json" in everything(pool)
 
 
-def test_another_publication_that_came_in_between_is_not_withdrawn_in_its_place(
-    pool: TaskPool, after_the_look: Race, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    after_the_look(publish_and_claim)
-    rename = os.rename
+def test_of_many_publishers_of_the_same_tasks_each_task_is_done_once(pool: TaskPool) -> None:
+    ids = [f"t{number}" for number in range(300)]
 
-    def replace_first(*paths: Any) -> None:
-        TaskPool(pool.base_dir).publish("x", "newer", if_exists="replace")
-        rename(*paths)
+    def publish() -> None:
+        for task_id in random.sample(ids, len(ids)):
+            pool.publish(task_id, if_exists="ignore")
 
-    monkeypatch.setattr(uniqueness.os, "rename", replace_first)
-    assert one(pool, "error")  # and replaced
-    monkeypatch.undo()
-    assert everything(pool) == ["x.json", "x_a.json"]
-    assert pool.claim("x", "b").task["description"] == "newer"
+    def publish_together() -> None:
+        for start in range(0, len(ids), 50):
+            tasks = [{"task_id": task_id} for task_id in ids[start : start + 50]]
+            pool.publish_many(tasks, if_exists="ignore")
 
+    def work() -> list[str]:
+        done: list[str] = []
+        while not published.is_set() or pool.counts()["available"]:
+            claim = pool.claim_next("a", order="any", wait=0.05)
+            if claim is not None:
+                claim.complete()
+                done.append(claim.task_id)
+        return done
 
-def test_what_an_original_has_claimed_in_between_stays_claimed(
-    pool: TaskPool, after_the_look: Race, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    after_the_look(publish_and_complete)
-    rename = os.rename
-
-    def claim_first(source: bytes, target: bytes) -> None:
-        # As an original does, which knows nothing of who holds the file.
-        rename(source, os.fsencode(pool.claimed_dir / "x_original.json"))
-        rename(source, target)
-
-    monkeypatch.setattr(uniqueness.os, "rename", claim_first)
-    assert one(pool, "error")
-    assert everything(pool) == ["x_complete.json", "x_original.json"]
+    published = threading.Event()
+    context = multiprocessing.get_context("fork")
+    publishers = [context.Process(target=target) for target in (publish, publish_together, publish)]
+    for publisher in publishers:
+        publisher.start()
+    with ThreadPoolExecutor(2) as threads:
+        done = [threads.submit(work) for _ in range(2)]
+        for publisher in publishers:
+            publisher.join()
+        published.set()
+    assert [publisher.exitcode for publisher in publishers] == [0, 0, 0]
+    assert sorted(done[0].result() + done[1].result()) == sorted(ids)

@@ -15,7 +15,7 @@ from .transition import core
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Set
     from typing import Any, Final
 
 # A reader that meets a stamp in mid-write sees half of it; the write takes under a microsecond.
@@ -122,16 +122,33 @@ def claims_by(pool: Directories, agent_id: object) -> Iterator[dict[str, Any]]:
 def is_known(pool: Directories, task_id: object) -> bool:
     """Whether a task of this id is in the pool, in whatever state."""
     # In the order in which tasks move on, so that none slips past.
-    return _is_there(pool.available_file(task_id)) or is_taken(pool, task_id)
+    return _is_there(pool.available_file(task_id)) or bool(taken_among(pool, {f"{task_id}"}))
 
 
-def is_taken(pool: Directories, task_id: object) -> bool:
-    """Whether a task of this id is in the pool, and not waiting."""
-    return (
-        any(True for _ in claims_of(pool, task_id))
-        or _is_there(pool.completed_file(task_id))
-        or _is_there(pool.failed_file(task_id))
-    )
+def taken_among(pool: Directories, task_ids: Set[str]) -> set[str]:
+    """Those of which a task is in the pool, and not waiting."""
+    # In the order in which tasks move on, so that none slips past.
+    taken = set()
+    for path in task_files(pool.claimed):
+        name = os.path.basename(path)
+        # "a_b_c.json" may be a claim of "a" or of "a_b".
+        ends = (at for at, character in enumerate(name) if character == "_")
+        if any(name[:end] in task_ids for end in ends):
+            taken |= _claimed_id(path, name, task_ids)
+    for task_id in task_ids - taken:
+        if _is_there(pool.completed_file(task_id)) or _is_there(pool.failed_file(task_id)):
+            taken.add(task_id)
+    return taken
+
+
+def _claimed_id(path: str, name: str, task_ids: Set[str]) -> set[str]:
+    try:
+        task = read_task(path)
+    except (FileNotFoundError, InvalidTask):
+        return set()
+    if "task_id" in task:
+        return {f"{task['task_id']}"} & task_ids
+    return {task_id for task_id in task_ids if name.startswith(f"{task_id}_")}
 
 
 def _is_there(path: bytes) -> bool:

@@ -802,7 +802,7 @@ class TaskPool:
                 },
                 "created_at": now_s,
             }
-            Publication(self._directories, task).write(None)
+            Publication(self._directories, task).write(must_be_new=False)
         except Exception as error:
             logger().error(
                 "Failed to publish task %s: %s", task_id, error, extra={"task_id": task_id}

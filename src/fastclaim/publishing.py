@@ -14,14 +14,15 @@ from . import exclusive, outcome
 from .directories import Directories
 from .document import ENFORCEMENT, MANAGED_FIELDS, dumps_payload, lay_out
 from .errors import InvalidTask, TaskExists
-from .listing import is_known, known_ids
+from .listing import is_known, known_ids, taken_among
 from .stamps import published_fields
 from .terms import terms_of
-from .uniqueness import Newcomers
+from .uniqueness import alone
 
 IF_EXISTS: Final = ("error", "replace", "ignore")
 # How often the directory may vanish between being made and being written to.
 _WRITE_TRIES: Final = 8
+_MOST_TOGETHER: Final = 128  # that many files are open at a time
 
 
 class Publication:
@@ -75,8 +76,8 @@ class Publication:
                 f"task {self.task_id!r} is not JSON-serialisable: {error}", self.task_id
             ) from error
 
-    def write(self, newcomers: Newcomers | None) -> bool:
-        """Publish it, over what stands there; if it must be new, False if the pool knows its id.
+    def write(self, must_be_new: bool) -> bool:
+        """Publish it, over what stands there; False if it must be new and the pool knows its id.
 
         Raises
         ------
@@ -84,7 +85,7 @@ class Publication:
             Nothing new is there.
         """
         for _ in range(_WRITE_TRIES):
-            came_to = self._try_over() if newcomers is None else self._try_new(newcomers)
+            came_to = self._try_new() if must_be_new else self._try_over()
             if came_to != outcome.LOST:
                 return came_to == outcome.DONE
             self._pool.make()
@@ -104,12 +105,15 @@ class Publication:
         )
         return came_to
 
-    def _try_new(self, newcomers: Newcomers) -> int:
+    def _try_new(self) -> int:
         came_to, prepared = self.prepare(self._pool.sync)
         if prepared is None:
             return came_to
         with prepared:
-            return self.publish_prepared(prepared, self._pool.sync, newcomers)
+            ((_, came_to),) = _publish_together(
+                self._pool, [(self, prepared)], self._pool.sync, must_be_new=True, stops=True
+            )
+        return came_to
 
     def prepare(self, sync: int) -> tuple[int, Any]:
         """Write it under no task's name: what a core's `prepare_new` returns."""
@@ -120,13 +124,39 @@ class Publication:
         )
         return found
 
-    def publish_prepared(self, prepared: Any, sync: int, newcomers: Newcomers | None) -> int:
-        """DONE, LOST, or COLLISION if it must be new and is not."""
-        came_to: int = prepared.publish((self._pool.available,), sync, newcomers is None)
-        if came_to != outcome.DONE or newcomers is None:
-            return came_to
-        is_new = newcomers.admit(self.task_id, self.target, prepared)
-        return outcome.DONE if is_new else outcome.COLLISION
+
+def _publish_together(
+    pool: Directories,
+    written: Sequence[tuple[Publication, Any]],
+    sync: int,
+    *,
+    must_be_new: bool,
+    stops: bool,
+) -> list[tuple[Publication, int]]:
+    """Give each its name: DONE, LOST, or COLLISION, after which come no more if it `stops`."""
+    came_to: list[tuple[Publication, int]] = []
+    with ExitStack() as stack:
+        taken: set[str] = set()
+        if must_be_new:
+            try:
+                stack.enter_context(alone(pool))
+            except FileNotFoundError:
+                return [(publication, outcome.LOST) for publication, _ in written]
+            taken = taken_among(pool, {f"{publication.task_id}" for publication, _ in written})
+        for publication, prepared in written:
+            if f"{publication.task_id}" in taken:
+                result = outcome.COLLISION
+            elif prepared is None:
+                result = outcome.LOST
+            else:
+                # The directory, with the names of all, is synced after the last.
+                level = sync if prepared is written[-1][1] else min(sync, outcome.SYNC_DATA)
+                with prepared:
+                    result = prepared.publish((pool.available,), level, not must_be_new)
+            came_to.append((publication, result))
+            if stops and result == outcome.COLLISION:
+                break
+    return came_to
 
 
 def publish(pool: Directories, task: Mapping[str, Any], if_exists: str) -> bool:
@@ -151,9 +181,9 @@ def publish(pool: Directories, task: Mapping[str, Any], if_exists: str) -> bool:
     check_if_exists(if_exists)
     publication = Publication.completable(pool, task)
     if if_exists == "replace":
-        return publication.write(None)
-    newcomers = Newcomers(pool)
-    if not is_known(pool, publication.task_id) and publication.write(newcomers):
+        return publication.write(must_be_new=False)
+    # What is known already need not be written first.
+    if not is_known(pool, publication.task_id) and publication.write(must_be_new=True):
         return True
     if if_exists == "error":
         raise TaskExists(f"task {publication.task_id!r} exists already", publication.task_id)
@@ -181,7 +211,6 @@ def publish_many(pool: Directories, tasks: Iterable[Mapping[str, Any]], if_exist
     """
     check_if_exists(if_exists)
     publications: dict[bytes, Publication] = {}
-    newcomers = None if if_exists == "replace" else Newcomers(pool)
     known = set() if if_exists == "replace" else known_ids(pool)
     for task in tasks:
         publication = Publication.completable(pool, task)
@@ -192,7 +221,7 @@ def publish_many(pool: Directories, tasks: Iterable[Mapping[str, Any]], if_exist
         elif if_exists == "error":
             raise TaskExists(f"task {publication.task_id!r} exists already", publication.task_id)
     published = 0
-    for publication, is_new in _written(pool, publications.values(), newcomers):
+    for publication, is_new in _written(pool, publications.values(), if_exists):
         if is_new:
             published += 1
         elif if_exists == "error":
@@ -201,43 +230,42 @@ def publish_many(pool: Directories, tasks: Iterable[Mapping[str, Any]], if_exist
 
 
 def _written(
-    pool: Directories, publications: Iterable[Publication], newcomers: Newcomers | None
+    pool: Directories, publications: Iterable[Publication], if_exists: str
 ) -> Iterator[tuple[Publication, bool]]:
     """Publish them, in their order; each with what `Publication.write` returns for it."""
-    if pool.sync < outcome.SYNC_DATA:
-        for publication in publications:
-            yield publication, publication.write(newcomers)
-        return
-    from . import batches  # who publishes one by one has no use for ctypes
-
+    must_be_new = if_exists != "replace"
     remaining = iter(publications)
-    while piece := list(islice(remaining, batches.MOST_TOGETHER)):
+    while piece := list(islice(remaining, _MOST_TOGETHER)):
         with ExitStack() as stack:
-            sync = outcome.SYNC_DATA
-            for publication, prepared in zip(piece, _prepared(pool, piece, stack), strict=True):
-                if publication is piece[-1]:
-                    sync = pool.sync  # the directory, with the names of all
-                came_to = outcome.LOST
-                if prepared is not None:
-                    with prepared:
-                        came_to = publication.publish_prepared(prepared, sync, newcomers)
-                if came_to == outcome.LOST:
-                    yield publication, publication.write(newcomers)
-                else:
-                    yield publication, came_to == outcome.DONE
-            if pool.sync >= outcome.SYNC_FULL and came_to == outcome.COLLISION:
-                batches.sync_directory(pool.available)
+            written = list(zip(piece, _prepared(pool, piece, stack), strict=True))
+            came_to = _publish_together(
+                pool, written, pool.sync, must_be_new=must_be_new, stops=if_exists == "error"
+            )
+            if pool.sync >= outcome.SYNC_FULL and came_to[-1][1] == outcome.COLLISION:
+                _sync_names(pool)
+        for publication, result in came_to:
+            if result == outcome.LOST:
+                yield publication, publication.write(must_be_new)
+            else:
+                yield publication, result == outcome.DONE
+
+
+def _sync_names(pool: Directories) -> None:
+    from .batches import sync_directory
+
+    sync_directory(pool.available)
 
 
 def _prepared(
     pool: Directories, publications: Sequence[Publication], stack: ExitStack
 ) -> list[Any]:
     """Their documents under no task's name yet, on disk by one flush; None: the directory went."""
-    from . import batches
-
     prepared = []
     for publication in publications:
         _, held = publication.prepare(outcome.SYNC_NONE)
         prepared.append(None if held is None else stack.enter_context(held))
-    batches.put_new_on_disk(pool, [held for held in prepared if held is not None])
+    if pool.sync >= outcome.SYNC_DATA:
+        from .batches import put_new_on_disk  # who syncs nothing has no use for ctypes
+
+        put_new_on_disk(pool, [held for held in prepared if held is not None])
     return prepared
