@@ -121,24 +121,25 @@ def claims_by(pool: Directories, agent_id: object) -> Iterator[dict[str, Any]]:
 
 def is_known(pool: Directories, task_id: object) -> bool:
     """Whether a task of this id is in the pool, in whatever state."""
-    # In the order in which tasks move on, so that none slips past.
-    return _is_there(pool.available_file(task_id)) or bool(taken_among(pool, {f"{task_id}"}))
+    return bool(known_among(pool, {f"{task_id}"}))
 
 
-def taken_among(pool: Directories, task_ids: Set[str]) -> set[str]:
-    """Those of which a task is in the pool, and not waiting."""
+def known_among(pool: Directories, task_ids: Set[str]) -> set[str]:
+    """Those of which a task is in the pool, in whatever state."""
     # In the order in which tasks move on, so that none slips past.
-    taken = set()
+    known = {task_id for task_id in task_ids if _is_there(pool.available_file(task_id))}
+    if known == task_ids:
+        return known
     for path in task_files(pool.claimed):
         name = os.path.basename(path)
         # "a_b_c.json" may be a claim of "a" or of "a_b".
         ends = (at for at, character in enumerate(name) if character == "_")
         if any(name[:end] in task_ids for end in ends):
-            taken |= _claimed_id(path, name, task_ids)
-    for task_id in task_ids - taken:
+            known |= _claimed_id(path, name, task_ids)
+    for task_id in task_ids - known:
         if _is_there(pool.completed_file(task_id)) or _is_there(pool.failed_file(task_id)):
-            taken.add(task_id)
-    return taken
+            known.add(task_id)
+    return known
 
 
 def _claimed_id(path: str, name: str, task_ids: Set[str]) -> set[str]:

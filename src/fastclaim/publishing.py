@@ -14,7 +14,7 @@ from . import exclusive, outcome
 from .directories import Directories
 from .document import ENFORCEMENT, MANAGED_FIELDS, dumps_payload, lay_out
 from .errors import InvalidTask, TaskExists
-from .listing import is_known, known_ids, taken_among
+from .listing import is_known, known_among, known_ids
 from .stamps import published_fields
 from .terms import terms_of
 from .uniqueness import alone
@@ -136,15 +136,15 @@ def _publish_together(
     """Give each its name: DONE, LOST, or COLLISION, after which come no more if it `stops`."""
     came_to: list[tuple[Publication, int]] = []
     with ExitStack() as stack:
-        taken: set[str] = set()
+        known: set[str] = set()
         if must_be_new:
             try:
                 stack.enter_context(alone(pool))
             except FileNotFoundError:
                 return [(publication, outcome.LOST) for publication, _ in written]
-            taken = taken_among(pool, {f"{publication.task_id}" for publication, _ in written})
+            known = known_among(pool, {f"{publication.task_id}" for publication, _ in written})
         for publication, prepared in written:
-            if f"{publication.task_id}" in taken:
+            if f"{publication.task_id}" in known:
                 result = outcome.COLLISION
             elif prepared is None:
                 result = outcome.LOST
