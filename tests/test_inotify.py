@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import resource
+import select
 import signal
 import sys
 import threading
@@ -180,3 +181,12 @@ def test_the_number_of_a_lost_instance_may_be_another_files(tmp_path: Path) -> N
         assert log.fileno() == lost.fileno()
         lost.close()
         assert os.fstat(log.fileno()).st_size == 0
+
+
+def test_the_number_of_a_lost_instance_may_be_an_event_loops() -> None:
+    lost = Inotify()
+    os.close(lost.fileno())
+    with select.epoll() as poll:
+        assert poll.fileno() == lost.fileno()
+        lost.close()
+        assert poll.poll(0) == []

@@ -102,7 +102,6 @@ def _locks(process_id: int, descriptor: str) -> str:
 def team(pool: TaskPool, monkeypatch: pytest.MonkeyPatch) -> Iterator[Team]:
     monkeypatch.setattr(turnstile, "PLACES", PLACES)
     monkeypatch.setattr(selection, "_SLOW_LOOK_S", 1e6)  # nothing but a wake wakes
-    monkeypatch.setattr(selection, "_SHORT_SCAN_S", 1e6)
     team = Team(pool)
     yield team
     team.end()

@@ -32,7 +32,7 @@ def after_the_look(pool: TaskPool, monkeypatch: pytest.MonkeyPatch) -> Race:
 
             return look_and_let_happen
 
-        for name in ("is_known", "known_ids"):
+        for name in ("is_seen_at_once", "known_ids"):
             monkeypatch.setattr(publishing, name, look_first(getattr(publishing, name)))
 
     return race

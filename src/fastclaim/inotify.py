@@ -139,8 +139,9 @@ class Inotify:
         descriptor, self._fd = self._fd, -1
         if descriptor >= 0:
             with contextlib.suppress(OSError):  # it is closed all the same
-                # The number may be another file's by now.
+                # The number may be another file's by now, and an event loop's epoll has our inode.
                 if os.path.samestat(os.fstat(descriptor), self._opened):
+                    fcntl.ioctl(descriptor, termios.FIONREAD, bytearray(4))
                     os.close(descriptor)
 
     def __enter__(self) -> Self:

@@ -119,9 +119,13 @@ def claims_by(pool: Directories, agent_id: object) -> Iterator[dict[str, Any]]:
                 yield task
 
 
-def is_known(pool: Directories, task_id: object) -> bool:
-    """Whether a task of this id is in the pool, in whatever state."""
-    return bool(known_among(pool, {f"{task_id}"}))
+def is_seen_at_once(pool: Directories, task_id: object) -> bool:
+    """Whether a task of this id waits or has ended; a claim of it would have to be looked for."""
+    return (
+        _is_there(pool.available_file(task_id))
+        or _is_there(pool.completed_file(task_id))
+        or _is_there(pool.failed_file(task_id))
+    )
 
 
 def known_among(pool: Directories, task_ids: Set[str]) -> set[str]:

@@ -14,7 +14,7 @@ from . import exclusive, outcome
 from .directories import Directories
 from .document import ENFORCEMENT, MANAGED_FIELDS, dumps_payload, lay_out
 from .errors import InvalidTask, TaskExists
-from .listing import is_known, known_among, known_ids
+from .listing import is_seen_at_once, known_among, known_ids
 from .stamps import published_fields
 from .terms import terms_of
 from .uniqueness import alone
@@ -183,7 +183,8 @@ def publish(pool: Directories, task: Mapping[str, Any], if_exists: str) -> bool:
     if if_exists == "replace":
         return publication.write(must_be_new=False)
     # What is known already need not be written first.
-    if not is_known(pool, publication.task_id) and publication.write(must_be_new=True):
+    seen = is_seen_at_once(pool, publication.task_id)
+    if not seen and publication.write(must_be_new=True):
         return True
     if if_exists == "error":
         raise TaskExists(f"task {publication.task_id!r} exists already", publication.task_id)

@@ -38,12 +38,13 @@ if TYPE_CHECKING:
 # What the views of one process may take together; a view of a million names has some 40 MiB.
 _BUDGET_BYTES: Final = 48 * 1024 * 1024
 _MOST_VIEWS: Final = 8
+# So many are read anew in a millisecond or two.
+_FEW_NAMES: Final = 250
 # How often to look by ourselves: for what the kernel does not tell (another host's changes), and
 # where it tells nothing.
 _SLOW_LOOK_S: Final = 30.0
 _BLIND_LOOK_S: Final = 0.1
 _BLIND_OWNERS_S: Final = 1.0
-_SHORT_SCAN_S: Final = 2e-3
 # ... but for no more than this share of the time.
 _LOOKING_SHARE: Final = 0.05
 # The kernel tells that an owner's file was closed a moment before it drops the flock.
@@ -86,7 +87,8 @@ class Selection:
         self._views: dict[tuple[str, Capabilities], View] = {}
         self._waiters: list[Waiter] = []
         self._leader: Waiter | None = None
-        self._is_queueing = False
+        # The turnstile that one of this process's threads is at.
+        self._queueing: Callable[[], Turnstile | None] = lambda: None
         self._owner_looks_s: list[float] = []
         self._looked_at_s = time.monotonic()
         self._paused_until_s = 0.0  # since the epoch
@@ -324,7 +326,6 @@ class Selection:
         finally:
             if turnstile is not None:
                 turnstile.leave()
-                self._is_queueing = False
             self._hand_over()
 
     def _turnstile(self, view: View) -> Turnstile | None:
@@ -332,25 +333,25 @@ class Selection:
 
         One of its threads does; the others wait as if there were no other process.
         """
-        with self._lock:
-            if self._is_queueing or self._waiters or not self._asks_kernel:
-                return None
-            self._is_queueing = True
+        import weakref
+
         from .turnstile import Turnstile
 
-        try:
-            return Turnstile(self._pool.tasks_path, view.kind)
-        except BaseException as error:
-            self._is_queueing = False
-            if not isinstance(error, OSError):
-                raise
-            return None
+        with self._lock:
+            if self._queueing() is not None or self._waiters or not self._asks_kernel:
+                return None
+            try:
+                turnstile = Turnstile(self._pool.tasks_path, view.kind)
+            except OSError:
+                return None
+            self._queueing = weakref.ref(turnstile)
+        return turnstile
 
     def _sleep(self, turnstile: Turnstile, view: View, left_s: float) -> bool:
         """Leave it to others to listen until it is our turn; whether somebody may have died."""
         with self._lock:
             # Others need the instances more, but what takes long to read is not to be read anew.
-            if not self._waiters and view.scan_took_s < _SHORT_SCAN_S:
+            if not self._waiters and view.names_read < _FEW_NAMES:
                 self._changes.release()
                 self._pool.deaths().release()
         turnstile.sleep(min(left_s, _SLOW_LOOK_S))
@@ -383,8 +384,10 @@ class Selection:
             if waiter in self._waiters:
                 self._waiters.remove(waiter)
             if self._leader is waiter:
-                self._refresh()
-                self._leader = None
+                try:
+                    self._refresh()
+                finally:
+                    self._leader = None
             if was_interrupted and waiter.is_awake:
                 self._wake_for(1)  # what it was woken for is still to be had
 
@@ -418,6 +421,7 @@ class Selection:
         gate = allocate_lock()
         gate.acquire()
         waiter = Waiter(view, gate.release, at_claimed=at_claimed, can_lead=True)
+        was_interrupted = True
         try:
             pause_s = min(self.enlist(waiter), left_s)
             if pause_s <= 0:
@@ -426,10 +430,13 @@ class Selection:
                 self._changes.wait(pause_s)
             else:
                 gate.acquire(timeout=pause_s)
-        except BaseException:
-            self.dismiss(waiter, was_interrupted=True)
-            raise
-        self.dismiss(waiter)
+            was_interrupted = False
+        finally:
+            try:
+                self.dismiss(waiter, was_interrupted=was_interrupted)
+            except BaseException:
+                self.dismiss(waiter, was_interrupted=True)  # again: it was interrupted itself
+                raise
 
     def _hand_over(self) -> None:
         """Who stops waiting leaves somebody else to listen."""

@@ -18,6 +18,7 @@ import os
 import random
 import select
 import stat
+import weakref
 from collections.abc import Iterable
 from typing import Final
 
@@ -51,8 +52,8 @@ class Turnstile:
         digest = hashlib.blake2b(repr(tuple(kind)).encode(), digest_size=8).hexdigest()
         self._paths = [os.path.join(directory, f"{digest}-{place}") for place in range(PLACES)]
         random.shuffle(self._paths)
-        self._reading = [-1] * PLACES  # a descriptor of each FIFO, as long as we wait
-        self._writing = -1  # that of our place, if we have one
+        self._reading: list[_End | None] = [None] * PLACES  # of each FIFO, as long as we wait
+        self._writing: _End | None = None  # of our place, if we have one
 
     def enter(self) -> bool:
         """Take a place, if one is free; whether we have one.
@@ -62,69 +63,81 @@ class Turnstile:
         OSError
             The FIFOs were cleared away, or the process has no descriptor left.
         """
-        return self._writing >= 0 or any(map(self._try, range(PLACES)))
+        return self._writing is not None or any(map(self._try, range(PLACES)))
 
     def sleep(self, timeout_s: float) -> None:
         """Where there is no place: sleep until one may be free, or so many seconds are over."""
         poll = select.poll()
-        for descriptor in self._reading:
-            poll.register(descriptor, 0)  # POLLHUP is always told
+        for end in self._reading:
+            if end is not None:
+                poll.register(end, 0)  # POLLHUP is always told
         poll.poll(timeout_s * 1000)
 
     def leave(self) -> None:
-        """Let somebody else have our place; never fails."""
-        for descriptor in (*self._reading, self._writing):
-            _close(descriptor)
-        self._reading, self._writing = [-1] * PLACES, -1
+        """Let somebody else have our place."""
+        self._reading, self._writing = [None] * PLACES, None
 
     def _try(self, place: int) -> bool:
         # Anew each time: somebody may have cleared the FIFO away, and others made another.
-        before, self._reading[place] = self._reading[place], -1
-        _close(before)
-        self._reading[place] = _open(self._paths[place], os.O_RDONLY)
+        self._reading[place] = reading = _End(self._paths[place], os.O_RDONLY)
         # Before the flock: the kernel tells of nobody who is killed without it.
-        self._writing = _open(self._paths[place], os.O_WRONLY)
+        writing = _End(self._paths[place], os.O_WRONLY)
         try:
-            fcntl.flock(self._reading[place], fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(reading, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            writing, self._writing = self._writing, -1
-            _close(writing)
             return False
+        self._writing = writing
         return True
 
 
-# A child that is forked would keep a dead parent's place: it closes what is here, number and inode.
-_opened: dict[int, int] = {}
+class _End:
+    """An open end of a FIFO, closed when nobody has it any more: an interrupt leaves none open."""
+
+    __slots__ = ("__weakref__", "_opened", "descriptor")
+
+    def __init__(self, path: str, flags: int) -> None:
+        self._opened: os.stat_result | None = None
+        self.descriptor = -1
+        with no_fork:
+            self.descriptor = _open(path, flags)
+            _all.add(self)
+        self._opened = os.fstat(self.descriptor)
+        if not stat.S_ISFIFO(self._opened.st_mode):
+            raise OSError(errno.EINVAL, "is no FIFO", path)
+
+    def fileno(self) -> int:
+        """The descriptor."""
+        return self.descriptor
+
+    def close(self) -> None:
+        """Again: nothing."""
+        with contextlib.suppress(OSError):  # it is closed all the same
+            # A daemon closes whatever is open, and the number may be another file's.
+            if self.descriptor >= 0 and (
+                self._opened is None or os.path.samestat(os.fstat(self.descriptor), self._opened)
+            ):
+                os.close(self.descriptor)
+        self.descriptor = -1
+
+    __del__ = close
+
+
+# A child that is forked would keep a dead parent's place.
+_all: weakref.WeakSet[_End] = weakref.WeakSet()
 
 
 def _open(path: str, flags: int) -> int:
-    with no_fork:
-        try:
-            descriptor = os.open(path, flags | _FLAGS)
-        except FileNotFoundError:
-            with contextlib.suppress(FileExistsError):
-                os.mkfifo(path)
-            descriptor = os.open(path, flags | _FLAGS)
-        status = os.fstat(descriptor)
-        _opened[descriptor] = status.st_ino
-    if not stat.S_ISFIFO(status.st_mode):
-        _close(descriptor)
-        raise OSError(errno.EINVAL, "is no FIFO", path)
-    return descriptor
-
-
-def _close(descriptor: int) -> None:
-    with no_fork:
-        inode = _opened.pop(descriptor, None)
-        with contextlib.suppress(OSError):  # it is closed all the same
-            # A daemon closes whatever is open, and the number may be another file's.
-            if inode is not None and os.fstat(descriptor).st_ino == inode:
-                os.close(descriptor)
+    try:
+        return os.open(path, flags | _FLAGS)
+    except FileNotFoundError:
+        with contextlib.suppress(FileExistsError):
+            os.mkfifo(path)
+        return os.open(path, flags | _FLAGS)
 
 
 def _in_child() -> None:
-    for descriptor in list(_opened):
-        _close(descriptor)
+    for end in list(_all):
+        end.close()
 
 
 os.register_at_fork(after_in_child=_in_child)

@@ -38,19 +38,33 @@ def alone(pool: Directories) -> Iterator[None]:
         Another publisher has been stopped in the middle.
     """
     path = os.fsdecode(pool.available)
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    directory = _Directory(path)
     try:
-        if not any(_flock(descriptor) for _ in turns(_TIMEOUT_S)):
+        if not any(_flock(directory.descriptor) for _ in turns(_TIMEOUT_S)):
             raise TimeoutError(
                 errno.ETIMEDOUT, "a publisher that has its flock does not go on", path
             )
         yield
     finally:
+        directory.let_go()
+
+
+class _Directory:
+    """An open directory, closed when nobody has it any more: an interrupt leaves no flock."""
+
+    def __init__(self, path: str) -> None:
+        self.descriptor = -1  # for __del__, if the next line fails
+        self.descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+    def let_go(self) -> None:
+        """Unlock it first: a child forked meanwhile has a copy, and the flock with it."""
         with contextlib.suppress(OSError):
-            # First: a child forked meanwhile has a copy, and the flock with it.
-            fcntl.flock(descriptor, fcntl.LOCK_UN)
-        with contextlib.suppress(OSError):
-            os.close(descriptor)
+            fcntl.flock(self.descriptor, fcntl.LOCK_UN)
+
+    def __del__(self) -> None:
+        if self.descriptor >= 0:
+            with contextlib.suppress(OSError):  # it is closed all the same
+                os.close(self.descriptor)
 
 
 def _flock(descriptor: int) -> bool:

@@ -52,8 +52,8 @@ class View(ABC):
     is_eager = True  # whether it must know of all tasks before it can say which is next
 
     def __init__(self, pool: Directories, changes: Changes, capabilities: Capabilities) -> None:
-        # What those who look for the same tasks have in common.
-        self.kind = sorted({f"{name}" for name in capabilities})
+        # What those who find the same tasks have in common.
+        self.kind = (os.geteuid(), os.getegid(), sorted({f"{name}" for name in capabilities}))
         self._pool = pool
         self._changes = changes
         self._capabilities = capabilities
@@ -74,6 +74,7 @@ class View(ABC):
         self._scan: _Scan | None = _Scan(self._prefix)
         self.scanned_at_s = time.monotonic()
         self.scan_took_s = 0.0
+        self.names_read = 0
 
     def invalidate(self) -> None:
         """Rescan at the next occasion: something may have been left half done."""
@@ -161,6 +162,7 @@ class View(ABC):
         if self._scan is None:
             return []
         names = self._scan.piece()
+        self.names_read += len(names)
         if not names:
             self._scan = None
             self.scan_took_s = time.monotonic() - self.scanned_at_s
