@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import ExitStack
 from itertools import islice
 from typing import Any, Final
@@ -17,7 +17,7 @@ from .errors import InvalidTask, TaskExists
 from .listing import is_seen_at_once, known_among, known_ids
 from .stamps import published_fields
 from .terms import terms_of
-from .uniqueness import alone
+from .uniqueness import Alone
 
 IF_EXISTS: Final = ("error", "replace", "ignore")
 # How often the directory may vanish between being made and being written to.
@@ -134,28 +134,40 @@ def _publish_together(
     stops: bool,
 ) -> list[tuple[Publication, int]]:
     """Give each its name: DONE, LOST, or COLLISION, after which come no more if it `stops`."""
+    if not must_be_new:
+        return _give_names(pool, written, set(), sync, replace=True, stops=stops)
+    try:
+        alone = Alone(pool)
+    except FileNotFoundError:
+        return [(publication, outcome.LOST) for publication, _ in written]
+    with alone:
+        known = known_among(pool, {f"{publication.task_id}" for publication, _ in written})
+        return _give_names(pool, written, known, sync, replace=False, stops=stops)
+
+
+def _give_names(
+    pool: Directories,
+    written: Sequence[tuple[Publication, Any]],
+    known: Set[str],
+    sync: int,
+    *,
+    replace: bool,
+    stops: bool,
+) -> list[tuple[Publication, int]]:
     came_to: list[tuple[Publication, int]] = []
-    with ExitStack() as stack:
-        known: set[str] = set()
-        if must_be_new:
-            try:
-                stack.enter_context(alone(pool))
-            except FileNotFoundError:
-                return [(publication, outcome.LOST) for publication, _ in written]
-            known = known_among(pool, {f"{publication.task_id}" for publication, _ in written})
-        for publication, prepared in written:
-            if f"{publication.task_id}" in known:
-                result = outcome.COLLISION
-            elif prepared is None:
-                result = outcome.LOST
-            else:
-                # The directory, with the names of all, is synced after the last.
-                level = sync if prepared is written[-1][1] else min(sync, outcome.SYNC_DATA)
-                with prepared:
-                    result = prepared.publish((pool.available,), level, not must_be_new)
-            came_to.append((publication, result))
-            if stops and result == outcome.COLLISION:
-                break
+    for publication, prepared in written:
+        if f"{publication.task_id}" in known:
+            result = outcome.COLLISION
+        elif prepared is None:
+            result = outcome.LOST
+        else:
+            # The directory, with the names of all, is synced after the last.
+            level = sync if prepared is written[-1][1] else min(sync, outcome.SYNC_DATA)
+            with prepared:
+                result = prepared.publish((pool.available,), level, replace)
+        came_to.append((publication, result))
+        if stops and result == outcome.COLLISION:
+            break
     return came_to
 
 

@@ -19,57 +19,55 @@ from .waiting import turns
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from typing import Final
 
 # A publisher needs it for microseconds, unless it was stopped just then.
 _TIMEOUT_S: Final = 5.0
 
 
-@contextlib.contextmanager
-def alone(pool: Directories) -> Iterator[None]:
-    """Keep out others who publish what must be new.
+class Alone:
+    """Keeps out others who publish what must be new, as a context manager.
 
     Raises
     ------
     FileNotFoundError
         The directory has gone.
     TimeoutError
-        Another publisher has been stopped in the middle.
+        Another publisher was stopped in the middle.
     """
-    path = os.fsdecode(pool.available)
-    directory = _Directory(path)
-    try:
-        if not any(_flock(directory.descriptor) for _ in turns(_TIMEOUT_S)):
+
+    def __init__(self, pool: Directories) -> None:
+        self._path = os.fsdecode(pool.available)
+        self._descriptor = -1  # for __del__, if the next line fails
+        self._descriptor = os.open(self._path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+    def __enter__(self) -> None:
+        if not any(self._flock() for _ in turns(_TIMEOUT_S)):
             raise TimeoutError(
-                errno.ETIMEDOUT, "a publisher that has its flock does not go on", path
+                errno.ETIMEDOUT, "a publisher that has its flock does not go on", self._path
             )
-        yield
-    finally:
-        directory.let_go()
 
+    def _flock(self) -> bool:
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
 
-class _Directory:
-    """An open directory, closed when nobody has it any more: an interrupt leaves no flock."""
+    def __exit__(self, *_: object) -> None:
+        try:
+            self._close()
+        except BaseException:
+            self._close()  # again: it was interrupted in the middle
+            raise
 
-    def __init__(self, path: str) -> None:
-        self.descriptor = -1  # for __del__, if the next line fails
-        self.descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-
-    def let_go(self) -> None:
-        """Unlock it first: a child forked meanwhile has a copy, and the flock with it."""
-        with contextlib.suppress(OSError):
-            fcntl.flock(self.descriptor, fcntl.LOCK_UN)
-
-    def __del__(self) -> None:
-        if self.descriptor >= 0:
+    def _close(self) -> None:
+        if self._descriptor >= 0:
+            with contextlib.suppress(OSError):
+                # First: a child forked meanwhile has a copy, and the flock with it.
+                fcntl.flock(self._descriptor, fcntl.LOCK_UN)
             with contextlib.suppress(OSError):  # it is closed all the same
-                os.close(self.descriptor)
+                os.close(self._descriptor)
+            self._descriptor = -1
 
-
-def _flock(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+    __del__ = _close
