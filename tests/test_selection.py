@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -24,6 +25,7 @@ from fastclaim.inotify import Inotify
 from fastclaim.tasks_directory import TasksDirectory
 
 from .agents import agent
+from .test_transition import flocked
 
 ORDERS = ["priority", "oldest", "any"]
 
@@ -646,3 +648,32 @@ def test_what_is_somebody_elses_to_read_is_passed_over(core: ModuleType, order: 
             assert other.said == "['ours']"
     finally:
         shutil.rmtree(base)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_a_task_that_somebody_only_looks_at_is_not_taken_for_gone(
+    pool: TaskPool, monkeypatch: pytest.MonkeyPatch, order: str
+) -> None:
+    pool.publish("x")
+    with contextlib.ExitStack() as looking:
+        looking.enter_context(flocked(pool.available_dir / "x.json"))
+        sleep = time.sleep
+
+        def let_go_and_sleep(pause_s: float) -> None:
+            looking.close()
+            sleep(pause_s)
+
+        monkeypatch.setattr(time, "sleep", let_go_and_sleep)
+        claim = pool.claim_next("a", order=order)
+    assert claim is not None
+    assert claim.task_id == "x"
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_who_does_not_wait_is_not_kept_by_who_holds_a_task_for_long(
+    pool: TaskPool, order: str
+) -> None:
+    pool.publish("x")
+    with flocked(pool.available_dir / "x.json"):
+        assert pool.claim_next("a", order=order) is None
+    assert pool.claim_next("a", order=order, wait=60) is not None

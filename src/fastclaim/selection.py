@@ -25,7 +25,7 @@ from .errors import (
     TaskNotAvailable,
 )
 from .matching import ANY, ORDERS, Capabilities
-from .views import AnyView, OrderedView, View
+from .views import BUSY_S, AnyView, OrderedView, View
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -126,6 +126,16 @@ class Selection:
 
     def claim_one(self, view: View, attempt: Attempt) -> Claim | None:
         """Claim the first of a view's tasks that can be claimed; None if there is none."""
+        claim, was_busy = self._claim_first(view, attempt)
+        if claim is None and was_busy:
+            # Whoever looks whether a task is for him holds it for microseconds.
+            time.sleep(BUSY_S)
+            claim, _ = self._claim_first(view, attempt)
+        return claim
+
+    def _claim_first(self, view: View, attempt: Attempt) -> tuple[Claim | None, bool]:
+        """The claim, or None, and whether others were in the middle of a transition of a task."""
+        was_busy = False
         started_s = time.monotonic()
         while (name := self._take(view, started_s)) is not None:
             try:
@@ -133,6 +143,7 @@ class Selection:
                 if came_to == outcome.UNJUDGED:
                     continue  # not for this agent, or not yet
                 if came_to == outcome.BUSY:
+                    was_busy = True
                     with self._lock:
                         view.busy(name)
                     continue
@@ -143,12 +154,13 @@ class Selection:
                     continue  # not waiting, though it stands there; `why` says so
                 with self._lock:
                     if not isinstance(error, PoolPaused):
+                        was_busy = True
                         view.busy(name)
                         continue
                     view.tell([name])  # the next to try, once the pause is over
                     if not self._changes.follow(TASKS):
                         self._paused_until_s = error.until
-                        return None
+                        return None, was_busy
             except (InvalidTask, InvalidName, NameCollision):
                 pass  # not claimable as it stands; `why` says why
             except BaseException:
@@ -158,10 +170,10 @@ class Selection:
             else:
                 if claim is not None:
                     view.hit()
-                    return claim
+                    return claim, was_busy
                 with self._lock:
                     view.missed()
-        return None
+        return None, was_busy
 
     def _try(self, view: View, name: str, attempt: Attempt) -> tuple[int, Claim | None]:
         """Claim it; it is read and judged before only if the claim itself cannot tell."""

@@ -43,7 +43,7 @@ _MOST_PARKED: Final = 100_000
 _MOST_FRESH: Final = 100_000
 _MOST_SKIPPED_BITS: Final = 8
 # How long to leave alone a task that somebody is in the middle of a transition of.
-_BUSY_S: Final = 2e-3
+BUSY_S: Final = 2e-3
 
 
 class View(ABC):
@@ -119,7 +119,7 @@ class View(ABC):
 
     def busy(self, name: str) -> None:
         """Somebody is in the middle of a transition of this task."""
-        self.park_until(name, time.time() + _BUSY_S)
+        self.park_until(name, time.time() + BUSY_S)
 
     def missed(self) -> None:
         """Somebody else was faster."""
