@@ -55,6 +55,7 @@ class Team:
         """What the next of them says: the task that it has, or why it has none."""
         said = b""
         while not said.endswith(b"\n"):
+            assert select.select([self._reading], [], [], LONG_S)[0], "nobody says anything"
             said += os.read(self._reading, 1)
         return said.decode().strip()
 

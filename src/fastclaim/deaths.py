@@ -55,6 +55,11 @@ class Deaths:
         with no_fork:
             return self._may_have_come(tasks)
 
+    @property
+    def owes_look(self) -> bool:
+        """Whether it listens, and has not always: `may_have_come` will say so."""
+        return self._owes_look and self._inotify is not None
+
     def release(self) -> None:
         """Give the inotify instance back; the next answer is "maybe"."""
         with no_fork:

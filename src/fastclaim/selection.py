@@ -372,7 +372,7 @@ class Selection:
         with self._lock:
             if self._changes.resume():
                 self._invalidate_all()
-        return True  # those who listened until now may be the dead
+        return self.is_look_due()
 
     def enlist(self, waiter: Waiter) -> float:
         """Wake this waiter when there may be something; returns for how many seconds to wait."""
@@ -405,7 +405,8 @@ class Selection:
 
     def is_look_due(self) -> bool:
         """Whether the one who asks should look after dead owners, and after the watch itself."""
-        is_lease_over = self._pool.deaths().lease_ends_in_s() <= 0
+        deaths = self._pool.deaths()
+        is_lease_over = deaths.lease_ends_in_s() <= 0
         now_s = time.monotonic()
         with self._lock:
             every_s = _BLIND_OWNERS_S if self._changes.blind else _SLOW_LOOK_S
@@ -416,7 +417,7 @@ class Selection:
                 self._looked_at_s = now_s
                 if not self._changes.check():
                     self._invalidate_all()
-        return is_slow_look or is_lease_over or bool(due)
+        return is_slow_look or is_lease_over or bool(due) or deaths.owes_look
 
     def _pause_s(self, view: View, looks: bool) -> float:
         paused_s = self._paused_until_s - time.time()
