@@ -52,6 +52,9 @@ class Alone:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
+        except OSError as error:
+            error.filename = self._path
+            raise
         return True
 
     def __exit__(self, *_: object) -> None:
