@@ -54,8 +54,10 @@ class Team:
     def said(self) -> str:
         """What the next of them says: the task that it has, or why it has none."""
         said = b""
+        poll = select.poll()  # there may be more files than select(2) knows
+        poll.register(self._reading, select.POLLIN)
         while not said.endswith(b"\n"):
-            assert select.select([self._reading], [], [], LONG_S)[0], "nobody says anything"
+            assert poll.poll(LONG_S * 1000), "nobody says anything"
             said += os.read(self._reading, 1)
         return said.decode().strip()
 

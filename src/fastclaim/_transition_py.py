@@ -131,7 +131,7 @@ def _rename_with(at: int, source: bytes, target: bytes, flags: int) -> None:
         raise OSError(number, os.strerror(number), source)
 
 
-def rename_new(at: int, source: bytes, target: bytes) -> None:
+def _rename_new(at: int, source: bytes, target: bytes) -> None:
     """Rename, but FileExistsError if `target` is there."""
     try:
         _rename_with(at, source, target, _RENAME_NOREPLACE)
@@ -150,7 +150,7 @@ def _rename(at: int, source: bytes, target: bytes, replace: bool) -> int:
         if replace:
             os.rename(source, target, src_dir_fd=at, dst_dir_fd=at)
         else:
-            rename_new(at, source, target)
+            _rename_new(at, source, target)
     except FileNotFoundError:
         return LOST
     except FileExistsError:
@@ -569,7 +569,7 @@ class Held:
         """Undo the move of the inode that the descriptor `finished` has open."""
         with contextlib.suppress(OSError):
             if _same_inode(self._found(target), os.fstat(finished)):
-                rename_new(self._at, self._name(target), self._name(self.path))
+                _rename_new(self._at, self._name(target), self._name(self.path))
 
     def _undo_publish(self, target: bytes, exchanged: bool) -> None:
         with contextlib.suppress(OSError):
@@ -586,7 +586,7 @@ class Held:
         """Undo the move without writing a byte; what stands in our place by now, stays."""
         with contextlib.suppress(OSError):
             if _same_inode(self._found(claimed), self._status):
-                rename_new(self._at, self._name(claimed), self._name(self.path))
+                _rename_new(self._at, self._name(claimed), self._name(self.path))
 
 
 def hold(tasks: TasksDirectory, path: bytes, lock: bytes | None) -> tuple[int, Held | None]:

@@ -451,12 +451,12 @@ def _is_temporary(path: bytes) -> bool:
 
 def put_back(taken: bytes, path: bytes) -> None:
     """Let a file that was taken aside be `path` again, unless another is there by now."""
-    from ._transition_py import rename_new  # whichever core is in use; few ever come here
+    from ._transition_py import _rename_new  # whichever core is in use; few ever come here
     from .tasks_directory import AT_FDCWD
 
     with contextlib.suppress(FileNotFoundError):  # somebody else has put it back
         try:
-            rename_new(AT_FDCWD, taken, path)  # no link: those who wait hear of renames
+            _rename_new(AT_FDCWD, taken, path)  # no link: those who wait hear of renames
         except FileExistsError:
             os.unlink(taken)
 
