@@ -68,7 +68,8 @@ def cost_of(agents: int, who: str, directory: str) -> Cost:
     with tempfile.TemporaryDirectory(dir=directory) as base:
         pool = TaskPool(base, durability="none")
         with fleet(base, agents, who) as members:
-            before_s, _ = processor_s(members), time.sleep(IDLE_S)
+            before_s = processor_s(members)
+            time.sleep(IDLE_S)
             idle_s = processor_s(members) - before_s
             before_s = processor_s(members)
             waits_ms = [claimed_after_ms(pool, f"t{number}") for number in range(TASKS)]

@@ -37,7 +37,7 @@ class Deaths:
         self._watched: os.stat_result | None = None
         self._watched_in: os.stat_result | None = None  # the `tasks/` that it stands in
         self._heard_at_s = float("-inf")
-        self._owes_look = False  # it did not listen for a while, and nobody was told
+        self._owes_look = False  # it has not always listened, and nobody was told so
         self._lease_look_s = math.inf  # when to look for leases that have ended, since the epoch
 
     def may_have_come(self, tasks: os.stat_result | None = None) -> bool:
@@ -66,20 +66,17 @@ class Deaths:
             if self._inotify is not None:
                 self._inotify.close()
                 self._inotify = None
-                self._owes_look = True
 
     def lease_ends_in_s(self) -> float:
         """Seconds until a lease may have ended; infinity: none will, as far as is known."""
         with no_fork:
             if not self._take_in(None):
                 self._watch()
-                self._owes_look = True
             return self._lease_look_s - time.time()
 
     def _may_have_come(self, tasks: os.stat_result | None) -> bool:
         if not self._take_in(tasks):
             self._watch()
-            self._owes_look = True
         if self._owes_look:
             self._owes_look = False
             self._is_lease_over()  # if it is, the look that this answer brings about is the one
@@ -129,6 +126,7 @@ class Deaths:
         self._lease_look_s = min(leases.ends(self._owners).values(), default=math.inf)
 
     def _watch(self) -> None:
+        self._owes_look = True
         if self._inotify is not None:
             self._inotify.close()
         self._inotify = None

@@ -180,7 +180,8 @@ class TaskPool:
         TaskExists, InvalidTask, InvalidName
             Nothing was published.
         OSError
-            The system refused; nothing was published.
+            The system refused, or (TimeoutError) another publisher was stopped in the middle;
+            nothing was published.
         """
         from .publishing import publish
 
@@ -209,7 +210,7 @@ class TaskPool:
             Nothing was published. (TaskExists also if another process publishes one of them
             meanwhile: those before it are then published.)
         OSError
-            The system refused; the first tasks may be published, but none after one that is not.
+            As for `publish`, but the first tasks may be published, and none after one that is not.
         """
         from .publishing import publish_many
 

@@ -111,7 +111,7 @@ class Publication:
             return came_to
         with prepared:
             ((_, came_to),) = _publish_together(
-                self._pool, [(self, prepared)], self._pool.sync, must_be_new=True, stops=True
+                self._pool, [(self, prepared)], must_be_new=True, stops=True
             )
         return came_to
 
@@ -128,28 +128,26 @@ class Publication:
 def _publish_together(
     pool: Directories,
     written: Sequence[tuple[Publication, Any]],
-    sync: int,
     *,
     must_be_new: bool,
     stops: bool,
 ) -> list[tuple[Publication, int]]:
     """Give each its name: DONE, LOST, or COLLISION, after which come no more if it `stops`."""
     if not must_be_new:
-        return _give_names(pool, written, set(), sync, replace=True, stops=stops)
+        return _give_names(pool, written, set(), replace=True, stops=stops)
     try:
         alone = Alone(pool)
     except FileNotFoundError:
         return [(publication, outcome.LOST) for publication, _ in written]
     with alone:
         known = known_among(pool, {f"{publication.task_id}" for publication, _ in written})
-        return _give_names(pool, written, known, sync, replace=False, stops=stops)
+        return _give_names(pool, written, known, replace=False, stops=stops)
 
 
 def _give_names(
     pool: Directories,
     written: Sequence[tuple[Publication, Any]],
     known: Set[str],
-    sync: int,
     *,
     replace: bool,
     stops: bool,
@@ -162,9 +160,10 @@ def _give_names(
             result = outcome.LOST
         else:
             # The directory, with the names of all, is synced after the last.
-            level = sync if prepared is written[-1][1] else min(sync, outcome.SYNC_DATA)
+            is_last = prepared is written[-1][1]
+            sync = pool.sync if is_last else min(pool.sync, outcome.SYNC_DATA)
             with prepared:
-                result = prepared.publish((pool.available,), level, replace)
+                result = prepared.publish((pool.available,), sync, replace)
         came_to.append((publication, result))
         if stops and result == outcome.COLLISION:
             break
@@ -252,21 +251,17 @@ def _written(
         with ExitStack() as stack:
             written = list(zip(piece, _prepared(pool, piece, stack), strict=True))
             came_to = _publish_together(
-                pool, written, pool.sync, must_be_new=must_be_new, stops=if_exists == "error"
+                pool, written, must_be_new=must_be_new, stops=if_exists == "error"
             )
             if pool.sync >= outcome.SYNC_FULL and came_to[-1][1] == outcome.COLLISION:
-                _sync_names(pool)
+                from .batches import sync_directory
+
+                sync_directory(pool.available)
         for publication, result in came_to:
             if result == outcome.LOST:
                 yield publication, publication.write(must_be_new)
             else:
                 yield publication, result == outcome.DONE
-
-
-def _sync_names(pool: Directories) -> None:
-    from .batches import sync_directory
-
-    sync_directory(pool.available)
 
 
 def _prepared(

@@ -110,7 +110,7 @@ class _End:
         return self.descriptor
 
     def close(self) -> None:
-        """Again: nothing."""
+        """Close it; again: nothing."""
         with contextlib.suppress(OSError):  # it is closed all the same
             # A daemon closes whatever is open, and the number may be another file's.
             if self.descriptor >= 0 and (
