@@ -167,7 +167,7 @@ class Floor:
         claimed = [files.claimed_file(task_id, AGENT) for task_id in ids]
         call: tuple[Any, ...]
         if workload.verb == "publish":
-            temporary = [files.temporary_file(files.available) for _ in ids]
+            temporary = [files.temporary_file(files.claimed) for _ in ids]
             size_bytes = _document_bytes(base_dir / "sample")
             call = ("floor_publish", temporary, available, size_bytes, workload.durable)
             return self._batch(call, tasks, files.available)

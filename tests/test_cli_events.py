@@ -206,3 +206,21 @@ def test_following_tells_changes_as_they_happen(base):
 
 def test_a_database_has_no_files_to_follow():
     assert refusal("events", "--pool", "postgresql://nowhere/x")[0] == 2
+
+
+def test_a_follower_keeps_nothing_of_what_has_ended(pool):
+    with Follower(pool.tasks_dir) as follower:
+        pool.publish("x")
+        pool.claim("x", "a").complete("r" * 1000)
+        follower.wait(0)
+        assert not follower._growing
+        assert not follower._leaving
+        assert not follower._held
+
+
+def test_a_time_of_publication_in_iso_8601_counts(pool):
+    with Follower(pool.tasks_dir) as follower:
+        pool.publish("x", created_at="1999-01-01T00:00:00+00:00")
+        pool.claim("x", "a")
+        changes = follower.wait(0)
+    assert changes[-1].waited_s > 20 * 365 * 86_400

@@ -20,20 +20,19 @@ Race = Callable[[Callable[[TaskPool], None]], None]
 
 
 @pytest.fixture
-def after_the_look(pool: TaskPool, monkeypatch: pytest.MonkeyPatch) -> Race:
-    """Lets others do something between the look whether a task is known and its publication."""
+def meanwhile(pool: TaskPool, monkeypatch: pytest.MonkeyPatch) -> Race:
+    """Lets others do something once the first task, not known yet, has been written."""
 
     def race(happen: Callable[[TaskPool], None]) -> None:
-        def look_first(look: Callable[..., Any]) -> Callable[..., Any]:
-            def look_and_let_happen(*arguments: Any) -> Any:
-                found = look(*arguments)
-                happen(TaskPool(pool.base_dir))
-                return found
+        prepare = publishing.Publication.prepare
 
-            return look_and_let_happen
+        def prepare_and_let_happen(publication: publishing.Publication, sync: int) -> Any:
+            prepared = prepare(publication, sync)
+            monkeypatch.setattr(publishing.Publication, "prepare", prepare)
+            happen(TaskPool(pool.base_dir))
+            return prepared
 
-        for name in ("is_seen_at_once", "known_ids"):
-            monkeypatch.setattr(publishing, name, look_first(getattr(publishing, name)))
+        monkeypatch.setattr(publishing.Publication, "prepare", prepare_and_let_happen)
 
     return race
 
@@ -78,12 +77,12 @@ def everything(pool: TaskPool) -> list[str]:
 )
 def test_what_was_published_and_claimed_meanwhile_is_not_published_again(
     pool: TaskPool,
-    after_the_look: Race,
+    meanwhile: Race,
     happen: Callable[[TaskPool], None],
     name: str,
     publish: Callable[[TaskPool, str], int],
 ) -> None:
-    after_the_look(happen)
+    meanwhile(happen)
     with pytest.raises(TaskExists, match="'x'"):
         publish(pool, "error")
     assert everything(pool) == [name]
@@ -91,10 +90,10 @@ def test_what_was_published_and_claimed_meanwhile_is_not_published_again(
 
 @pytest.mark.parametrize("durability", DURABILITIES)
 def test_it_can_be_ignored_and_the_rest_of_a_batch_is_published(
-    make_pool: Callable[..., TaskPool], after_the_look: Race, durability: str
+    make_pool: Callable[..., TaskPool], meanwhile: Race, durability: str
 ) -> None:
     pool = make_pool(durability=durability)
-    after_the_look(publish_and_claim)
+    meanwhile(publish_and_claim)
     assert one(pool, "ignore") is False
     assert many(pool, "ignore") == 1
     assert everything(pool) == ["x_a.json", "y.json"]
@@ -134,9 +133,9 @@ def test_a_publisher_that_was_stopped_in_the_middle_is_named(
 
 @pytest.mark.parametrize("publish", [one, many])
 def test_a_directory_that_goes_under_a_publisher_is_made_anew(
-    pool: TaskPool, after_the_look: Race, publish: Callable[[TaskPool, str], int]
+    pool: TaskPool, meanwhile: Race, publish: Callable[[TaskPool, str], int]
 ) -> None:
-    after_the_look(lambda _: shutil.rmtree(pool.tasks_dir))
+    meanwhile(lambda _: shutil.rmtree(pool.tasks_dir))
     assert publish(pool, "error")
     assert "x.json" in everything(pool)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import resource
 import signal
@@ -16,8 +17,9 @@ from typing import NoReturn
 
 import pytest
 
-from fastclaim import TaskPool, selection
+from fastclaim import TaskPool, changes, selection
 from fastclaim.changes import Changes
+from fastclaim.inotify import Inotify
 from fastclaim.layout import OWNERS
 
 LONG_S = 60.0  # a wait that is never waited out
@@ -29,9 +31,9 @@ def asleep(pool: TaskPool, monkeypatch: pytest.MonkeyPatch) -> Iterator[threadin
     blocking = threading.Event()
     wait = Changes.wait
 
-    def tell_and_wait(changes: Changes, timeout_s: float) -> None:
+    def tell_and_wait(heard: Changes, timeout_s: float) -> None:
         blocking.set()
-        wait(changes, timeout_s)
+        wait(heard, timeout_s)
 
     with monkeypatch.context() as patched:
         patched.setattr(Changes, "wait", tell_and_wait)
@@ -177,23 +179,36 @@ def test_who_looks_whether_an_owner_lives_wakes_nobody(pool: TaskPool) -> None:
     owners = pool.tasks_dir / OWNERS
     owners.mkdir(exist_ok=True)
     (owners / "1.owner").touch()
-    changes = Changes(pool._directories)
-    changes.follow(OWNERS)
+    heard = Changes(pool._directories)
+    heard.follow(OWNERS)
     with open(owners / "1.owner"):
         pass
-    assert changes.read() == {}
+    assert heard.read() == {}
 
 
 def test_claims_that_fail_wake_nobody(pool: TaskPool) -> None:
     pool.publish("a_b")
     pool.claim("a_b", "c")
     pool.publish("a")
-    changes = Changes(pool._directories)
-    changes.follow("available")
+    heard = Changes(pool._directories)
+    heard.follow("available")
     assert pool.claim_next("b_c") is None  # the name of its claim is taken
     assert pool.claim_task("a", "b_c") == {}
     assert pool.claim("a", "d") is not None
-    assert changes.read() == {}
+    assert heard.read() == {}
+
+
+@pytest.mark.parametrize("durability", ["data", "full"])
+@pytest.mark.parametrize("if_exists", ["error", "replace"])
+def test_a_publication_tells_those_who_wait_once(
+    make_pool: Callable[..., TaskPool], if_exists: str, durability: str
+) -> None:
+    pool = make_pool(durability=durability)
+    with Inotify() as inotify:
+        inotify.add(pool.available_dir, changes._MASKS["available"])
+        pool.publish("x", if_exists=if_exists)
+        pool.publish_many([{"task_id": "y"}, {"task_id": "z"}], if_exists=if_exists)
+        assert [event.name for event in inotify.read()] == [b"x.json", b"y.json", b"z.json"]
 
 
 def test_a_wait_that_is_over_returns_none(pool: TaskPool) -> None:
@@ -253,11 +268,11 @@ def test_of_many_waiting_threads_a_task_wakes_few(
     pool: TaskPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     waiting = 12
-    naps: list[str] = []
+    naps = itertools.count()
     nap = selection.Selection._nap
 
     def counted(self: selection.Selection, *args: object) -> None:
-        naps.append("began")
+        next(naps)
         nap(self, *args)
 
     monkeypatch.setattr(selection.Selection, "_nap", counted)
@@ -269,6 +284,8 @@ def test_of_many_waiting_threads_a_task_wakes_few(
             pool.publish(f"x{number}")
             while sum(future.done() for future in futures) <= number:
                 time.sleep(0.001)
+    # If all were woken each time, it would be half of their square.
+    assert next(naps) <= 4 * waiting
 
 
 def test_each_waiting_thread_is_woken_for_what_it_can_do(pool: TaskPool) -> None:

@@ -308,7 +308,7 @@ cdef int sync_directories(
         return DONE
     if sync_directory(step, first) != DONE:
         return FAILED
-    return DONE if second == NULL else sync_directory(step, second)
+    return sync_directory(step, second)
 
 
 # Hold ---------------------------------------------------------------------------------------------
@@ -946,7 +946,7 @@ cdef int finish_proven(
 
 
 cdef int publish_prepared(
-    Step *step, const char *target, const char *directory, int sync, bint replace
+    Step *step, const char *target, const char *first, const char *second, int sync, bint replace
 ) noexcept nogil:
     cdef bint exchanged = False
     cdef int outcome
@@ -962,8 +962,10 @@ cdef int publish_prepared(
         outcome = rename_to(step, step.temporary, target, replace and sync < SYNC_FULL)
         if outcome == COLLISION and replace:
             outcome = LOST  # somebody published it meanwhile
+        if outcome == DONE:
+            step.temporary = NULL
     if outcome == DONE:
-        outcome = sync_directories(step, directory, NULL, sync)
+        outcome = sync_directories(step, first, second, sync)
     if outcome == FAILED and (exchanged or not replace or sync >= SYNC_FULL):
         undo_publish(step, target, exchanged)
     return LOST if outcome == BUSY else outcome
@@ -1116,10 +1118,11 @@ cdef class Held:
 
     def publish(self, tuple directories not None, int sync, bint replace):
         """Let what `prepare_new` has prepared be the task: see `_transition_py`."""
-        cdef const char *directory = path_of(directories[0])
+        cdef const char *first = path_of(directories[0])
+        cdef const char *second = path_of(directories[1])
         cdef int outcome
         with nogil:
-            outcome = publish_prepared(&self.step, self.step.path, directory, sync, replace)
+            outcome = publish_prepared(&self.step, self.step.path, first, second, sync, replace)
         if outcome == FAILED:
             raise_failure(&self.step)
         return outcome
@@ -1288,14 +1291,15 @@ def publish(bytes temporary not None, bytes target not None, tuple directories n
     cdef Text text = text_of(content)
     cdef const char *temporary_path = path_of(temporary)
     cdef const char *target_path = path_of(target)
-    cdef const char *directory = path_of(directories[0])
+    cdef const char *first = path_of(directories[0])
+    cdef const char *second = path_of(directories[1])
     cdef int outcome
     # By whole paths: a descriptor could be that of a directory that is no longer the pool's.
     start(&step, posix.AT_FDCWD, 0, target_path, NULL)
     with nogil:
         outcome = write_temporary(&step, temporary_path, text, mtime_ns, sync)
         if outcome == DONE:
-            outcome = publish_prepared(&step, target_path, directory, sync, True)
+            outcome = publish_prepared(&step, target_path, first, second, sync, True)
         elif step.error == posix.ENOENT:
             outcome = LOST
         close_all(&step)

@@ -534,6 +534,8 @@ class Held:
                     outcome = _rename(self._at, self._temporary, self.path, replace)
                     if outcome == COLLISION and may_replace:
                         outcome = LOST  # somebody published it meanwhile
+                    if outcome == DONE:
+                        self._temporary = None
                 if outcome == DONE:
                     _sync_directories(directories, sync)
             except OSError:

@@ -26,6 +26,7 @@ from types import TracebackType
 from typing import Any, Final, Generic, ParamSpec, Self, TypeVar
 
 from .claim import Claim
+from .diagnosis import Finding
 from .errors import LockTimeout, TaskPoolError
 from .layout import AVAILABLE
 from .pausing import Pause
@@ -323,6 +324,10 @@ class AsyncTaskPool:
     async def paused(self) -> Pause | None:
         """As `TaskPool.paused`."""
         return await self._run(self.pool.paused)
+
+    async def doctor(self) -> list[Finding]:
+        """As `TaskPool.doctor`."""
+        return await self._run(self.pool.doctor)
 
     async def recover(
         self, older_than: float | None = None, dry_run: bool = False

@@ -77,7 +77,7 @@ def put_new_on_disk(pool: Directories, prepared: Sequence[Any]) -> None:
         device = os.fstat(files[0][1]).st_dev
     if len(files) > 1 and stays_in_order(device):
         _write_out(files)
-        _commit(pool.available)
+        _commit(pool.claimed)
     else:
         _flush_each(files, device, os.fsync)
 

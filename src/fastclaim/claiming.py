@@ -298,8 +298,11 @@ class _Attempt:
             )
 
     def _claimed_fields(self, fields: dict[str, Any], now_s: float) -> dict[str, Any]:
+        from .matching import epoch_s
+
         not_before = fields.get(NOT_BEFORE)
-        if isinstance(not_before, int | float) and not_before > now_s:
+        not_before_s = epoch_s(not_before)
+        if not_before_s is not None and not_before_s > now_s:
             raise TaskNotAvailable(
                 f"task {self.task_id!r} is not to be claimed before {not_before}", self.task_id
             )

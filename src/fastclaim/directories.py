@@ -65,6 +65,7 @@ class Directories:
         )
         # Synced in this order: where no journal keeps one, better in both than in neither.
         self.claim_directories = (self.claimed, self.available)
+        self.publish_directories = (self.available, self.claimed)
         self._opened: TasksDirectory | None = None
         self._deaths: Deaths | None = None
 

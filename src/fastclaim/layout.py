@@ -29,6 +29,7 @@ CLAIMED: Final = "claimed"
 COMPLETED: Final = "completed"
 FAILED: Final = "failed"
 STATES: Final = (AVAILABLE, CLAIMED, COMPLETED, FAILED)
+PRUNABLE: Final = (AVAILABLE, COMPLETED, FAILED)
 OWNERS: Final = "owners"
 WAITING: Final = "waiting"
 PAUSED: Final = "paused"

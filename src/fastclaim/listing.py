@@ -134,11 +134,10 @@ def known_among(pool: Directories, task_ids: Set[str]) -> set[str]:
     known = {task_id for task_id in task_ids if _is_there(pool.available_file(task_id))}
     if known == task_ids:
         return known
+    prefixes = tuple(f"{task_id}_" for task_id in task_ids)
     for path in task_files(pool.claimed):
         name = os.path.basename(path)
-        # "a_b_c.json" may be a claim of "a" or of "a_b".
-        ends = (at for at, character in enumerate(name) if character == "_")
-        if any(name[:end] in task_ids for end in ends):
+        if name.startswith(prefixes):
             known |= _claimed_id(path, name, task_ids)
     for task_id in task_ids - known:
         if _is_there(pool.completed_file(task_id)) or _is_there(pool.failed_file(task_id)):

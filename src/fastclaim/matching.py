@@ -8,7 +8,7 @@ from .document import MARK
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from typing import Any, Final, TypeAlias
 
 ANY: Final = "any"
@@ -119,7 +119,7 @@ def rank(task: Task, order: str) -> tuple[float, float]:
     return first, time.time() if since_s is None else since_s
 
 
-def published_s(task: Task) -> float | None:
+def published_s(task: Mapping[str, Any]) -> float | None:
     """When the pool took the task, seconds since the epoch: a document of ours has a mark of it."""
     try:
         return int(task[MARK].split()[2]) / 1e9

@@ -17,7 +17,7 @@ from .matching import Task, epoch_s, names_in, published_s
 from .recovery import put_back
 
 # Each with the ends that its file names have, and the field that says since when it is there.
-_PRUNABLE: Final = {
+_NAMES: Final = {
     layout.AVAILABLE: (layout.TASK_SUFFIX, "created_at"),
     layout.COMPLETED: (layout.COMPLETED_SUFFIX, "completed_at"),
     layout.FAILED: (layout.FAILED_SUFFIX, "failed_at"),
@@ -26,11 +26,10 @@ _PRUNABLE: Final = {
 
 def prune(pool: Directories, state: str, older_than_s: float, dry_run: bool) -> list[str]:
     """See `fastclaim.TaskPool.prune`."""
-    if state not in _PRUNABLE:
-        raise ValueError(f"state {state!r} is none of {', '.join(_PRUNABLE)}")
+    check_state(state)
     if not older_than_s >= 0:
         raise ValueError(f"older_than {older_than_s!r} is not a number of seconds")
-    suffix, field = _PRUNABLE[state]
+    suffix, field = _NAMES[state]
     needed = _needed(pool) if state == layout.COMPLETED else set()
     before_s = time.time() - older_than_s
     pruned = []
@@ -43,6 +42,12 @@ def prune(pool: Directories, state: str, older_than_s: float, dry_run: bool) -> 
     if not dry_run:
         exclusive.forget_free_keys(pool)
     return pruned
+
+
+def check_state(state: str) -> None:
+    """Raise ValueError unless tasks in that state can be pruned."""
+    if state not in layout.PRUNABLE:
+        raise ValueError(f"state {state!r} is none of {', '.join(layout.PRUNABLE)}")
 
 
 def _needed(pool: Directories) -> set[str]:

@@ -96,9 +96,9 @@ class Publication:
     def _try_over(self) -> int:
         pool = self._pool
         came_to: int = pool.core.publish(
-            pool.temporary_file(pool.available),
+            self._temporary(),
             self.target,
-            (pool.available,),
+            pool.publish_directories,
             self.content,
             self.mtime_ns,
             pool.sync,
@@ -117,12 +117,14 @@ class Publication:
 
     def prepare(self, sync: int) -> tuple[int, Any]:
         """Write it under no task's name: what a core's `prepare_new` returns."""
-        pool = self._pool
-        temporary = pool.temporary_file(pool.available)
-        found: tuple[int, Any] = pool.core.prepare_new(
-            temporary, self.target, self.content, self.mtime_ns, sync
+        found: tuple[int, Any] = self._pool.core.prepare_new(
+            self._temporary(), self.target, self.content, self.mtime_ns, sync
         )
         return found
+
+    def _temporary(self) -> bytes:
+        """Not in available/: who waits for tasks would wake for what is written there."""
+        return self._pool.temporary_file(self._pool.claimed)
 
 
 def _publish_together(
@@ -163,7 +165,7 @@ def _give_names(
             is_last = prepared is written[-1][1]
             sync = pool.sync if is_last else min(pool.sync, outcome.SYNC_DATA)
             with prepared:
-                result = prepared.publish((pool.available,), sync, replace)
+                result = prepared.publish(pool.publish_directories, sync, replace)
         came_to.append((publication, result))
         if stops and result == outcome.COLLISION:
             break
@@ -193,9 +195,9 @@ def publish(pool: Directories, task: Mapping[str, Any], if_exists: str) -> bool:
     publication = Publication.completable(pool, task)
     if if_exists == "replace":
         return publication.write(must_be_new=False)
-    # What is known already need not be written first.
-    seen = is_seen_at_once(pool, publication.task_id)
-    if not seen and publication.write(must_be_new=True):
+    # Who publishes the same tasks again and again need not write what is known already.
+    is_seen = if_exists == "ignore" and is_seen_at_once(pool, publication.task_id)
+    if not is_seen and publication.write(must_be_new=True):
         return True
     if if_exists == "error":
         raise TaskExists(f"task {publication.task_id!r} exists already", publication.task_id)
@@ -256,7 +258,8 @@ def _written(
             if pool.sync >= outcome.SYNC_FULL and came_to[-1][1] == outcome.COLLISION:
                 from .batches import sync_directory
 
-                sync_directory(pool.available)
+                for directory in pool.publish_directories:
+                    sync_directory(directory)
         for publication, result in came_to:
             if result == outcome.LOST:
                 yield publication, publication.write(must_be_new)

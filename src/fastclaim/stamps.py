@@ -186,12 +186,12 @@ def tried_in_vain(
     now_s : float
         When, seconds since the epoch.
     """
-    attempts = _whole_number(fields.get(ATTEMPTS)) + 1
+    attempts = positive_int(fields.get(ATTEMPTS)) + 1
     past = fields.get(FAILURES)
     failure = {"error": error, "at": now_s, "agent": fields.get("claimed_by")}
     failures = [*(past if isinstance(past, list) else []), failure]
     kept = available_fields(fields) | {ATTEMPTS: attempts, FAILURES: failures}
-    most = _whole_number(fields.get("max_attempts")) or max_attempts
+    most = positive_int(fields.get("max_attempts")) or max_attempts
     if most is not None and attempts >= most:
         return kept | {STATUS: "failed", "failed_at": now_s}
     return kept
@@ -202,6 +202,6 @@ def managed(fields: dict[str, Any]) -> dict[str, Any]:
     return {n: value for n, value in fields.items() if n in MANAGED_FIELDS and n != MARK}
 
 
-def _whole_number(value: object) -> int:
-    """What a document says, which anybody may have written; 0 if that is no positive number."""
+def positive_int(value: object) -> int:
+    """What a document says, which anybody may have written; 0 if that is no positive integer."""
     return value if type(value) is int and value > 0 else 0

@@ -292,6 +292,14 @@ def test_a_task_is_given_up_after_max_attempts(make_pool: MakePool) -> None:
         pool.publish("x")
 
 
+@pytest.mark.parametrize("value", [0, -1, True, "2", None])
+def test_what_is_no_number_of_attempts_limits_none(pool: TaskPool, value: object) -> None:
+    pool.publish("x", max_attempts=value)
+    for _ in range(2):
+        pool.claim("x", "a")
+        assert pool.fail("x", "a", "e") == "available"
+
+
 def test_a_failed_attempt_can_be_retried_later(pool: TaskPool) -> None:
     pool.publish("x")
     pool.claim("x", "a")

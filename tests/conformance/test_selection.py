@@ -120,6 +120,14 @@ def test_a_task_is_not_claimed_before_its_time(pool: TaskPool) -> None:
         pool.claim("later", "a")
 
 
+def test_a_time_can_be_given_as_iso_8601(pool: TaskPool) -> None:
+    pool.publish("later", not_before="2999-01-01T00:00:00+00:00")
+    pool.publish("due", not_before="1999-01-01T00:00:00+00:00")
+    with pytest.raises(TaskNotAvailable):
+        pool.claim("later", "a")
+    assert ids_in_order(pool) == ["due"]
+
+
 def test_a_task_whose_time_comes_takes_its_place(pool: TaskPool) -> None:
     due_at = time.time() + 0.2
     pool.publish("urgent", not_before=due_at, priority=9)

@@ -263,8 +263,25 @@ def test_what_is_old_is_removed_when_asked_twice(pool: TaskPool) -> None:
     assert pool.prune("completed", 0, dry_run=False) == ["x"]
     assert pool.counts()["completed"] == 0
     assert pool.counts()["available"] == 1
-    with pytest.raises(ValueError, match="'done'"):
-        pool.prune("done", 0)
+
+
+def test_what_others_are_blocked_by_is_not_removed(pool: TaskPool) -> None:
+    for task_id in ("a", "b"):
+        pool.publish(task_id)
+        pool.claim(task_id, "agent").complete()
+    pool.publish("y", blocked_by=["a"])
+    assert pool.prune("completed", 0, dry_run=False) == ["b"]
+    pool.claim_next("agent").complete()
+    assert sorted(pool.prune("completed", 0, dry_run=False)) == ["a", "y"]
+
+
+@pytest.mark.parametrize("state", ["claimed", "done"])
+def test_only_tasks_that_nobody_works_on_can_be_removed(pool: TaskPool, state: str) -> None:
+    pool.publish("x")
+    pool.claim("x", "a")
+    with pytest.raises(ValueError, match=f"'{state}'"):
+        pool.prune(state, 0, dry_run=False)
+    assert pool.counts()["claimed"] == 1
 
 
 def test_the_doctor_finds_a_new_pool_healthy(pool: TaskPool) -> None:

@@ -2,38 +2,32 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
-from ..document import MARK
+from ..matching import epoch_s, published_s
+from ..stamps import positive_int
 
 
 def moment(task: Mapping[str, Any], name: str) -> float | None:
     """A time in seconds since the epoch; None if the field is not one."""
     value = task.get(name)
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool) or value != value:  # NaN
         return None
-    try:
-        value = float(value)
-    except OverflowError:
-        return None
-    return value if abs(value) < float("inf") else None  # nor NaN
+    moment_s = epoch_s(value)
+    return moment_s if moment_s is not None and math.isfinite(moment_s) else None
 
 
 def published(task: Mapping[str, Any]) -> float | None:
     """When it was published, in seconds since the epoch: what it says, or what its sector says."""
     created_s = moment(task, "created_at")
-    if created_s is not None:
-        return created_s
-    mark = task.get(MARK)
-    numbers = mark.split() if isinstance(mark, str) else []
-    return int(numbers[2]) / 1e9 if len(numbers) > 2 and numbers[2].isdecimal() else None
+    return published_s(task) if created_s is None else created_s
 
 
 def attempts(task: Mapping[str, Any]) -> int:
     """How many claims of the task failed."""
-    value = task.get("attempts")
-    return value if isinstance(value, int) else 0
+    return positive_int(task.get("attempts"))
 
 
 def failures(task: Mapping[str, Any]) -> list[Mapping[str, Any]]:

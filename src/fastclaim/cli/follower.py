@@ -160,6 +160,7 @@ class Follower:
             raise FileNotFoundError(errno.ENOENT, "the directory was removed", self._path_of(state))
         place = _Place(state, os.fsdecode(event.name))
         if event.mask & IN_MOVED_FROM:
+            self._growing.discard(place)
             self._leaving[event.cookie] = place
         elif event.mask & IN_MOVED_TO:
             yield from self._moved(self._leaving.pop(event.cookie, None), place, now_s)
@@ -181,6 +182,8 @@ class Follower:
             yield from self._appeared(target, now_s)
         elif source.stem is not None:
             yield from self._passed(source, target, now_s)
+        elif target.state == layout.AVAILABLE:  # what is new is written in claimed/
+            yield from self._appeared(target, now_s)
 
     def _passed(self, source: _Place, target: _Place, now_s: float) -> Iterator[Change]:
         """A task went from one state to another."""

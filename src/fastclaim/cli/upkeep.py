@@ -75,7 +75,7 @@ def run_retry(arguments: argparse.Namespace) -> int:
 
 def add_prune_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("state", choices=_PRUNABLE, help="tasks in which state")
+    parser.add_argument("state", choices=layout.PRUNABLE, help="tasks in which state")
     parser.add_argument(
         "--older-than",
         metavar="S",
@@ -86,9 +86,6 @@ def add_prune_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--yes", action="store_true", help="remove them; default: only name them")
     options.add_pool(parser)
     options.add_json(parser)
-
-
-_PRUNABLE = tuple(state for state in layout.STATES if state != layout.CLAIMED)
 
 
 def run_prune(arguments: argparse.Namespace) -> int:

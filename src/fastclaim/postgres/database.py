@@ -100,7 +100,9 @@ class Database:
     ) -> Rows:
         """Run one statement that may be run twice, and fetch what it returns."""
         statement = self.sql(text)
-        return self.run(lambda connection, _: connection.execute(statement, parameters).fetchall())
+        return self.run(
+            lambda connection, _: connection.execute(statement, parameters).fetchall(), task_id
+        )
 
     def owner(self) -> int:
         """The lock that says that this process lives; see `session.Session.owner`."""

@@ -6,12 +6,13 @@ import json
 import math
 import time
 from collections.abc import Iterable, Mapping
-from datetime import datetime
 from typing import Any, Final
 
 from .. import layout
 from ..document import ENFORCEMENT, ENFORCEMENT_CLAIM_FIELDS, MANAGED_FIELDS
 from ..errors import InvalidName, InvalidTask
+from ..matching import epoch_s
+from ..stamps import positive_int
 from ..tokens import new_token
 from .address import lock_number
 
@@ -85,12 +86,12 @@ def row(task: Mapping[str, Any], suffix: str = layout.COMPLETED_SUFFIX) -> tuple
         requirements,
         required,
         _number(task.get("priority")) or 0.0,
-        _time_s(task.get("created_at")),
-        _time_s(task.get("not_before")),
+        epoch_s(task.get("created_at")),
+        epoch_s(task.get("not_before")),
         blocked_by,
         _number(constraints.get("deadline")),
         exclusive,
-        _whole_number(task.get("max_attempts")),
+        _most_attempts(task.get("max_attempts")),
     )
 
 
@@ -176,20 +177,8 @@ def _number(value: object) -> float | None:
         return math.inf if value > 0 else -math.inf
 
 
-def _time_s(value: object) -> float | None:
-    """Seconds since the epoch, of a number or an ISO 8601 text; None for what is neither."""
-    if isinstance(value, str):
-        try:
-            return datetime.fromisoformat(value).timestamp()
-        except (ValueError, OverflowError, OSError):
-            return None
-    return _number(value)
-
-
-def _whole_number(value: object) -> int | None:
-    if not isinstance(value, int):
-        return None
-    return max(-(2**31), min(value, 2**31 - 1))
+def _most_attempts(value: object) -> int | None:
+    return min(positive_int(value), 2**31 - 1) or None
 
 
 def _texts(value: object) -> list[str] | None:

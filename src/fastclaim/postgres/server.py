@@ -156,9 +156,9 @@ class Server:
             except psycopg_pool.PoolTimeout:
                 raise self._unreachable() from None
             except pg_errors.LockNotAvailable:
+                what = "a task" if task_id is None else f"task {task_id!r}"
                 raise LockTimeout(
-                    f"task {task_id!r} was held by others' transactions for {LOCK_TIMEOUT_S:g} s",
-                    task_id,
+                    f"{what} was held by others' transactions for {LOCK_TIMEOUT_S:g} s", task_id
                 ) from None
             except (pg_errors.SerializationFailure, pg_errors.DeadlockDetected) as error:
                 problem: psycopg.Error = error  # nothing was done: try again

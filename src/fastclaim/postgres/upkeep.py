@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from ..errors import TaskNotAvailable
-from ..layout import STATES
+from ..layout import AVAILABLE, COMPLETED, FAILED
 from ..pausing import Pause
+from ..pruning import check_state
 
 if TYPE_CHECKING:
     from .database import Database
@@ -30,9 +31,14 @@ SELECT task_id, {notify} FROM retried
 _STATE: Final = "SELECT state FROM {schema}.tasks WHERE task_id = %(task_id)s"
 
 # What a task's age is counted from, by its state.
-_SINCE: Final = dict(zip(STATES, ("created_at", "claimed_at", "ended_at", "ended_at"), strict=True))
+_SINCE: Final = {AVAILABLE: "created_at", COMPLETED: "ended_at", FAILED: "ended_at"}
 _OLD: Final = """
     state = %(state)s AND <since> <= {now} - %(older_than_s)s::float8
+    AND (state <> 'completed' OR NOT EXISTS (
+        SELECT FROM (
+            SELECT unnest(blocked_by) AS blocker FROM {schema}.tasks WHERE state <> 'completed'
+        ) AS needed
+        WHERE blocker = task_id))
 """
 _WOULD_PRUNE: Final = f"SELECT task_id FROM {{schema}}.tasks WHERE {_OLD}"
 _PRUNE: Final = f"DELETE FROM {{schema}}.tasks WHERE {_OLD} RETURNING task_id"
@@ -73,15 +79,8 @@ def retry_failed(database: Database, task_id: object) -> int:
 
 
 def prune(database: Database, state: str, older_than_s: float, dry_run: bool) -> list[str]:
-    """Remove the tasks that have been in a state for so long; their ids.
-
-    Raises
-    ------
-    ValueError
-        There is no such state.
-    """
-    if state not in STATES:
-        raise ValueError(f"state {state!r} is none of {', '.join(STATES)}")
+    """See `fastclaim.TaskPool.prune`."""
+    check_state(state)
     statement = (_WOULD_PRUNE if dry_run else _PRUNE).replace("<since>", _SINCE[state])
     rows = database.query(statement, {"state": state, "older_than_s": older_than_s})
     return [row[0] for row in rows]
