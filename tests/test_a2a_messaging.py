@@ -231,16 +231,16 @@ def test_a_message_that_is_being_written_is_not_swept_away(
 def test_a_message_whose_temporary_file_was_swept_away_is_written_anew(
     alice: FileBasedMessaging, bob: FileBasedMessaging, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    flock = fastclaim.whole_file._flock
+    flock = fastclaim.whole_file.try_flock
     swept = []
 
-    def sweep_before_flock(file: Any) -> bool:
-        monkeypatch.setattr(fastclaim.whole_file, "_flock", flock)
+    def sweep_before_flock(descriptor: int) -> bool:
+        monkeypatch.setattr(fastclaim.whole_file, "try_flock", flock)
         bob.receive_messages()
-        swept.append(not os.path.exists(file.name))
-        return flock(file)
+        swept.append(os.fstat(descriptor).st_nlink == 0)
+        return flock(descriptor)
 
-    monkeypatch.setattr(fastclaim.whole_file, "_flock", sweep_before_flock)
+    monkeypatch.setattr(fastclaim.whole_file, "try_flock", sweep_before_flock)
     assert alice.send_message(a_message()) is True
     assert swept == [True]
     assert bob.receive_messages() == [a_message()]

@@ -10,7 +10,7 @@ from types import ModuleType
 import pytest
 
 from fastclaim import TaskPool, diagnosis, file_system, outcome
-from fastclaim.batches import sync_directory
+from fastclaim.descriptors import sync_directory
 
 from .agents import agent
 from .images import WITHOUT_JOURNAL, after_a_boot, copy_of, mounted_image

@@ -517,7 +517,7 @@ BROKEN = {
         Mutation(
             _transition_py.Held,
             "_hold_once",
-            'if not _flock(self._open["task"]):',
+            'if not try_flock(self._open["task"]):',
             "if False:",
         ),
     ),

@@ -110,7 +110,7 @@ def test_who_publishes_what_must_be_new_waits_for_another_who_does(
         return publish(pool, "error")
 
     with ThreadPoolExecutor(1) as threads:
-        with uniqueness.Alone(pool._directories):
+        with uniqueness.PublishLock(pool._directories):
             published = threads.submit(publish_later)
             begun.wait()
             pool.publish("z", if_exists="replace")  # as the original does: it waits for nobody
@@ -124,7 +124,7 @@ def test_a_publisher_that_was_stopped_in_the_middle_is_named(
     pool: TaskPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(uniqueness, "_TIMEOUT_S", 0.01)
-    with uniqueness.Alone(pool._directories):
+    with uniqueness.PublishLock(pool._directories):
         for publish in (one, many):
             with pytest.raises(TimeoutError, match="available"):
                 publish(pool, "ignore")

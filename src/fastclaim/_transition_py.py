@@ -39,16 +39,16 @@ KeyboardInterrupt: what has to be undone is read off the disk, not off a variabl
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import fcntl
 import os
 import stat
 import time
 from collections.abc import Sequence
-from types import TracebackType
 from typing import Final
 
+from . import _posix_py as posix
+from .descriptors import sync_directory, try_flock
 from .document import (
     CLAIM_FIELDS_START,
     ENFORCED,
@@ -82,67 +82,15 @@ from .tasks_directory import AT_FDCWD, TasksDirectory
 
 NAME: Final = "python"
 
-_OPEN_FLAGS: Final = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 # How often a name may turn out to be another inode before we call it busy.
 _VERIFY_TRIES: Final = 8
-# A file system without the flag says EINVAL, a kernel without the call ENOSYS, a sandbox EPERM.
-_UNSUPPORTED: Final = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM)
-_READ_ONLY: Final = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ETXTBSY)
 # What open(2) says of a symlink, a directory, and a socket.
 _NOT_REGULAR: Final = (errno.ELOOP, errno.EISDIR, errno.ENXIO)
 # A change that comes so soon after another may leave a directory with the same time.
 _TICK_NS: Final = 3_000_000_000
-_RENAME_NOREPLACE: Final = 1
-_RENAME_EXCHANGE: Final = 2
-
-_libc = ctypes.CDLL(None, use_errno=True)
-_sync_content = getattr(os, "fdatasync", os.fsync)
 
 
-# System calls -------------------------------------------------------------------------------------
-
-
-class _NamedErrors:
-    """System errors of calls on a descriptor, or on a name in tasks/, get the whole path."""
-
-    def __init__(self, path: bytes, tasks: bytes = b"") -> None:
-        self._path, self._tasks = path, tasks
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
-    ) -> None:
-        if isinstance(error, OSError):
-            name = self._path
-            if isinstance(error.filename, str | bytes):  # since 3.13 also a descriptor's number
-                name = os.path.join(self._tasks, os.fsencode(error.filename))
-            error.filename = os.fsdecode(name)
-
-
-def _rename_with(at: int, source: bytes, target: bytes, flags: int) -> None:
-    """renameat2(2), which `os` does not offer."""
-    renameat2 = getattr(_libc, "renameat2", None)
-    if renameat2 is None:
-        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS), source)
-    if renameat2(at, source, at, target, flags) != 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number), source)
-
-
-def _rename_new(at: int, source: bytes, target: bytes) -> None:
-    """Rename, but FileExistsError if `target` is there."""
-    try:
-        _rename_with(at, source, target, _RENAME_NOREPLACE)
-    except OSError as error:
-        if error.errno not in _UNSUPPORTED:
-            raise
-        # Without the flag, a look first: only two tasks whose claims share a name and are made in
-        # the same microsecond could still meet here.
-        if _lstat(target, at) is not None:
-            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), target) from None
-        os.rename(source, target, src_dir_fd=at, dst_dir_fd=at)
+# Hold ---------------------------------------------------------------------------------------------
 
 
 def _rename(at: int, source: bytes, target: bytes, replace: bool) -> int:
@@ -150,7 +98,7 @@ def _rename(at: int, source: bytes, target: bytes, replace: bool) -> int:
         if replace:
             os.rename(source, target, src_dir_fd=at, dst_dir_fd=at)
         else:
-            _rename_new(at, source, target)
+            posix.rename_new(at, source, target)
     except FileNotFoundError:
         return LOST
     except FileExistsError:
@@ -158,62 +106,10 @@ def _rename(at: int, source: bytes, target: bytes, replace: bool) -> int:
     return DONE
 
 
-def _open_for_flock(at: int, path: bytes, flags: int) -> tuple[int, bool]:
-    """A descriptor, and whether it can write: flock needs no more than reading."""
-    try:
-        return os.open(path, flags | os.O_RDWR | _OPEN_FLAGS, 0o666, dir_fd=at), True
-    except OSError as error:
-        if error.errno not in _READ_ONLY:
-            raise
-        return os.open(path, flags | os.O_RDONLY | _OPEN_FLAGS, 0o666, dir_fd=at), False
-
-
-def _flock(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def _lstat(path: bytes, at: int | None = None) -> os.stat_result | None:
-    try:
-        return os.stat(path, dir_fd=at, follow_symlinks=False)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-
-
-def _same_inode(one: os.stat_result | None, other: os.stat_result) -> bool:
-    return one is not None and one.st_ino == other.st_ino and one.st_dev == other.st_dev
-
-
-def _pread(descriptor: int, size_bytes: int) -> bytes:
-    content = b""
-    while piece := os.pread(descriptor, size_bytes - len(content), len(content)):
-        content += piece
-    return content
-
-
-def _pwrite(descriptor: int, content: bytes) -> None:
-    written = 0
-    while written < len(content):
-        written += os.pwrite(descriptor, content[written:], written)
-
-
 def _sync_directories(directories: Sequence[bytes], sync: int) -> None:
-    if sync < SYNC_FULL:
-        return
-    for directory in directories:
-        with _NamedErrors(directory):
-            descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                os.fsync(descriptor)
-            finally:
-                with contextlib.suppress(OSError):  # it is synced, and closed all the same
-                    os.close(descriptor)
-
-
-# Hold ---------------------------------------------------------------------------------------------
+    if sync >= SYNC_FULL:
+        for directory in directories:
+            sync_directory(directory)
 
 
 class Held:
@@ -269,10 +165,10 @@ class Held:
         return path[self._prefix_bytes :]
 
     def _found(self, path: bytes) -> os.stat_result | None:
-        return _lstat(self._name(path), self._at)
+        return posix.lstat(self._name(path), self._at)
 
-    def _errors_of(self, path: bytes) -> _NamedErrors:
-        return _NamedErrors(path, b"" if self._tasks is None else self._tasks.path)
+    def _errors_of(self, path: bytes) -> posix.NamedErrors:
+        return posix.NamedErrors(path, b"" if self._tasks is None else self._tasks.path)
 
     def _let_go(self, which: str) -> None:
         """Unlock, then close: a child forked meanwhile has a copy, and the lock with it."""
@@ -296,8 +192,8 @@ class Held:
             # Asked again: an error or an interrupt may have come before we knew.
             if (
                 stat.S_ISREG(opened.st_mode)
-                and _flock(self._open["lock"])
-                and _same_inode(self._found(self._lock_path), opened)
+                and try_flock(self._open["lock"])
+                and posix.same_inode(self._found(self._lock_path), opened)
             ):
                 os.unlink(self._name(self._lock_path), dir_fd=self._at)
         self._let_go("lock")
@@ -345,15 +241,15 @@ class Held:
         for _ in range(_VERIFY_TRIES):
             try:
                 # No O_TRUNC: a loser must not touch the holder's file.
-                self._open["lock"], _ = _open_for_flock(self._at, name, os.O_CREAT)
+                self._open["lock"], _ = posix.open_for_flock(self._at, name, os.O_CREAT)
             except FileNotFoundError:
                 return LOST
-            taken = _flock(self._open["lock"])
+            taken = try_flock(self._open["lock"])
             opened = os.fstat(self._open["lock"])
             if not stat.S_ISREG(opened.st_mode):
                 raise OSError(errno.EINVAL, "not a regular file", self._lock_path)
             # Who had it may have unlinked it between our open and our flock.
-            if taken and _same_inode(self._found(self._lock_path), opened):
+            if taken and posix.same_inode(self._found(self._lock_path), opened):
                 return DONE
             self._let_go("lock")
             if not taken:
@@ -373,7 +269,7 @@ class Held:
         """CHANGED means that the name was another inode when we had flocked the one we opened."""
         try:
             name = self._name(self.path)
-            self._open["task"], self._writable = _open_for_flock(self._at, name, 0)
+            self._open["task"], self._writable = posix.open_for_flock(self._at, name, 0)
         except (FileNotFoundError, NotADirectoryError):
             return self._absence()
         except OSError as error:
@@ -382,7 +278,7 @@ class Held:
             if error.errno not in _NOT_REGULAR:
                 raise
             return NOT_REGULAR
-        if not _flock(self._open["task"]):
+        if not try_flock(self._open["task"]):
             return BUSY
         self._status = os.fstat(self._open["task"])
         if not stat.S_ISREG(self._status.st_mode):
@@ -402,16 +298,16 @@ class Held:
     def _verify(self) -> int:
         """DONE if the whole path still names what we hold; else ABSENT, STALE or BUSY."""
         with self._errors_of(self.path):
-            named = _lstat(self.path)
+            named = posix.lstat(self.path)
         if named is None:
             return self._absence()
-        return DONE if _same_inode(named, self._status) else BUSY
+        return DONE if posix.same_inode(named, self._status) else BUSY
 
     def read(self, at_most_bytes: int | None = None) -> bytes:
         """The document, or its start, as long as it was when we got hold of it."""
         size_bytes = self._status.st_size
         with self._errors_of(self.path):
-            return _pread(self._open["task"], min(size_bytes, at_most_bytes or size_bytes))
+            return posix.pread(self._open["task"], min(size_bytes, at_most_bytes or size_bytes))
 
     def move(self, target: bytes, replace: bool = False) -> int:
         """Rename the task to `target`: the arbiter.
@@ -426,14 +322,14 @@ class Held:
             outcome = _rename(self._at, self._name(self.path), self._name(target), replace)
             if outcome != DONE:
                 return outcome
-            moved = _lstat(target)
-            if moved is not None and _same_inode(moved, self._status):
+            moved = posix.lstat(target)
+            if moved is not None and posix.same_inode(moved, self._status):
                 unchanged = (
                     moved.st_size == self._status.st_size
                     and moved.st_mtime_ns == self._status.st_mtime_ns
                 )
                 return DONE if unchanged else CHANGED
-            if _same_inode(self._found(target), self._status):
+            if posix.same_inode(self._found(target), self._status):
                 self._move_back(target)
                 return STALE
             return BUSY if moved is None else CHANGED
@@ -444,16 +340,16 @@ class Held:
             self._temporary = temporary
             self._open["replacement"] = os.open(
                 self._name(temporary),
-                os.O_CREAT | os.O_EXCL | os.O_RDWR | _OPEN_FLAGS,
+                os.O_CREAT | os.O_EXCL | os.O_RDWR | posix.OPEN_FLAGS,
                 0o666,
                 dir_fd=self._at,
             )
             descriptor = self._open["replacement"]
-            if not _flock(descriptor):
+            if not try_flock(descriptor):
                 # Taken for a dead process's: it must not be there to change places with a task.
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(self._name(temporary), dir_fd=self._at)
-            _pwrite(descriptor, content)
+            posix.pwrite(descriptor, content)
             os.utime(descriptor, ns=(mtime_ns, mtime_ns))
             if sync >= SYNC_DATA:
                 os.fsync(descriptor)
@@ -525,7 +421,7 @@ class Held:
         with self._errors_of(self.path):
             # Only where something can fail after the rename is the old one to be kept for it.
             may_replace = replace
-            exchange = replace and sync >= SYNC_FULL and _lstat(self.path) is not None
+            exchange = replace and sync >= SYNC_FULL and posix.lstat(self.path) is not None
             replace = replace and sync < SYNC_FULL
             try:
                 if exchange:
@@ -549,11 +445,11 @@ class Held:
         assert self._temporary is not None
         names = self._name(self._temporary), self._name(path)
         try:
-            _rename_with(self._at, *names, _RENAME_EXCHANGE)
+            posix.rename_with(self._at, *names, posix.RENAME_EXCHANGE)
         except FileNotFoundError:
             return False
         except OSError as error:
-            if error.errno not in _UNSUPPORTED:
+            if error.errno not in posix.UNSUPPORTED:
                 raise
             # Only a directory that cannot be synced could still make us want the old one back.
             os.rename(*names, src_dir_fd=self._at, dst_dir_fd=self._at)
@@ -561,34 +457,34 @@ class Held:
 
     def _undo_exchange(self, path: bytes) -> None:
         with contextlib.suppress(OSError):
-            if self._temporary is not None and _same_inode(
+            if self._temporary is not None and posix.same_inode(
                 self._found(self._temporary), self._status
             ):
                 names = self._name(self._temporary), self._name(path)
-                _rename_with(self._at, *names, _RENAME_EXCHANGE)
+                posix.rename_with(self._at, *names, posix.RENAME_EXCHANGE)
 
     def _undo_finish(self, target: bytes, finished: int) -> None:
         """Undo the move of the inode that the descriptor `finished` has open."""
         with contextlib.suppress(OSError):
-            if _same_inode(self._found(target), os.fstat(finished)):
-                _rename_new(self._at, self._name(target), self._name(self.path))
+            if posix.same_inode(self._found(target), os.fstat(finished)):
+                posix.rename_new(self._at, self._name(target), self._name(self.path))
 
     def _undo_publish(self, target: bytes, exchanged: bool) -> None:
         with contextlib.suppress(OSError):
             # Nobody of ours can have claimed it: we hold it.
-            if _same_inode(self._found(target), os.fstat(self._open["replacement"])):
+            if posix.same_inode(self._found(target), os.fstat(self._open["replacement"])):
                 if exchanged:
                     assert self._temporary is not None
                     names = self._name(self._temporary), self._name(target)
-                    _rename_with(self._at, *names, _RENAME_EXCHANGE)
+                    posix.rename_with(self._at, *names, posix.RENAME_EXCHANGE)
                 else:
                     os.unlink(self._name(target), dir_fd=self._at)
 
     def _move_back(self, claimed: bytes) -> None:
         """Undo the move without writing a byte; what stands in our place by now, stays."""
         with contextlib.suppress(OSError):
-            if _same_inode(self._found(claimed), self._status):
-                _rename_new(self._at, self._name(claimed), self._name(self.path))
+            if posix.same_inode(self._found(claimed), self._status):
+                posix.rename_new(self._at, self._name(claimed), self._name(self.path))
 
 
 def hold(tasks: TasksDirectory, path: bytes, lock: bytes | None) -> tuple[int, Held | None]:
@@ -635,9 +531,9 @@ def _as_left(raw: bytes, status: os.stat_result) -> Sector | None:
 
 
 def _stamp(held: Held, stamp: bytes, mtime_ns: int, sync: int) -> None:
-    _pwrite(held._open["task"], stamp)
+    posix.pwrite(held._open["task"], stamp)
     if sync >= SYNC_DATA:
-        _sync_content(held._open["task"])
+        os.fdatasync(held._open["task"])
     # After the sync, which then has no inode to write. Unproven is all that can come of a failure.
     with contextlib.suppress(OSError):
         os.utime(held._open["task"], ns=(held._status.st_atime_ns, mtime_ns))
@@ -646,9 +542,9 @@ def _stamp(held: Held, stamp: bytes, mtime_ns: int, sync: int) -> None:
 def _undo_stamp(held: Held, sector: bytes, mtime_ns: int) -> None:
     with contextlib.suppress(OSError):
         try:
-            _pwrite(held._open["task"], sector)
+            posix.pwrite(held._open["task"], sector)
         except OSError:
-            _pwrite(held._open["task"], sector)  # half a sector would be worse than none
+            posix.pwrite(held._open["task"], sector)  # half a sector would be worse than none
         os.utime(held._open["task"], ns=(held._status.st_atime_ns, mtime_ns))
 
 
@@ -781,7 +677,7 @@ def _is_paused(tasks: TasksDirectory) -> bool:
     changed_ns = os.fstat(tasks.descriptor).st_mtime_ns
     if changed_ns == tasks.unpaused_mtime_ns:
         return False
-    if _lstat(b"paused", tasks.descriptor) is not None:
+    if posix.lstat(b"paused", tasks.descriptor) is not None:
         return True
     if time.time_ns() - changed_ns > _TICK_NS:
         tasks.unpaused_mtime_ns = changed_ns
@@ -1010,7 +906,7 @@ def read(
     OSError
         The system refused.
     """
-    with _NamedErrors(os.fsencode(path)):
+    with posix.NamedErrors(os.fsencode(path)):
         try:
             descriptor = _open_to_read(os.fsencode(path), tasks)
             try:
@@ -1045,7 +941,7 @@ def peek(path: str, capabilities: bytes, tasks: TasksDirectory) -> tuple[int, by
     """
     try:
         name = os.fsencode(path)[tasks.prefix_bytes :]
-        descriptor = os.open(name, os.O_RDONLY | _OPEN_FLAGS, dir_fd=tasks.descriptor)
+        descriptor = os.open(name, os.O_RDONLY | posix.OPEN_FLAGS, dir_fd=tasks.descriptor)
         try:
             status = os.fstat(descriptor)
             sector = _as_left(os.pread(descriptor, SECTOR_BYTES, 0), status)
@@ -1060,7 +956,7 @@ def peek(path: str, capabilities: bytes, tasks: TasksDirectory) -> tuple[int, by
 
 
 def _open_to_read(path: bytes, tasks: TasksDirectory | None) -> int:
-    flags = os.O_RDONLY | _OPEN_FLAGS
+    flags = os.O_RDONLY | posix.OPEN_FLAGS
     if tasks is not None:
         with contextlib.suppress(OSError):
             return os.open(path[tasks.prefix_bytes :], flags, dir_fd=tasks.descriptor)

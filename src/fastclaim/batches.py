@@ -20,11 +20,12 @@ import ctypes
 import functools
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack
 from itertools import islice
 from typing import Any, Final
 
 from . import outcome
+from .descriptors import ErrorsOf, sync_directory
 from .directories import Directories
 from .file_system import stays_in_order
 
@@ -73,7 +74,7 @@ def put_new_on_disk(pool: Directories, prepared: Sequence[Any]) -> None:
     if not prepared:
         return
     files = [(new.path, new.fileno()) for new in prepared]
-    with _errors_of(pool.available):
+    with ErrorsOf(pool.available):
         device = os.fstat(files[0][1]).st_dev
     if len(files) > 1 and stays_in_order(device):
         _write_out(files)
@@ -105,7 +106,7 @@ def _flush_each(files: Sequence[_File], device: int, flush: Callable[[int], None
         for _, descriptor in files:
             _sync_file_range()(descriptor, 0, 0, _WRITE)  # what fails here fails in its flush
     for path, descriptor in files:
-        with _errors_of(path):
+        with ErrorsOf(path):
             flush(descriptor)
 
 
@@ -118,27 +119,6 @@ def _sync_file_range() -> Callable[..., Any]:
 
 def _commit(directory: bytes) -> None:
     """Put all on disk that has been written out, or changed in the file system's journal."""
-    with _errors_of(directory):
+    with ErrorsOf(directory):
         os.utime(os.fsdecode(directory))
     sync_directory(directory)
-
-
-def sync_directory(path: bytes) -> None:
-    """Put the names in a directory on disk; raises OSError."""
-    with _errors_of(path):
-        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(descriptor)
-        finally:
-            with suppress(OSError):  # it is synced, and closed all the same
-                os.close(descriptor)
-
-
-@contextmanager
-def _errors_of(path: bytes) -> Iterator[None]:
-    """System errors get the file's name, also those of calls on a descriptor."""
-    try:
-        yield
-    except OSError as error:
-        error.filename = os.fsdecode(path)
-        raise

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import os
 import select
@@ -17,10 +16,12 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from . import layout, owners, recovery
+from ._posix_py import RENAME_EXCHANGE, RENAME_NOREPLACE, rename_with
 from .directories import Directories
 from .file_system import lacks_journal
 from .inotify import Inotify
 from .inotify_masks import IN_CREATE
+from .tasks_directory import AT_FDCWD
 
 OK: Final = "ok"
 WARNING: Final = "warning"
@@ -29,8 +30,6 @@ ERROR: Final = "error"
 # What does not carry locks from one machine to another, or not always to another process.
 _RISKY: Final = ("nfs", "9p", "virtiofs", "cifs", "smb", "fuse", "ceph", "lustre")
 _OVERLAY: Final = "overlay"
-_RENAME_NOREPLACE: Final = 1
-_RENAME_EXCHANGE: Final = 2
 _CLEANERS: Final = ("systemd-tmpfiles", "tmpreaper", "tmpwatch")
 _OTHER_PROCESS_S: Final = 30.0
 # Runs in the other process: is the lock taken, is our descriptor there, and a file to hear of.
@@ -141,8 +140,8 @@ def _tries(tasks_dir: Path) -> Iterator[Finding]:
         return
     try:
         yield from _between_processes(directory)
-        yield _rename(directory, "RENAME_NOREPLACE", _RENAME_NOREPLACE)
-        yield _rename(directory, "RENAME_EXCHANGE", _RENAME_EXCHANGE)
+        yield _rename(directory, "RENAME_NOREPLACE", RENAME_NOREPLACE)
+        yield _rename(directory, "RENAME_EXCHANGE", RENAME_EXCHANGE)
     finally:
         shutil.rmtree(directory, ignore_errors=True)
 
@@ -208,15 +207,15 @@ def _rename(directory: str, name: str, flag: int) -> Finding:
     for path in (one, other):
         Path(path).touch()
     before = os.stat(one)
-    renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
-    result, number = -1, errno.ENOSYS
-    if renameat2 is not None:
-        result = renameat2(-100, os.fsencode(one), -100, os.fsencode(other), flag)
-        number = ctypes.get_errno()
-    if flag == _RENAME_NOREPLACE:
-        works = result != 0 and number == errno.EEXIST
+    number = 0
+    try:
+        rename_with(AT_FDCWD, os.fsencode(one), os.fsencode(other), flag)
+    except OSError as error:
+        number = error.errno or 0
+    if flag == RENAME_NOREPLACE:
+        works = number == errno.EEXIST
     else:
-        works = result == 0 and os.path.samestat(before, os.stat(other))
+        works = number == 0 and os.path.samestat(before, os.stat(other))
     if works:
         return Finding(OK, name, "works")
     return Finding(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from . import layout, outcome, transition
+from .descriptors import sync_directory
 from .errors import InvalidName
 from .tasks_directory import TasksDirectory
 from .tokens import new_token
@@ -93,7 +94,7 @@ class Directories:
             os.makedirs(os.path.join(self.tasks_path, name), exist_ok=True)
         if self.sync == outcome.SYNC_FULL:
             for directory in changed:
-                _sync_directory(directory)
+                sync_directory(directory)
 
     def opened(self) -> TasksDirectory:
         """`tasks/`, open; it may have been moved away or made anew since."""
@@ -159,17 +160,3 @@ def _file_name(name: str, task_id: object, agent_id: object = None) -> bytes:
         if agent_id is not None:
             ids += f" with agent id {agent_id!r}"
         raise InvalidName(f"{ids}: {error}", task_id) from None
-
-
-def _sync_directory(directory: str) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        error.filename = directory
-        raise
-    finally:
-        try:
-            os.close(descriptor)
-        except OSError:
-            pass  # it is synced, or the error is on its way

@@ -24,6 +24,7 @@ import fcntl
 import os
 
 from . import layout, outcome
+from .descriptors import is_named, sync_directory, unlock_and_close
 from .directories import Directories
 from .document import EXCLUSIVE
 from .errors import InvalidTask, KeyHeld
@@ -73,7 +74,7 @@ def held(pool: Directories, keys: Set[str], task_id: object, claim_name: str) ->
         yield
     finally:
         for descriptor in descriptors:
-            _let_go(descriptor)
+            unlock_and_close(descriptor)
 
 
 def keys_of(task: Task, task_id: object = None) -> set[str]:
@@ -116,7 +117,7 @@ def forget_free_keys(pool: Directories) -> None:
             if _standing(pool, os.pread(descriptor, _RECORD_BYTES, 0)) is None:
                 os.unlink(path)  # who waits for it will see that it has gone
         finally:
-            _let_go(descriptor)
+            unlock_and_close(descriptor)
 
 
 @contextlib.contextmanager
@@ -128,7 +129,7 @@ def alone(pool: Directories, agent_id: object) -> Iterator[None]:
     try:
         yield
     finally:
-        _let_go(descriptor)
+        unlock_and_close(descriptor)
 
 
 def _flocked(path: bytes) -> int | None:
@@ -137,31 +138,17 @@ def _flocked(path: bytes) -> int | None:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if _is_named(path, descriptor):
+            if is_named(path, descriptor):
                 return descriptor
         except BlockingIOError:
             os.close(descriptor)
             return None
         except BaseException:
-            _let_go(descriptor)
+            unlock_and_close(descriptor)
             raise
-        _let_go(descriptor)  # `forget_free_keys` unlinked it between our open and our flock
+        # `forget_free_keys` unlinked it between our open and our flock.
+        unlock_and_close(descriptor)
     return None
-
-
-def _is_named(path: bytes, descriptor: int) -> bool:
-    try:
-        return os.path.samestat(os.lstat(path), os.fstat(descriptor))
-    except FileNotFoundError:
-        return False
-
-
-def _let_go(descriptor: int) -> None:
-    """Unlock, then close: a child forked meanwhile has a copy, and the flock with it."""
-    with contextlib.suppress(OSError):
-        fcntl.flock(descriptor, fcntl.LOCK_UN)
-    with contextlib.suppress(OSError):
-        os.close(descriptor)
 
 
 def _check_is_free(
@@ -194,15 +181,7 @@ def _write_name(pool: Directories, key: str, descriptor: int, claim_name: str) -
     if pool.sync >= outcome.SYNC_DATA:
         os.fdatasync(descriptor)
     if pool.sync >= outcome.SYNC_FULL and not old:
-        _sync_directory(_directory(pool))
-
-
-def _sync_directory(path: bytes) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        sync_directory(_directory(pool))
 
 
 def _directory(pool: Directories) -> bytes:

@@ -22,6 +22,7 @@ import time
 from _thread import RLock  # `threading` takes ten times as long to import
 
 from . import layout
+from .descriptors import ErrorsOf, is_named, unlock_and_close
 from .tokens import owner_id
 
 TYPE_CHECKING = False
@@ -68,7 +69,7 @@ class OwnerFile:
             if not self.stands():
                 self.forget()
                 path = owner_path(tasks, owner_id())
-                with _ErrorsOf(path):
+                with ErrorsOf(path):
                     self.descriptor = _make(path)
                 self._opened = os.fstat(self.descriptor)
 
@@ -103,20 +104,6 @@ def owner_path(tasks: bytes, owner: str) -> bytes:
     return os.path.join(tasks, layout.OWNERS.encode(), name)
 
 
-class _ErrorsOf:
-    """System errors get the file's name, also those of calls on a descriptor."""
-
-    def __init__(self, path: bytes) -> None:
-        self._path = path
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: object, error: object, traceback: object) -> None:
-        if isinstance(error, OSError):
-            error.filename = os.fsdecode(self._path)
-
-
 def conflicts_told(path: str) -> int:
     """How many claims of that owner file's process have met somebody else's, as it says."""
     try:
@@ -149,7 +136,7 @@ def file_of_dead(path: bytes) -> os.stat_result | None:
 
 
 def _ask(path: bytes) -> tuple[bool, os.stat_result | None]:
-    with _ErrorsOf(path):
+    with ErrorsOf(path):
         try:
             descriptor = os.open(path, os.O_RDONLY | _FLAGS)
         except FileNotFoundError:
@@ -165,7 +152,7 @@ def _ask(path: bytes) -> tuple[bool, os.stat_result | None]:
         except BlockingIOError:
             return True, None
         finally:
-            _unlock_and_close(descriptor)
+            unlock_and_close(descriptor)
 
 
 def remove_dead(path: bytes, asked: os.stat_result) -> bool:
@@ -179,7 +166,7 @@ def remove_dead(path: bytes, asked: os.stat_result) -> bool:
         What `file_of_dead` said. A file that was just being made is not the same when its process
         has locked it and died: there may be claims that nobody has looked at.
     """
-    with _ErrorsOf(path):
+    with ErrorsOf(path):
         return _remove_dead(path, asked)
 
 
@@ -196,25 +183,14 @@ def _remove_dead(path: bytes, asked: os.stat_result) -> bool:
         status = os.fstat(descriptor)
         if not os.path.samestat(status, asked) or status.st_size != asked.st_size:
             return False
-        if not _is_named(path, descriptor):
+        if not is_named(path, descriptor):
             return False
         os.unlink(path)
     except (BlockingIOError, FileNotFoundError, IsADirectoryError, PermissionError):
         return False  # it lives, somebody else did it, or it is not ours to remove
     finally:
-        _unlock_and_close(descriptor)
+        unlock_and_close(descriptor)
     return True
-
-
-def _unlock_and_close(descriptor: int) -> None:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_UN)
-    except OSError:
-        pass  # the close that follows does it, too
-    try:
-        os.close(descriptor)
-    except OSError:
-        pass  # it is closed all the same
 
 
 def _make(path: bytes) -> int:
@@ -233,19 +209,19 @@ def _make(path: bytes) -> int:
                 raise OSError(errno.EINVAL, "not a regular file", os.fsdecode(path))
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # Whoever cleans up may have taken it for a dead process's before we had it locked.
-            if _is_named(path, descriptor):
+            if is_named(path, descriptor):
                 _say_locked(descriptor)
                 return descriptor
         except BlockingIOError:
             own = _taken_over(status)
             if own is not None:
-                _unlock_and_close(descriptor)
+                unlock_and_close(descriptor)
                 return own
             time.sleep(_PAUSE_S)
         except BaseException:
-            _unlock_and_close(descriptor)
+            unlock_and_close(descriptor)
             raise
-        _unlock_and_close(descriptor)
+        unlock_and_close(descriptor)
     raise OSError(errno.EBUSY, "others hold its lock", os.fsdecode(path))
 
 
@@ -266,14 +242,6 @@ def _say_locked(descriptor: int) -> None:
         os.pwrite(descriptor, b"0\n", 0)
     except OSError:
         pass  # no room: the claims of a process that dies in that moment wait for `recover()`
-
-
-def _is_named(path: bytes, descriptor: int) -> bool:
-    try:
-        named = os.lstat(path)
-    except FileNotFoundError:
-        return False
-    return os.path.samestat(named, os.fstat(descriptor))
 
 
 _files: dict[tuple[int, int], OwnerFile] = {}

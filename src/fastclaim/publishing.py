@@ -11,13 +11,14 @@ from itertools import islice
 from typing import Any, Final
 
 from . import exclusive, outcome
+from .descriptors import sync_directory
 from .directories import Directories
 from .document import ENFORCEMENT, MANAGED_FIELDS, dumps_payload, lay_out
 from .errors import InvalidTask, TaskExists
 from .listing import is_seen_at_once, known_among, known_ids
 from .stamps import published_fields
 from .terms import terms_of
-from .uniqueness import Alone
+from .uniqueness import PublishLock
 
 IF_EXISTS: Final = ("error", "replace", "ignore")
 # How often the directory may vanish between being made and being written to.
@@ -138,10 +139,10 @@ def _publish_together(
     if not must_be_new:
         return _give_names(pool, written, set(), replace=True, stops=stops)
     try:
-        alone = Alone(pool)
+        lock = PublishLock(pool)
     except FileNotFoundError:
         return [(publication, outcome.LOST) for publication, _ in written]
-    with alone:
+    with lock:
         known = known_among(pool, {f"{publication.task_id}" for publication, _ in written})
         return _give_names(pool, written, known, replace=False, stops=stops)
 
@@ -256,8 +257,6 @@ def _written(
                 pool, written, must_be_new=must_be_new, stops=if_exists == "error"
             )
             if pool.sync >= outcome.SYNC_FULL and came_to[-1][1] == outcome.COLLISION:
-                from .batches import sync_directory
-
                 for directory in pool.publish_directories:
                     sync_directory(directory)
         for publication, result in came_to:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import enum
-import fcntl
 import os
 import time
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from . import layout, leases, listing, outcome, owners
+from .descriptors import is_named, try_flock, unlock_and_close
 from .directories import Directories
 from .document import FAILURES, STATUS, parse_held
 from .errors import InvalidName, InvalidTask
@@ -429,16 +429,13 @@ class _Recovery:
         except OSError:
             return False  # gone, or no lock file at all
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if not os.path.samestat(os.lstat(path), os.fstat(descriptor)):
+            if not (try_flock(descriptor) and is_named(path, descriptor)):
                 return False
             os.unlink(path)
-        except (BlockingIOError, FileNotFoundError, PermissionError):
+        except (FileNotFoundError, PermissionError):
             return False
         finally:
-            with contextlib.suppress(OSError):
-                fcntl.flock(descriptor, fcntl.LOCK_UN)
-            os.close(descriptor)
+            unlock_and_close(descriptor)
         return True
 
 
@@ -451,12 +448,12 @@ def _is_temporary(path: bytes) -> bool:
 
 def put_back(taken: bytes, path: bytes) -> None:
     """Let a file that was taken aside be `path` again, unless another is there by now."""
-    from ._transition_py import _rename_new  # whichever core is in use; few ever come here
+    from ._posix_py import rename_new  # few ever come here
     from .tasks_directory import AT_FDCWD
 
     with contextlib.suppress(FileNotFoundError):  # somebody else has put it back
         try:
-            _rename_new(AT_FDCWD, taken, path)  # no link: those who wait hear of renames
+            rename_new(AT_FDCWD, taken, path)  # no link: those who wait hear of renames
         except FileExistsError:
             os.unlink(taken)
 

@@ -9,11 +9,10 @@ under a temporary name before that.
 
 from __future__ import annotations
 
-import contextlib
 import errno
-import fcntl
 import os
 
+from .descriptors import ErrorsOf, try_flock, unlock_and_close
 from .directories import Directories
 from .waiting import turns
 
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
 _TIMEOUT_S: Final = 5.0
 
 
-class Alone:
+class PublishLock:
     """Keeps out others who publish what must be new, as a context manager.
 
     Raises
@@ -48,14 +47,8 @@ class Alone:
             )
 
     def _flock(self) -> bool:
-        try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        except OSError as error:
-            error.filename = self._path
-            raise
-        return True
+        with ErrorsOf(self._path):
+            return try_flock(self._descriptor)
 
     def __exit__(self, *_: object) -> None:
         try:
@@ -66,11 +59,7 @@ class Alone:
 
     def _close(self) -> None:
         if self._descriptor >= 0:
-            with contextlib.suppress(OSError):
-                # First: a child forked meanwhile has a copy, and the flock with it.
-                fcntl.flock(self._descriptor, fcntl.LOCK_UN)
-            with contextlib.suppress(OSError):  # it is closed all the same
-                os.close(self._descriptor)
+            unlock_and_close(self._descriptor)
             self._descriptor = -1
 
     __del__ = _close

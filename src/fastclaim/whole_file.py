@@ -15,6 +15,7 @@ import os
 import stat
 
 from . import layout
+from .descriptors import sync_directory, try_flock
 from .tokens import new_token
 
 TYPE_CHECKING = False
@@ -73,7 +74,7 @@ def _try_write(path: Path, content: bytes, place: Place) -> bool:
     try:
         with open(temporary, "xb", buffering=0) as file:
             try:
-                if not _flock(file):
+                if not try_flock(file.fileno()):
                     return False
                 _write_all(file, content)
                 place(file, temporary, path)
@@ -103,11 +104,7 @@ def _link_synced(file: IO[bytes], temporary: Path, path: Path) -> None:
     os.fsync(file.fileno())
     # Not a rename, which would replace what somebody puts there just now.
     os.link(temporary, path)
-    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+    sync_directory(os.fspath(path.parent))
 
 
 def sweep(directory: Path) -> list[str]:
@@ -129,7 +126,7 @@ def _sweep_one(temporary: Path) -> bool:
     try:
         with open_regular(temporary) as file:
             try:
-                if not _flock(file):
+                if not try_flock(file.fileno()):
                     return False
                 temporary.unlink()
             finally:
@@ -172,14 +169,6 @@ def open_regular(
         file.close()
         raise OSError(errno.EINVAL, "not a regular file", os.fspath(path))
     return file
-
-
-def _flock(file: IO[bytes]) -> bool:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def unlock(file: IO[bytes]) -> None:

@@ -1,0 +1,102 @@
+"""System calls for the Python core, as `_posix.h` and `_posix.pxd` have them for the compiled one.
+
+Names are looked up from `at`, a directory's descriptor or AT_FDCWD.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+from types import TracebackType
+from typing import Final
+
+OPEN_FLAGS: Final = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+RENAME_NOREPLACE: Final = 1
+RENAME_EXCHANGE: Final = 2
+# A file system without the flag says EINVAL, a kernel without the call ENOSYS, a sandbox EPERM.
+UNSUPPORTED: Final = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM)
+_READ_ONLY: Final = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ETXTBSY)
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class NamedErrors:
+    """System errors of calls on a descriptor, or on a name in tasks/, get the whole path."""
+
+    def __init__(self, path: bytes, tasks: bytes = b"") -> None:
+        self._path, self._tasks = path, tasks
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+    ) -> None:
+        if isinstance(error, OSError):
+            name = self._path
+            if isinstance(error.filename, str | bytes):  # since 3.13 also a descriptor's number
+                name = os.path.join(self._tasks, os.fsencode(error.filename))
+            error.filename = os.fsdecode(name)
+
+
+def rename_with(at: int, source: bytes, target: bytes, flags: int) -> None:
+    """renameat2(2), which `os` does not offer."""
+    renameat2 = getattr(_libc, "renameat2", None)
+    if renameat2 is None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS), source)
+    if renameat2(at, source, at, target, flags) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), source)
+
+
+def rename_new(at: int, source: bytes, target: bytes) -> None:
+    """Rename, but FileExistsError if `target` is there."""
+    try:
+        rename_with(at, source, target, RENAME_NOREPLACE)
+    except OSError as error:
+        if error.errno not in UNSUPPORTED:
+            raise
+        # Without the flag, a look first: only two tasks whose claims share a name and are made in
+        # the same microsecond could still meet here.
+        if lstat(target, at) is not None:
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), target) from None
+        os.rename(source, target, src_dir_fd=at, dst_dir_fd=at)
+
+
+def open_for_flock(at: int, path: bytes, flags: int) -> tuple[int, bool]:
+    """A descriptor, and whether it can write: flock needs no more than reading."""
+    try:
+        return os.open(path, flags | os.O_RDWR | OPEN_FLAGS, 0o666, dir_fd=at), True
+    except OSError as error:
+        if error.errno not in _READ_ONLY:
+            raise
+        return os.open(path, flags | os.O_RDONLY | OPEN_FLAGS, 0o666, dir_fd=at), False
+
+
+def lstat(path: bytes, at: int | None = None) -> os.stat_result | None:
+    """What is there, links not followed; None if nothing is."""
+    try:
+        return os.stat(path, dir_fd=at, follow_symlinks=False)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def same_inode(one: os.stat_result | None, other: os.stat_result) -> bool:
+    """Whether both are one file."""
+    return one is not None and one.st_ino == other.st_ino and one.st_dev == other.st_dev
+
+
+def pread(descriptor: int, size_bytes: int) -> bytes:
+    """The start of a file, however many reads it takes."""
+    content = b""
+    while piece := os.pread(descriptor, size_bytes - len(content), len(content)):
+        content += piece
+    return content
+
+
+def pwrite(descriptor: int, content: bytes) -> None:
+    """Write over the start of a file, however many writes it takes."""
+    written = 0
+    while written < len(content):
+        written += os.pwrite(descriptor, content[written:], written)
