@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeVar, cast
 
@@ -15,12 +14,11 @@ from ..directories import DURABILITIES
 from ..errors import (
     AlreadyClaimed,
     ClaimLost,
-    LockTimeout,
     TaskNotAvailable,
     TaskPoolError,
 )
 from ..pausing import Pause
-from ..pool import TaskPool, _as_task, _check_seconds, _extra, _meets_any
+from ..pool import TaskPool, _as_task, _check_seconds
 from ..recovery import RecoveryReport
 from ..tokens import new_token
 from . import claiming, finishing, health, listing, publishing, recovery, selecting, upkeep
@@ -28,7 +26,7 @@ from .claiming import Hold, Taken, Wanted
 from .database import Database
 from .documents import Row
 from .finishing import ClaimOf
-from .publication import agent_key, original_task, row
+from .publication import agent_key, row
 
 logger = logging.getLogger("fastclaim.pool")
 
@@ -253,77 +251,27 @@ class PostgresPool(TaskPool):
         _check_seconds("older_than", older_than)
         return upkeep.prune(self._database, state, older_than, dry_run)
 
-    # The original's five; `validate_task_constraints` needs no pool ------------------------------
+    # What the original's five are made of -------------------------------------------------------
 
-    def publish_task(
-        self,
-        task_id: str,
-        task_description: str,
-        requirements: list[str] | None = None,
-        constraints: dict[str, Any] | None = None,
-    ) -> bool:
+    def _publish_original(self, task: dict[str, Any]) -> None:
+        values = row(task, layout.TASK_SUFFIX)
+        publishing.publish(self._database, values, task["task_id"], "replace")
+
+    def _claim_original(
+        self, task_id: str, agent_id: str, token: str, timeout: float
+    ) -> dict[str, Any]:
+        hold = self._hold_for(None, None)
         try:
-            task = original_task(task_id, task_description, requirements, constraints)
-            values = row(task, layout.TASK_SUFFIX)
-            publishing.publish(self._database, values, task_id, "replace")
-        except Exception as error:
-            extra = {"task_id": task_id}
-            logger.error("Failed to publish task %s: %s", task_id, error, extra=extra)
-            return False
-        if logger.isEnabledFor(logging.INFO):
-            logger.info("Published task %s", task_id, extra={"task_id": task_id})
-        return True
-
-    def claim_task(self, task_id: str, agent_id: str, timeout: float = 10.0) -> dict[str, Any]:
-        started_s = time.monotonic()
-        token = new_token()
-        try:
-            hold = self._hold_for(None, None)
-
-            def claim() -> dict[str, Any]:
-                taken = claiming.claim(self._database, task_id, agent_id, token, timeout, hold)
-                # A claim that this process has already is no news, as with the original.
-                return taken.row.task() if taken.token == token else {}
-
-            task = self._or_give_back(claim, agent_id, [token])
-        except Exception as error:
-            if isinstance(error, AlreadyClaimed) or not isinstance(error, TaskNotAvailable):
-                expected = isinstance(error, AlreadyClaimed | LockTimeout)
-                level = logging.WARNING if expected else logging.ERROR
-                extra = _extra(task_id, agent_id, started_s)
-                logger.log(level, "Failed to claim task %s: %s", task_id, error, extra=extra)
+            taken = claiming.claim(self._database, task_id, agent_id, token, timeout, hold)
+        except TaskNotAvailable as error:
+            if isinstance(error, AlreadyClaimed):
+                raise
             return {}
-        if task and logger.isEnabledFor(logging.INFO):
-            extra = _extra(task_id, agent_id, started_s)
-            logger.info("Task %s claimed by %s", task_id, agent_id, extra=extra)
-        return task
+        # A claim that this process has already is no news, as with the original.
+        return taken.row.task() if taken.token == token else {}
 
-    def complete_task(self, task_id: str, agent_id: str, result: dict[str, Any]) -> bool:
-        started_s = time.monotonic()
-        try:
-            self.complete(task_id, agent_id, result)
-        except Exception as error:
-            if not isinstance(error, ClaimLost) or error.holder is not None:
-                extra = _extra(task_id, agent_id, started_s)
-                logger.error("Failed to complete task %s: %s", task_id, error, extra=extra)
-            return False
-        if logger.isEnabledFor(logging.INFO):
-            extra = _extra(task_id, agent_id, started_s)
-            logger.info("Task %s completed by %s", task_id, agent_id, extra=extra)
-        return True
-
-    def get_available_tasks(
-        self, capability_filter: list[str] | None = None
-    ) -> list[dict[str, Any]]:
-        try:
-            return [
-                task
-                for task in self.tasks()
-                if _meets_any(task, capability_filter, f"{task.get('task_id')}")
-            ]
-        except Exception as error:
-            logger.error("Failed to list the available tasks: %s", error)
-            return []
+    def _release_quietly(self, task_id: object, agent_id: object, token: str) -> None:
+        self._give_back_quietly(agent_id, [token])
 
     # ----------------------------------------------------------------------------------------------
 

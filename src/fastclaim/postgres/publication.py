@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import time
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
@@ -93,29 +92,6 @@ def row(task: Mapping[str, Any], suffix: str = layout.COMPLETED_SUFFIX) -> tuple
         exclusive,
         _most_attempts(task.get("max_attempts")),
     )
-
-
-def original_task(
-    task_id: object,
-    description: object,
-    requirements: list[str] | None,
-    constraints: dict[str, Any] | None,
-) -> dict[str, Any]:
-    """A task as the original's `publish_task` makes it."""
-    now_s = time.time()
-    enforcement = {
-        "enabled": bool(constraints),
-        "validation_required": bool(constraints and constraints.get("validation_rules")),
-        "created_at": now_s,
-    }
-    return {
-        "task_id": task_id,
-        "description": description,
-        "requirements": requirements or [],
-        "constraints": constraints or {},
-        ENFORCEMENT: enforcement,
-        "created_at": now_s,
-    }
 
 
 def lane(requirements: list[str], required: list[str]) -> int:
