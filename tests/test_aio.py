@@ -161,7 +161,7 @@ def test_a_cancelled_wait_is_over_and_a_later_task_is_not_claimed(pool: TaskPool
         waits.cancel()
         with pytest.raises(asyncio.CancelledError):
             await waits
-        assert pool._selected()._waiters == []
+        assert not pool._selected()._waiters
         await tasks.publish("x")
         await asyncio.sleep(0.05)
         assert (await tasks.counts())["available"] == 1

@@ -178,7 +178,7 @@ def test_who_waits_sleeps_until_the_first_lease_ends(
     pool.claim("t", "b", lease_s=10)
     naps: list[float] = []
 
-    def sleep(self: Changes, timeout_s: float) -> None:
+    def sleep(self: Changes, timeout_s: float, _: object = None) -> None:
         naps.append(timeout_s)
         let_time_pass(monkeypatch, timeout_s)
 

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
 
@@ -31,9 +31,9 @@ def asleep(pool: TaskPool, monkeypatch: pytest.MonkeyPatch) -> Iterator[threadin
     blocking = threading.Event()
     wait = Changes.wait
 
-    def tell_and_wait(heard: Changes, timeout_s: float) -> None:
+    def tell_and_wait(heard: Changes, *how: Any) -> None:
         blocking.set()
-        wait(heard, timeout_s)
+        wait(heard, *how)
 
     with monkeypatch.context() as patched:
         patched.setattr(Changes, "wait", tell_and_wait)

@@ -1371,6 +1371,17 @@ def read(path not None, Py_ssize_t at_most_bytes, tasks=None):
     raise OSError(error, os.strerror(error), os.fsdecode(path))
 
 
+def is_there(str path not None):
+    """Whether something has that name: see `_transition_py.is_there`."""
+    cdef posix.stat_result found
+    cdef bytes encoded = PyUnicode_EncodeFSDefault(path)
+    cdef const char *name = path_of(encoded)
+    cdef bint has_gone
+    with nogil:
+        has_gone = posix.lstat(name, &found) != 0 and errno == posix.ENOENT
+    return not has_gone
+
+
 cdef bint peek_at(
     const Step *step, Text capabilities, char *raw, Sector *sector
 ) noexcept nogil:

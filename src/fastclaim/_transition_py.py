@@ -921,6 +921,17 @@ def read(
             raise
 
 
+def is_there(path: str) -> bool:
+    """Whether something has that name; True if that cannot be told."""
+    try:
+        os.lstat(path)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        pass  # a claim will say what it is
+    return True
+
+
 def peek(path: str, capabilities: bytes, tasks: TasksDirectory) -> tuple[int, bytes] | None:
     """The rank of a task that proves to wait, for which these capabilities are enough.
 

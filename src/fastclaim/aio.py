@@ -32,8 +32,9 @@ from .layout import AVAILABLE
 from .pausing import Pause
 from .pool import TaskPool
 from .recovery import RecoveryReport
-from .selection import Selection, Waiter
+from .selection import Selection
 from .views import View
+from .waiters import Waiter
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")

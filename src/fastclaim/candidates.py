@@ -43,6 +43,11 @@ class Ordered:
         """Whether there were more names than fit."""
         return self._horizon is not None
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to pop."""
+        return not self._heap and not self._runs
+
     def push(self, first: float, second: float, name: str) -> None:
         """Add a name with its rank."""
         if self._horizon is not None and (first, second) >= self._horizon:

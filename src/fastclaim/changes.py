@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from typing import Final
 
     from .inotify import Inotify
+    from .waiters import Bell
 
 TASKS: Final = "."  # `tasks/` itself
 
@@ -139,18 +140,17 @@ class Changes:
                     # Most others in available/ are temporaries of publishers.
                     state != layout.AVAILABLE or name.endswith(_TASK_SUFFIX)
                 ):
-                    text = name.decode("utf-8", "surrogateescape")
-                    changes.setdefault(state, []).append(text)
+                    changes.setdefault(state, []).append(layout.decode(name))
             if len(events) < _FEW:
                 break
         return changes if complete else None
 
-    def wait(self, timeout_s: float) -> None:
-        """Block, with the GIL released, until something is told or the time is over."""
+    def wait(self, timeout_s: float, bell: Bell | None = None) -> None:
+        """Block, with the GIL released, until something is told, it rings, or the time is over."""
         if self.blind or self._inotify is None:
             time.sleep(timeout_s)
         else:
-            self._inotify.wait(timeout_s)
+            self._inotify.wait(timeout_s, bell)
 
     def release(self) -> None:
         """Give the inotify instance back, until `resume`."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .errors import TaskPoolError
+from .errors import InvalidTask, TaskPoolError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -16,7 +16,8 @@ class Claim:
     """An agent's exclusive hold on a task, as `TaskPool.claim` returns it.
 
     As a context manager it completes the task at the end of the block with what `result` is by
-    then. If the block raises, the claim fails with that error, which is raised again; what is no
+    then. If the block raises, or that cannot be written as JSON, the claim fails with that error,
+    which is raised again; what is no
     `Exception` (Ctrl-C, the cancelling of a coroutine, exit) gives the task back instead.
 
     Attributes
@@ -131,8 +132,15 @@ class Claim:
         if not self._open:
             return
         if error is None:
-            self.complete(self.result)
-            return
+            try:
+                self.complete(self.result)
+            except InvalidTask as refused:  # a result that is no JSON can never be handed in
+                self._end_after(refused)
+                raise
+        else:
+            self._end_after(error)
+
+    def _end_after(self, error: BaseException) -> None:
         try:
             if isinstance(error, Exception):
                 self.fail(f"{type(error).__name__}: {error}")

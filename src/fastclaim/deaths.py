@@ -23,6 +23,9 @@ from .owners import no_fork
 _UNLOCKED_WITHIN_S: Final = 1.0
 # A claim whose lease is over may have to wait for a newer publication: how often to look at it.
 _LEASE_LOOKS_S: Final = 1.0
+# How soon a look that failed, or left something, is repeated, and how seldom at last.
+_FIRST_AGAIN_S: Final = 1.0
+_LAST_AGAIN_S: Final = 30.0
 _MASK: Final = IN_CLOSE_WRITE | IN_DELETE_SELF | IN_MOVE_SELF
 
 
@@ -39,6 +42,8 @@ class Deaths:
         self._heard_at_s = float("-inf")
         self._owes_look = False  # it has not always listened, and nobody was told so
         self._lease_look_s = math.inf  # when to look for leases that have ended, since the epoch
+        self._look_again_s = math.inf  # on the monotonic clock
+        self._again_after_s = _FIRST_AGAIN_S
 
     def may_have_come(self, tasks: os.stat_result | None = None) -> bool:
         """Whether an owner may have died, or a lease ended, since this was last asked.
@@ -67,12 +72,21 @@ class Deaths:
                 self._inotify.close()
                 self._inotify = None
 
-    def lease_ends_in_s(self) -> float:
-        """Seconds until a lease may have ended; infinity: none will, as far as is known."""
+    def looked(self, settled: bool) -> None:
+        """Say whether the look that a "maybe" brought about has left nothing to be done."""
+        if settled:
+            self._look_again_s, self._again_after_s = math.inf, _FIRST_AGAIN_S
+        else:
+            self._look_again_s = time.monotonic() + self._again_after_s
+            self._again_after_s = min(2 * self._again_after_s, _LAST_AGAIN_S)
+
+    def next_look_in_s(self) -> float:
+        """Seconds until a lease may have ended, or a look is to be repeated; infinity: unknown."""
         with no_fork:
             if not self._take_in(None):
                 self._watch()
-            return self._lease_look_s - time.time()
+            lease_ends_in_s = self._lease_look_s - time.time()
+            return min(lease_ends_in_s, self._look_again_s - time.monotonic())
 
     def _may_have_come(self, tasks: os.stat_result | None) -> bool:
         if not self._take_in(tasks):
@@ -81,8 +95,9 @@ class Deaths:
             self._owes_look = False
             self._is_lease_over()  # if it is, the look that this answer brings about is the one
             return True
-        is_recent = time.monotonic() - self._heard_at_s < _UNLOCKED_WITHIN_S
-        return self._is_lease_over() or is_recent
+        now_s = time.monotonic()
+        is_recent = now_s - self._heard_at_s < _UNLOCKED_WITHIN_S
+        return self._is_lease_over() or is_recent or now_s >= self._look_again_s
 
     def _take_in(self, tasks: os.stat_result | None) -> bool:
         """Read what inotify has to tell; False if it does not tell of this directory."""

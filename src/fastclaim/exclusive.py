@@ -42,6 +42,8 @@ _AGENT_SUFFIX: Final = b".agent"
 _RECORD_BYTES: Final = 512  # what a disk writes whole
 _END: Final = b"\0"  # of a name, in which it cannot be
 _VERIFY_TRIES: Final = 8
+# How long an agent's other processes may take to claim; it is milliseconds, unless one is stopped.
+_AGENT_LOCK_S: Final = 1.0
 
 
 class KeyBusy(Exception):
@@ -121,15 +123,23 @@ def forget_free_keys(pool: Directories) -> None:
 
 
 @contextlib.contextmanager
-def alone(pool: Directories, agent_id: object) -> Iterator[None]:
-    """Keep other processes and threads of this agent out, for as long as it takes to claim."""
+def agent_lock(pool: Directories, agent_id: object) -> Iterator[bool]:
+    """Keep other processes and threads of this agent out, for as long as it takes to claim.
+
+    Yields
+    ------
+    bool
+        False if one of them does not go on: it was stopped in the middle.
+    """
     os.makedirs(_directory(pool), exist_ok=True)
     path = b"%b/%b%b" % (_directory(pool), _digest(f"{agent_id}"), _AGENT_SUFFIX)
-    descriptor = next(found for _ in turns(None) if (found := _flocked(path)) is not None)
+    tries = (_flocked(path) for _ in turns(_AGENT_LOCK_S))
+    descriptor = next((found for found in tries if found is not None), None)
     try:
-        yield
+        yield descriptor is not None
     finally:
-        unlock_and_close(descriptor)
+        if descriptor is not None:
+            unlock_and_close(descriptor)
 
 
 def _flocked(path: bytes) -> int | None:

@@ -153,10 +153,12 @@ class _Transition(ABC):
             raise self._lost(holder)
 
     def _lost(self, holder: object) -> ClaimLost:
-        by = "" if holder is None else f"; it is claimed by {holder!r}"
-        return ClaimLost(
-            f"task {self.task_id!r} is not claimed by {self.agent_id!r}{by}", self.task_id, holder
-        )
+        if f"{holder}" == f"{self.agent_id}":
+            words = f"is claimed by {holder!r}, but not with that token"
+        else:
+            by = "" if holder is None else f"; it is claimed by {holder!r}"
+            words = f"is not claimed by {self.agent_id!r}{by}"
+        return ClaimLost(f"task {self.task_id!r} {words}", self.task_id, holder)
 
     def _expected(self) -> bytes:
         if self.token is None:

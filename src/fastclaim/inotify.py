@@ -13,7 +13,10 @@ import struct
 import termios
 import weakref
 from types import TracebackType
-from typing import Any, Final, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
+
+if TYPE_CHECKING:
+    from .waiters import Bell
 
 _FLAGS: Final = os.O_NONBLOCK | os.O_CLOEXEC  # IN_NONBLOCK and IN_CLOEXEC are these
 _HEADER: Final = struct.Struct("iIII")  # wd, mask, cookie, length of the name
@@ -112,13 +115,15 @@ class Inotify:
             events.append((wd, mask, name, cookie))
         return events
 
-    def wait(self, timeout_s: float | None = None) -> bool:
+    def wait(self, timeout_s: float | None = None, bell: Bell | None = None) -> bool:
         """Block until there are events to read, with the GIL released; Ctrl-C ends it at once.
 
         Parameters
         ----------
         timeout_s : float or None
             Seconds; None waits as long as it takes.
+        bell : Bell, optional
+            Ends the wait too, when it becomes readable.
 
         Returns
         -------
@@ -130,6 +135,8 @@ class Inotify:
         # Not kept: two threads must not poll one poll object at a time.
         poll = select.poll()
         poll.register(self._fd, select.POLLIN)
+        if bell is not None:
+            poll.register(bell, select.POLLIN)
         if timeout_s is None:
             return bool(poll.poll())
         return bool(poll.poll(min(max(timeout_s, 0.0) * 1000, _LONGEST_POLL_MS)))

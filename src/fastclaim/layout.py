@@ -100,6 +100,11 @@ def encode(name: str) -> bytes:
     return name.encode() if name.isascii() else name.encode(_ENCODING, _ENCODING_ERRORS)
 
 
+def decode(name: bytes) -> str:
+    """The name that these bytes are of, whatever they are."""
+    return name.decode(_ENCODING, _ENCODING_ERRORS)
+
+
 def encode_name(name: str) -> bytes:
     """The bytes of one file name.
 

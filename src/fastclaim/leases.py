@@ -36,10 +36,10 @@ def note(tasks: bytes, ends_at_s: float) -> None:
         The system refused; where it is permission that is missing, nobody gets to know.
     """
     second = int(min(max(ends_at_s, 0.0), _LAST_S)) + 1
-    if _noted.get(tasks) == second > time.time():
-        return  # an agent that looks for work again and again
     directory = os.path.join(tasks, layout.OWNERS.encode())
     path = b"%b/%d%b" % (directory, second, layout.LEASE_SUFFIX.encode())
+    if _noted.get(tasks) == second > time.time() and os.path.lexists(path):
+        return  # an agent that looks for work again and again
     try:
         try:
             _make(path)

@@ -262,6 +262,7 @@ class TaskPool(OriginalMethods):
         OSError
             The system refused; the task is where it was.
         """
+        _check_seconds("timeout", timeout)
         token = new_token()
         hold = self._hold(lease_s, bind)
         try:
@@ -395,7 +396,7 @@ class TaskPool(OriginalMethods):
         ClaimLost, InvalidTask, InvalidName, LockTimeout, OSError
             The claim lasts as long as before.
         """
-        _check_seconds("lease_s", lease_s)
+        _check_seconds("lease_s", lease_s, optional=False)
         renewal = finishing.Renew(self._directories, task_id, agent_id, token, lease_s)
         renewal.run()
         return renewal.lease_expires_at
@@ -641,19 +642,21 @@ class TaskPool(OriginalMethods):
             _check_seconds("wait", wait)
         selection = self._selected()
         view = selection.view(order, capabilities)
-        attempt = functools.partial(
-            self._claim_candidate, self._directories, agent_id, lease_s, bind
-        )
-        if max_claims is None and (claim := selection.claim_one(view, attempt)) is not None:
-            return claim
+        attempt = _Attempt(self, self._directories, agent_id, lease_s, bind)
         claim_one = functools.partial(selection.claim_one, view, attempt)
         if max_claims is not None:
             claim_one = functools.partial(self._claim_one_within, max_claims, agent_id, claim_one)
-            if (claim := claim_one()) is not None:
-                return claim
-        return selection.claim_later(
-            view, claim_one, self._look_after_dead_owners, wait, at_claimed=max_claims is not None
-        )
+        try:
+            return selection.claim_at_once(view, claim_one) or selection.claim_later(
+                view,
+                claim_one,
+                self._look_after_dead_owners,
+                wait,
+                at_claimed=max_claims is not None,
+            )
+        except BaseException:
+            attempt.give_back()  # interrupted, maybe, before anybody was told
+            raise
 
     def claim_many(
         self,
@@ -691,13 +694,12 @@ class TaskPool(OriginalMethods):
         _check_agent_id(agent_id)
         selection = self._selected()
         view = selection.view(order, capabilities)
-        attempt = functools.partial(
-            self._claim_candidate, self._directories.for_a_batch(), agent_id, lease_s, bind
-        )
+        attempt = _Attempt(self, self._directories.for_a_batch(), agent_id, lease_s, bind)
+        claim_one = functools.partial(selection.claim_one, view, attempt)
         claims: list[Claim] = []
         try:
             while len(claims) < n:
-                claim = selection.claim_one(view, attempt)
+                claim = selection.claim_at_once(view, claim_one)
                 if claim is not None:
                     claims.append(claim)
                 elif claims or not self._look_after_dead_owners():
@@ -706,11 +708,12 @@ class TaskPool(OriginalMethods):
                 self._directories,
                 [self._directories.claimed_file(claim.task_id, agent_id) for claim in claims],
             )
+            return claims
         except BaseException:
             for claim in claims:
                 self._release_quietly(claim.task_id, agent_id, claim.token)
+            attempt.give_back()
             raise
-        return claims
 
     def why(self, task_id: object, capabilities: Iterable[str] | None = None) -> str:
         """Where a task is, and what it waits for: one sentence for people.
@@ -822,43 +825,14 @@ class TaskPool(OriginalMethods):
     def _claim_one_within(
         self, max_claims: int, agent_id: object, claim_one: Callable[[], Claim | None]
     ) -> Claim | None:
-        from . import exclusive
+        from .exclusive import agent_lock
 
         # Two processes of one agent must not both see the last place free.
-        with exclusive.alone(self._directories, agent_id):
+        with agent_lock(self._directories, agent_id) as is_alone:
+            if not is_alone:
+                return None
             held = sum(1 for _ in listing.claims_by(self._directories, agent_id))
             return claim_one() if held < max_claims else None
-
-    def _claim_candidate(
-        self,
-        directories: Directories,
-        agent_id: object,
-        lease_s: float | None,
-        bind: bool | None,
-        name: str,
-        capabilities: bytes | None,
-    ) -> tuple[int, Claim | None]:
-        task_id = name[: -len(layout.TASK_SUFFIX)]
-        hold, token = self._hold(lease_s, bind), new_token()
-        try:
-            came_to, _ = claiming.claim(
-                directories,
-                task_id,
-                agent_id,
-                hold,
-                token,
-                0.0,
-                False,
-                capabilities=capabilities,
-            )
-            claim = Claim(self, task_id, agent_id, token) if came_to == outcome.DONE else None
-            return came_to, claim
-        except (TaskPoolError, OSError):
-            raise
-        except BaseException:
-            # Interrupted; the claim may stand, and nobody will ever be told about it.
-            self._release_quietly(task_id, agent_id, token)
-            raise
 
     def _bring_back(self, task_id: object) -> bool:
         """Give back the task if its claim has ended; whether it may be waiting now."""
@@ -876,11 +850,18 @@ class TaskPool(OriginalMethods):
 
     def _look_after_dead_owners(self, tasks: os.stat_result | None = None) -> bool:
         """Give back claims that have ended; whether anything may be waiting now that did not."""
-        if self._asks_kernel and not self._directories.deaths().may_have_come(tasks):
+        deaths = self._directories.deaths() if self._asks_kernel else None
+        if deaths is not None and not deaths.may_have_come(tasks):
             return False
         from .recovery import give_back_of_dead_owners
 
-        return give_back_of_dead_owners(self._directories, self._max_attempts)
+        is_settled = False
+        try:
+            came_back, is_settled = give_back_of_dead_owners(self._directories, self._max_attempts)
+        finally:
+            if deaths is not None:
+                deaths.looked(is_settled)
+        return came_back
 
     def _claim_of_before(self, task_id: object, agent_id: object) -> Claim:
         for task in listing.claims_of(self._directories, task_id):
@@ -919,6 +900,48 @@ class TaskPool(OriginalMethods):
         return directory
 
 
+class _Attempt:
+    """Claims candidates, one by one, for one agent."""
+
+    def __init__(
+        self,
+        pool: TaskPool,
+        directories: Directories,
+        agent_id: object,
+        lease_s: float | None,
+        bind: bool | None,
+    ) -> None:
+        self.agent_id = agent_id
+        self._pool, self._directories = pool, directories
+        self._lease_s, self._bind = lease_s, bind
+        self._last: tuple[str, str] | None = None  # a task, and the token of a claim of it
+
+    def __call__(self, name: str, capabilities: bytes | None) -> tuple[int, Claim | None]:
+        """See `selection.Attempt`."""
+        task_id = name[: -len(layout.TASK_SUFFIX)]
+        token = new_token()
+        self._last = task_id, token
+        came_to, _ = claiming.claim(
+            self._directories,
+            task_id,
+            self.agent_id,
+            self._pool._hold(self._lease_s, self._bind),
+            token,
+            0.0,
+            False,
+            capabilities=capabilities,
+        )
+        if came_to != outcome.DONE:
+            return came_to, None
+        return came_to, Claim(self._pool, task_id, self.agent_id, token)
+
+    def give_back(self) -> None:
+        """The last claim, if it was made: nobody will ever be told about it."""
+        if self._last is not None:
+            task_id, token = self._last
+            self._pool._release_quietly(task_id, self.agent_id, token)
+
+
 def _check_agent_id(agent_id: object) -> None:
     """Raise InvalidName or InvalidTask if no claim can be made for this id, of whatever task."""
     try:
@@ -928,12 +951,17 @@ def _check_agent_id(agent_id: object) -> None:
     claim_stamp(agent_id, bound_to(None), "")
 
 
-def _check_seconds(name: str, seconds: object) -> None:
-    """Raise ValueError unless it is a number, or None: NaN would be neither past nor future."""
-    if seconds is None:
+def _check_seconds(name: str, seconds: object, *, optional: bool = True) -> None:
+    """Raise ValueError unless it is a number (or None): NaN would be neither past nor future."""
+    if seconds is None and optional:
         return
-    if not isinstance(seconds, int | float) or isinstance(seconds, bool) or seconds != seconds:
-        raise ValueError(f"{name} {seconds!r} is not a number of seconds")
+    if isinstance(seconds, int | float) and not isinstance(seconds, bool):
+        try:
+            if float(seconds) == seconds:
+                return
+        except OverflowError:
+            pass  # more than a float can hold
+    raise ValueError(f"{name} {seconds!r} is not a number of seconds")
 
 
 def _as_task(

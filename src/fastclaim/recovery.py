@@ -92,18 +92,33 @@ def recover(
     if not dry_run:
         recovery.litter()
         recovery.forget_what_has_ended()
+    if recovery.error is not None:
+        raise recovery.error
     return recovery.report
 
 
-def give_back_of_dead_owners(pool: Directories, max_attempts: int | None) -> bool:
-    """Return the claims whose process or lease has ended; whether a task went anywhere."""
+def give_back_of_dead_owners(pool: Directories, max_attempts: int | None) -> tuple[bool, bool]:
+    """Return the claims whose process or lease has ended.
+
+    Returns
+    -------
+    tuple
+        Whether a task went anywhere, and whether nothing is left for a later look.
+
+    Raises
+    ------
+    OSError
+        The system refused, and no task went anywhere.
+    """
     recovery = _Recovery(pool, None, False, max_attempts)
     recovery.ask_owners()
     if not recovery.dead and not recovery.ended:
-        return False
+        return False, True
     recovery.claims()
     recovery.forget_what_has_ended()
-    return bool(recovery.report)
+    if recovery.error is not None and not recovery.report:
+        raise recovery.error
+    return bool(recovery.report), not recovery.unsettled
 
 
 def give_back_claims_of(
@@ -143,7 +158,8 @@ class _Recovery:
         self.now_s = time.time()
         self.report = RecoveryReport([], [], [], [], [])
         self._alive: dict[str, bool] = {}
-        self._unsettled = False  # something has to wait for a later pass
+        self.unsettled = False  # something has to wait for a later pass
+        self.error: OSError | None = None  # the first that kept a claim from being settled
         self._claimed_by_originals: set[str] = set()
         self.dead: dict[bytes, os.stat_result] = {}
         self.ended: list[bytes] = []
@@ -158,7 +174,11 @@ class _Recovery:
     def claims(self) -> None:
         """Look at every claim."""
         for path in listing.task_files(self.pool.claimed):
-            self.claim(path)
+            try:
+                self.claim(path)
+            except OSError as error:  # of that claim: the others go back all the same
+                self.error = self.error or error
+                self.unsettled = True
 
     def claim(self, path: str) -> None:
         """Look at one claim."""
@@ -240,7 +260,7 @@ class _Recovery:
                 if came_to != outcome.BUSY:
                     break
             if came_to not in (outcome.DONE, outcome.ABSENT):
-                self._unsettled = True
+                self.unsettled = True
 
     def _settle_held(self, path: bytes, task_id: str) -> int:
         lock = self.pool.lock_file(self.pool.available_file(task_id))
@@ -393,7 +413,7 @@ class _Recovery:
 
     def forget_what_has_ended(self) -> None:
         """Remove the files of dead owners and of past leases, unless there is more to do."""
-        if self._unsettled:
+        if self.unsettled:
             return  # the files say that there is something to look after
         for path, asked in self.dead.items():
             if owners.remove_dead(path, asked):
@@ -461,14 +481,20 @@ def put_back(taken: bytes, path: bytes) -> None:
 def _dead_owners(pool: Directories) -> dict[bytes, os.stat_result]:
     """Owner files whose process has died, and inodes that it kept locked, as they are now."""
     suffixes = (layout.OWNER_SUFFIX.encode(), layout.LOCK_SUFFIX.encode())
-    paths = (path for path in _entries(_owners(pool)) if path.endswith(suffixes))
+    try:
+        paths = [path for path in _entries(_owners(pool)) if path.endswith(suffixes)]
+    except PermissionError:
+        return {}  # not ours to look into: others give back what the dead have left
     asked = ((path, owners.file_of_dead(path)) for path in paths)
     return {path: status for path, status in asked if status is not None}
 
 
 def _ended_leases(pool: Directories, now_s: float) -> list[bytes]:
     """The files that tell of leases that are over."""
-    found = leases.ends(_owners(pool))
+    try:
+        found = leases.ends(_owners(pool))
+    except PermissionError:
+        return []
     return [path for path, second in found.items() if second <= now_s]
 
 

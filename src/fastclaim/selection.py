@@ -11,28 +11,21 @@ import os
 import time
 from _thread import allocate_lock  # `threading` takes ten times as long to import
 
-from . import layout, outcome
+from . import layout
 from .changes import TASKS, Change, Changes
 from .directories import Directories
-from .errors import (
-    AlreadyClaimed,
-    InvalidName,
-    InvalidTask,
-    KeyHeld,
-    LockTimeout,
-    NameCollision,
-    PoolPaused,
-    TaskNotAvailable,
-)
 from .matching import ANY, ORDERS, Capabilities
+from .search import Search
 from .views import BUSY_S, AnyView, OrderedView, View
+from .waiters import Bell, Waiter, Waiters
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
-    from typing import Final, TypeAlias
+    from typing import Final
 
     from .claim import Claim
+    from .search import Attempt
     from .turnstile import Turnstile
 
 # What the views of one process may take together; a view of a million names has some 40 MiB.
@@ -51,30 +44,6 @@ _LOOKING_SHARE: Final = 0.05
 _OWNER_LOOKS_S: Final = (0.0, 0.002, 0.02, 0.2)
 
 
-Attempt: TypeAlias = "Callable[[str, bytes | None], tuple[int, Claim | None]]"
-"""Claims the task in a file of this name with these capabilities, without waiting: what
-`claiming.claim` came to, and the claim; ABSENT if somebody else was faster."""
-
-
-class Waiter:
-    """Somebody who waits until a view may have something; `wake` is called at most once."""
-
-    def __init__(
-        self, view: View, wake: Callable[[], object], *, at_claimed: bool, can_lead: bool
-    ) -> None:
-        self.view = view
-        self.at_claimed = at_claimed  # whether any end of a claim is a reason, too
-        self.can_lead = can_lead
-        self.is_awake = False
-        self._wake = wake
-
-    def wake(self) -> None:
-        """Let it try again."""
-        if not self.is_awake:
-            self.is_awake = True
-            self._wake()
-
-
 class Selection:
     """What one process knows of a pool's waiting tasks. Safe from threads, not across a fork."""
 
@@ -83,10 +52,10 @@ class Selection:
         self._asks_kernel = ask_kernel
         self._changes = Changes(pool, ask_kernel)
         self._changes.follow(layout.AVAILABLE)  # before anything is read
-        self._lock = allocate_lock()
+        self.lock = allocate_lock()
         self._views: dict[tuple[str, Capabilities], View] = {}
-        self._waiters: list[Waiter] = []
-        self._leader: Waiter | None = None
+        self._waiters = Waiters()
+        self.news = 0  # counts what has come about, as far as is known
         # The turnstile that one of this process's threads is at.
         self._queueing: Callable[[], Turnstile | None] = lambda: None
         self._owner_looks_s: list[float] = []
@@ -111,10 +80,14 @@ class Selection:
             raise ValueError(f"order {order!r} is none of {', '.join(ORDERS)}")
         if isinstance(capabilities, str | bytes):
             raise TypeError(f"capabilities is a list of names, not {capabilities!r}")
-        with self._lock:
+        with self.lock:
             if len(self._views) >= _MOST_VIEWS:
                 del self._views[next(iter(self._views))]
             return self._views.setdefault(key, self._new_view(*key))
+
+    def _told_views(self) -> set[View]:
+        """Those that hear of changes: a view may be waited with though there are newer ones."""
+        return {*self._views.values(), *(waiter.view for waiter in self._waiters)}
 
     def _new_view(self, order: str, capabilities: Capabilities) -> View:
         if order == ANY:
@@ -124,72 +97,32 @@ class Selection:
 
     # Selecting --------------------------------------------------------------------------------
 
-    def claim_one(self, view: View, attempt: Attempt) -> Claim | None:
-        """Claim the first of a view's tasks that can be claimed; None if there is none."""
-        claim, was_busy = self._claim_first(view, attempt)
-        if claim is None and was_busy:
-            # Whoever looks whether a task is for him holds it for microseconds.
-            time.sleep(BUSY_S)
-            claim, _ = self._claim_first(view, attempt)
-        return claim
-
-    def _claim_first(self, view: View, attempt: Attempt) -> tuple[Claim | None, bool]:
-        """The claim, or None, and whether others were in the middle of a transition of a task."""
-        was_busy = False
-        started_s = time.monotonic()
-        while (name := self._take(view, started_s)) is not None:
-            try:
-                came_to, claim = self._try(view, name, attempt)
-                if came_to == outcome.UNJUDGED:
-                    continue  # not for this agent, or not yet
-                if came_to == outcome.BUSY:
-                    was_busy = True
-                    with self._lock:
-                        view.busy(name)
-                    continue
-            except KeyHeld as error:
-                self._park(view, name, Change(layout.CLAIMED, error.claim_name))
-            except (PoolPaused, LockTimeout, TaskNotAvailable) as error:
-                if isinstance(error, AlreadyClaimed):
-                    continue  # not waiting, though it stands there; `why` says so
-                with self._lock:
-                    if not isinstance(error, PoolPaused):
-                        was_busy = True
-                        view.busy(name)
-                        continue
-                    view.tell([name])  # the next to try, once the pause is over
-                    if not self._changes.follow(TASKS):
-                        self._paused_until_s = error.until
-                        return None, was_busy
-            except (InvalidTask, InvalidName, NameCollision):
-                pass  # not claimable as it stands; `why` says why
-            except BaseException:
-                with self._lock:
-                    view.tell([name])  # as far as we know it is still there
-                raise
-            else:
-                if claim is not None:
-                    view.hit()
-                    return claim, was_busy
-                with self._lock:
-                    view.missed()
-        return None, was_busy
-
-    def _try(self, view: View, name: str, attempt: Attempt) -> tuple[int, Claim | None]:
-        """Claim it; it is read and judged before only if the claim itself cannot tell."""
+    def claim_at_once(self, view: View, claim_one: Callable[[], Claim | None]) -> Claim | None:
+        """Call `claim_one`, and let those who wait know what it has left."""
         try:
-            came_to, claim = attempt(name, view.claims_with)
-        except PermissionError:
-            came_to, claim = outcome.UNJUDGED, None  # if we may not read it, it is not for us
-        if came_to != outcome.UNJUDGED:
-            return came_to, claim
-        with self._lock:
-            if not view.judge(name):
-                return outcome.UNJUDGED, None
-        return attempt(name, None)
+            return claim_one()
+        finally:
+            if self._waiters:
+                self.pass_on(view)
 
-    def _take(self, view: View, started_s: float) -> str | None:
-        with self._lock:
+    def claim_one(self, view: View, attempt: Attempt) -> Claim | None:
+        """Claim the first of a view's tasks that can be claimed; None if there is none.
+
+        Raises
+        ------
+        PermissionError
+            There was nothing else but what the system does not let us claim.
+        """
+        search = Search(self, view, attempt)
+        if (claim := search.run()) is not None or not search.was_busy:
+            return claim
+        # Whoever looks whether a task is for him holds it for microseconds.
+        time.sleep(BUSY_S)
+        return search.run()
+
+    def take(self, view: View, started_s: float) -> str | None:
+        """The next task to try, as a search that began then (monotonic) finds it."""
+        with self.lock:
             try:
                 name = None
                 if view.is_eager and self._changes.blind and self._is_late(view, _BLIND_LOOK_S):
@@ -204,6 +137,7 @@ class Selection:
                     name = view.take()
             except BaseException:
                 view.invalidate()
+                self._waiters.pass_on(view)
                 raise
         return name
 
@@ -217,13 +151,35 @@ class Selection:
         every_s = max(every_s, view.scan_took_s / _LOOKING_SHARE)
         return time.monotonic() - view.scanned_at_s > every_s
 
-    def _park(self, view: View, name: str, until: Change) -> None:
-        with self._lock:
+    def park(self, view: View, name: str, until: Change) -> None:
+        """Leave a task alone until something changes."""
+        with self.lock:
             self._changes.follow(until.state)
             view.park(name, until)
             # It may have come about before we followed it, or while we did not hold the lock.
             if not os.path.lexists(os.path.join(self._pool.tasks_path, until.state, until.name)):
                 view.fire(until)
+
+    def put_back(self, view: View, names: list[str]) -> None:
+        """These could not be claimed, and nothing says that others cannot."""
+        with self.lock:
+            view.tell(names)
+            self._waiters.pass_on(view)
+
+    def refuse(self, view: View, name: str, agent_id: object) -> None:
+        """This agent cannot claim that task, though others of the view may."""
+        with self.lock:
+            if view.refuse(name, agent_id):
+                self._waiters.wake_one(view)
+
+    def heed_pause(self, view: View, name: str, until_s: float) -> bool:
+        """The pool is paused; whether we have only now begun to listen for the end of it."""
+        with self.lock:
+            view.tell([name])  # the next to try, once the pause is over
+            if self._changes.follow(TASKS):
+                return True
+            self._paused_until_s = until_s
+            return False
 
     # What has changed -------------------------------------------------------------------------
 
@@ -233,63 +189,52 @@ class Selection:
 
     def refresh(self) -> None:
         """Take in what has changed, and wake those who wait for it."""
-        with self._lock:
+        with self.lock:
             self._refresh()
 
-    def _refresh(self) -> None:
-        changes = self._changes.read()
-        if changes is None:
-            self._invalidate_all()
-            return
-        for state, names in changes.items():
-            if state == layout.AVAILABLE:
-                self._tell(names)
-            elif state == layout.OWNERS:
-                if not all(name.endswith(layout.LEASE_SUFFIX) for name in names):
-                    now_s = time.monotonic()
-                    self._owner_looks_s = [now_s + after_s for after_s in _OWNER_LOOKS_S]
-                if self._leader is None and self._waiters:
-                    self._waiters[0].wake()  # somebody has to look
-            elif state == TASKS:
-                if layout.PAUSED in names:
-                    self._paused_until_s = 0.0
-                    self._wake_all()
-            else:
-                for name in names:
-                    self._fire(Change(state, name))
+    def _refresh(self, reader: Waiter | None = None) -> None:
+        """Take in what has changed; `reader` is the waiter who does, and then looks."""
+        try:
+            changes = self._changes.read()
+            if changes is None:
+                self._invalidate_all()
+                return
+            for state, names in changes.items():
+                self.news += 1
+                self._take_in(state, names, reader)
+        except BaseException:
+            self._invalidate_all()  # what was read and not told is lost
+            raise
 
-    def _tell(self, names: list[str]) -> None:
-        for view in self._views.values():
-            view.tell(names)
-        self._wake_for(len(names))
+    def _take_in(self, state: str, names: list[str], reader: Waiter | None) -> None:
+        if state == layout.AVAILABLE:
+            for view in self._told_views():
+                view.tell(names)
+            self._waiters.wake_for(len(names), reader)
+        elif state == layout.OWNERS:
+            if not all(name.endswith(layout.LEASE_SUFFIX) for name in names):
+                now_s = time.monotonic()
+                self._owner_looks_s = [now_s + after_s for after_s in _OWNER_LOOKS_S]
+            if reader is None:
+                self._waiters.wake_somebody()
+        elif state == TASKS:
+            if layout.PAUSED in names:
+                self._paused_until_s = 0.0
+                self._waiters.wake_all()
+        else:
+            for name in names:
+                self._fire(Change(state, name))
 
     def _fire(self, change: Change) -> None:
-        for view in self._views.values():
+        for view in self._told_views():
             view.fire(change)
-        for waiter in self._waiters:
-            if (waiter.at_claimed and change.state == layout.CLAIMED) or waiter.view.has_work:
-                waiter.wake()
-
-    def _wake_for(self, tasks: int) -> None:
-        """Of each view wake as many as there are new tasks; the leader is awake already."""
-        left: dict[View, int] = {}
-        if self._leader is not None:
-            left[self._leader.view] = tasks - 1
-        for waiter in self._waiters:
-            if waiter is self._leader or waiter.is_awake:
-                continue
-            if left.setdefault(waiter.view, tasks) > 0:
-                left[waiter.view] -= 1
-                waiter.wake()
+        self._waiters.wake_those_with_work(was_claimed=change.state == layout.CLAIMED)
 
     def _invalidate_all(self) -> None:
-        for view in self._views.values():
+        self.news += 1
+        for view in self._told_views():
             view.invalidate()
-        self._wake_all()
-
-    def _wake_all(self) -> None:
-        for waiter in self._waiters:
-            waiter.wake()
+        self._waiters.wake_all()
 
     # Waiting ----------------------------------------------------------------------------------
 
@@ -321,6 +266,7 @@ class Selection:
         until_s = float("inf") if wait_s is None else time.monotonic() + wait_s
         looks_due = True
         turnstile = None if at_claimed or wait_s == 0.0 else self._turnstile(view)
+        seen = -1
         try:
             while True:
                 if not (looks_due and look_after_owners()):
@@ -328,17 +274,18 @@ class Selection:
                     if left_s <= 0:
                         return None
                     if turnstile is None or _may_listen(turnstile):
-                        self._nap(view, left_s, at_claimed)
+                        self._nap(view, left_s, at_claimed, seen)
                         looks_due = self.is_look_due()
                     else:
                         looks_due = self._sleep(turnstile, view, left_s)
+                seen = self.news
                 claim = claim_one()
                 if claim is not None:
                     return claim
         finally:
             if turnstile is not None:
                 turnstile.leave()
-            self._hand_over()
+            self.pass_on(view)
 
     def _turnstile(self, view: View) -> Turnstile | None:
         """Where this process queues with others that wait for the same tasks, if it can.
@@ -349,7 +296,7 @@ class Selection:
 
         from .turnstile import Turnstile
 
-        with self._lock:
+        with self.lock:
             if self._queueing() is not None or self._waiters or not self._asks_kernel:
                 return None
             try:
@@ -361,7 +308,7 @@ class Selection:
 
     def _sleep(self, turnstile: Turnstile, view: View, left_s: float) -> bool:
         """Leave it to others to listen until it is our turn; whether somebody may have died."""
-        with self._lock:
+        with self.lock:
             # Others need the instances more, but what takes long to read is not to be read anew.
             if not self._waiters and view.names_read < _FEW_NAMES:
                 self._changes.release()
@@ -369,46 +316,49 @@ class Selection:
         turnstile.sleep(min(left_s, _SLOW_LOOK_S))
         if not _may_listen(turnstile):
             return False
-        with self._lock:
+        with self.lock:
             if self._changes.resume():
                 self._invalidate_all()
         return self.is_look_due()
 
     def enlist(self, waiter: Waiter) -> float:
         """Wake this waiter when there may be something; returns for how many seconds to wait."""
-        with self._lock:
-            self._waiters.append(waiter)
+        with self.lock:
+            if waiter.view not in self._views.values():
+                waiter.view.invalidate()  # it was told of nothing meanwhile
+            self._waiters.add(waiter)
             if self._changes.resume():
                 self._invalidate_all()
             followed = self._changes.follow(layout.OWNERS)
             if waiter.at_claimed:
                 followed |= self._changes.follow(layout.CLAIMED)
+                followed |= waiter.seen != self.news
             if followed:
                 return 0.0  # what came about before must be looked for
-            leads = waiter.can_lead and self._leader is None
-            if leads:
-                self._leader = waiter
-            return self._pause_s(waiter.view, looks=leads or not waiter.can_lead)
+            return self._pause_s(waiter)
 
     def dismiss(self, waiter: Waiter, *, was_interrupted: bool = False) -> None:
         """Wake it no more."""
-        with self._lock:
-            if waiter in self._waiters:
+        with self.lock:
+            try:
+                if waiter is self._waiters.leader:
+                    self._refresh(None if was_interrupted else waiter)
+            finally:
                 self._waiters.remove(waiter)
-            if self._leader is waiter:
-                try:
-                    self._refresh()
-                finally:
-                    self._leader = None
-            if was_interrupted and waiter.is_awake:
-                self._wake_for(1)  # what it was woken for is still to be had
+                if was_interrupted:
+                    self._waiters.pass_on(waiter.view)
+
+    def pass_on(self, view: View) -> None:
+        """Whoever looks at a view no more leaves to others what it still has, and listening."""
+        with self.lock:
+            self._waiters.pass_on(view)
 
     def is_look_due(self) -> bool:
         """Whether the one who asks should look after dead owners, and after the watch itself."""
         deaths = self._pool.deaths()
-        is_lease_over = deaths.lease_ends_in_s() <= 0
+        is_time_over = deaths.next_look_in_s() <= 0
         now_s = time.monotonic()
-        with self._lock:
+        with self.lock:
             every_s = _BLIND_OWNERS_S if self._changes.blind else _SLOW_LOOK_S
             is_slow_look = now_s - self._looked_at_s > every_s
             due = [look_s for look_s in self._owner_looks_s if look_s <= now_s]
@@ -417,32 +367,35 @@ class Selection:
                 self._looked_at_s = now_s
                 if not self._changes.check():
                     self._invalidate_all()
-        return is_slow_look or is_lease_over or bool(due) or deaths.owes_look
+        return is_slow_look or is_time_over or bool(due) or deaths.owes_look
 
-    def _pause_s(self, view: View, looks: bool) -> float:
+    def _pause_s(self, waiter: Waiter) -> float:
+        view = waiter.view
+        due_s = view.due_in_s()
+        if waiter.at_claimed and due_s <= 0:
+            due_s = float("inf")  # it has just looked: what is there is not for it
         paused_s = self._paused_until_s - time.time()
-        pause_s = min(paused_s if paused_s > 0 else view.due_in_s(), _SLOW_LOOK_S)
+        pause_s = min(paused_s if paused_s > 0 else due_s, _SLOW_LOOK_S)
         if self._changes.blind:
             pause_s = min(pause_s, max(_BLIND_LOOK_S, view.scan_took_s / _LOOKING_SHARE))
-        if looks:
+        if waiter is self._waiters.leader or not waiter.can_lead:
             if self._owner_looks_s:
                 pause_s = min(pause_s, self._owner_looks_s[0] - time.monotonic())
-            pause_s = min(pause_s, self._pool.deaths().lease_ends_in_s())
+            pause_s = min(pause_s, self._pool.deaths().next_look_in_s())
         return max(pause_s, 0.0)
 
-    def _nap(self, view: View, left_s: float, at_claimed: bool) -> None:
+    def _nap(self, view: View, left_s: float, at_claimed: bool, seen: int) -> None:
         gate = allocate_lock()
         gate.acquire()
-        waiter = Waiter(view, gate.release, at_claimed=at_claimed, can_lead=True)
+        waiter = Waiter(view, gate.release, at_claimed=at_claimed, can_lead=True, seen=seen)
         was_interrupted = True
         try:
             pause_s = min(self.enlist(waiter), left_s)
-            if pause_s <= 0:
-                pass
-            elif waiter is self._leader:
-                self._changes.wait(pause_s)
-            else:
-                gate.acquire(timeout=pause_s)
+            if pause_s > 0:
+                if waiter is self._waiters.leader and not self._changes.blind:
+                    self._listen(waiter, pause_s)
+                else:
+                    gate.acquire(timeout=pause_s)
             was_interrupted = False
         finally:
             try:
@@ -451,14 +404,18 @@ class Selection:
                 self.dismiss(waiter, was_interrupted=True)  # again: it was interrupted itself
                 raise
 
-    def _hand_over(self) -> None:
-        """Who stops waiting leaves somebody else to listen."""
-        with self._lock:
-            if self._leader is None:
-                for waiter in self._waiters:
-                    if waiter.can_lead:
-                        waiter.wake()
-                        return
+    def _listen(self, waiter: Waiter, pause_s: float) -> None:
+        """Wait for the kernel's word, or for that of another thread, who may have read it first."""
+        try:
+            bell = Bell()
+        except OSError:
+            pause_s = min(pause_s, _BLIND_LOOK_S)
+            self._changes.wait(pause_s)
+            return
+        with self.lock:
+            waiter.bell = bell
+        if not waiter.is_awake:
+            self._changes.wait(pause_s, bell)
 
 
 def _may_listen(turnstile: Turnstile) -> bool:

@@ -9,10 +9,12 @@ under a temporary name before that.
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import fcntl
 import os
 
-from .descriptors import ErrorsOf, try_flock, unlock_and_close
+from .descriptors import ErrorsOf, try_flock
 from .directories import Directories
 from .waiting import turns
 
@@ -58,8 +60,14 @@ class PublishLock:
             raise
 
     def _close(self) -> None:
-        if self._descriptor >= 0:
-            unlock_and_close(self._descriptor)
+        descriptor = self._descriptor
+        if descriptor >= 0:
+            with contextlib.suppress(OSError):
+                # First: a child forked meanwhile has a copy, and the flock with it.
+                fcntl.flock(descriptor, fcntl.LOCK_UN)
+            # An interrupt from here on leaves it open, but a second close could close another file.
             self._descriptor = -1
+            with contextlib.suppress(OSError):  # it is closed all the same
+                os.close(descriptor)
 
     __del__ = _close

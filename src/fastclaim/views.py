@@ -69,6 +69,8 @@ class View(ABC):
         self._parked: dict[Change, list[str]] = {}
         self._parked_tasks = 0
         self._due: list[tuple[float, str]] = []
+        # What some agents cannot claim, for reasons of their own, and which agents.
+        self._refused: dict[str, set[str]] = {}
         self._forgot = False
         self._is_stale = False
         self._scan: _Scan | None = _Scan(self._prefix)
@@ -121,6 +123,28 @@ class View(ABC):
         """Somebody is in the middle of a transition of this task."""
         self.park_until(name, time.time() + BUSY_S)
 
+    def refuse(self, name: str, agent_id: object) -> bool:
+        """This agent cannot claim a task, though others may; False if that was known."""
+        if len(self._refused) >= _MOST_PARKED:
+            self._forgot = True
+            return False
+        agents = self._refused.setdefault(name, set())
+        is_new = f"{agent_id}" not in agents
+        agents.add(f"{agent_id}")
+        return is_new
+
+    @property
+    def has_refused(self) -> bool:
+        """Whether there are tasks that some agents cannot claim."""
+        return bool(self._refused)
+
+    def offer_refused(self, agent_id: object) -> None:
+        """Let this agent try what only others have refused."""
+        gone = [name for name in self._refused if not os.path.lexists(self._prefix + name)]
+        for name in gone:
+            del self._refused[name]
+        self.tell([n for n, agents in self._refused.items() if f"{agent_id}" not in agents])
+
     def missed(self) -> None:
         """Somebody else was faster."""
         self._misses += 1
@@ -170,8 +194,8 @@ class View(ABC):
 
     def _has_gone(self, name: str) -> bool:
         """Whether a look, where others have been faster lately, shows that they were again."""
-        # A look costs a tenth of a claim in vain: access(2), of which Python makes no exception.
-        if self._misses == 0 or os.access(self._prefix + name, os.F_OK):
+        # It costs a tenth of a claim in vain.
+        if self._misses == 0 or self._pool.core.is_there(self._prefix + name):
             return False
         self.missed()
         return True
@@ -302,6 +326,9 @@ class OrderedView(View):
     def rescan(self) -> None:
         super().rescan()
         self._ranked = Ordered(self._budget_bytes)
+
+    def due_in_s(self) -> float:
+        return super().due_in_s() if self._ranked.is_empty else 0.0
 
     def take(self) -> str | None:
         self._catch_up()
