@@ -49,6 +49,7 @@ class Search:
     def __init__(self, selection: Selection, view: View, attempt: Attempt) -> None:
         self._selection, self._view, self._attempt = selection, view, attempt
         self.was_busy = False
+        self._told: BaseException | None = None  # after which every task is in its place
 
     def run(self) -> Claim | None:
         """The claim, or None.
@@ -60,6 +61,15 @@ class Search:
         OSError
             The system refused.
         """
+        try:
+            return self._run()
+        except BaseException as error:
+            if error is not self._told:
+                # Of an interrupt, which may have come between two lines that had a task in hand.
+                self._selection.invalidate(self._view)
+            raise
+
+    def _run(self) -> Claim | None:
         selection, view, agent_id = self._selection, self._view, self._attempt.agent_id
         forbidden: dict[str, PermissionError] = {}
         started_s = time.monotonic()
@@ -77,6 +87,7 @@ class Search:
             except BaseException as error:
                 if not self._is_settled(name, error):
                     selection.put_back(view, [name])  # as far as we know it is still there
+                    self._told = error
                     raise
             else:
                 if claim is not None:
@@ -85,7 +96,8 @@ class Search:
                     return claim
         if forbidden:
             selection.put_back(view, list(forbidden))
-            raise next(iter(forbidden.values()))
+            self._told = next(iter(forbidden.values()))
+            raise self._told
         return None
 
     def _try(self, name: str) -> Claim | None:

@@ -137,9 +137,14 @@ class Selection:
                     name = view.take()
             except BaseException:
                 view.invalidate()
-                self._waiters.pass_on(view)
                 raise
         return name
+
+    def invalidate(self, view: View) -> None:
+        """Let a view be read anew: a task that it no more knows of may not have been tried."""
+        with self.lock:
+            view.invalidate()
+            self._waiters.pass_on(view)
 
     def _may_have_more(self, view: View, started_s: float) -> bool:
         """Whether a view that has nothing should read the directory again, though not told to."""
