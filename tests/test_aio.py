@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
+import multiprocessing
 import os
+import pickle
 import threading
 from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
 
-from fastclaim import AlreadyClaimed, LockTimeout, TaskPool
+from fastclaim import AlreadyClaimed, LockTimeout, TaskPool, selection
 from fastclaim.aio import AsyncTaskPool
+from fastclaim.selection import Selection
 
 LONG_S = 60.0
 ORIGINALS_METHODS = {
@@ -242,6 +245,146 @@ def test_the_timeout_of_a_claim_counts_and_a_cancellation_does_not_wait_for_it(
             with pytest.raises(asyncio.CancelledError):
                 await claiming
         assert await tasks.claim("x", "a", timeout=None)
+
+    run(main)
+
+
+class Pause:
+    """Stops a thread in a method, once, where the test wants to go on first."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, owner: type, name: str) -> None:
+        self._arrived, self._go_on = threading.Event(), threading.Event()
+        original = getattr(owner, name)
+
+        def stop(*args: object, **how: object) -> object:
+            if not self._arrived.is_set():
+                self._arrived.set()
+                self._go_on.wait(LONG_S)
+            return original(*args, **how)
+
+        monkeypatch.setattr(owner, name, stop)
+
+    async def reached(self) -> None:
+        while not self._arrived.is_set():
+            await asyncio.sleep(0.01)
+
+    def end(self) -> None:
+        self._go_on.set()
+
+
+@pytest.mark.parametrize(
+    ("owner", "name"),
+    [
+        pytest.param(Selection, "dismiss", id="while its wait ends"),
+        pytest.param(Selection, "claim_one", id="while it looks"),
+    ],
+)
+def test_a_coroutine_that_is_cancelled_after_being_woken_wakes_another(
+    pool: TaskPool, monkeypatch: pytest.MonkeyPatch, owner: type, name: str
+) -> None:
+    monkeypatch.setattr(selection, "_SLOW_LOOK_S", 600.0)  # nobody looks by himself
+
+    async def main() -> None:
+        tasks = AsyncTaskPool(pool)
+        waiting = []
+        for number in range(2):
+            call = tasks.claim_next(f"a{number}", wait=None)
+            waiting.append(asyncio.create_task(_awaited(call)))
+            while len(pool._selected()._waiters) <= number:
+                await asyncio.sleep(0.01)
+            # The very first one follows the owners, and looks and waits again.
+            await asyncio.sleep(0.1)
+        pause = Pause(monkeypatch, owner, name)
+        pool.publish("x")
+        await pause.reached()
+        waiting[0].cancel()
+        await asyncio.sleep(0)
+        pause.end()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting[0]
+        assert (await asyncio.wait_for(waiting[1], 20)).task_id == "x"
+
+    run(main)
+
+
+def test_a_loop_that_was_closed_while_somebody_waits_harms_nobody(
+    pool: TaskPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(selection, "_SLOW_LOOK_S", 600.0)
+    loop = asyncio.new_event_loop()
+    left_behind = loop.create_task(_awaited(AsyncTaskPool(pool).claim_next("a", wait=None)))
+    loop.run_until_complete(_until_somebody_waits(pool))
+    left_behind._log_destroy_pending = False  # type: ignore[attr-defined]  # we know
+    loop.close()
+    got: list[object] = []
+    threads = [
+        threading.Thread(target=lambda: got.append(pool.claim_next("b", wait=20))) for _ in range(2)
+    ]
+    for thread in threads:
+        thread.start()
+    while len(pool._selected()._waiters) < 3:
+        pass
+    pool.publish("x")
+    pool.publish("y")
+    for thread in threads:
+        thread.join()
+    assert sorted(claim.task_id for claim in got if claim is not None) == ["x", "y"]
+
+
+async def _until_somebody_waits(pool: TaskPool) -> None:
+    while not pool._selected()._waiters:
+        await asyncio.sleep(0.01)
+    await asyncio.sleep(0.1)  # the very first one follows the owners, and looks and waits again
+
+
+def _claim_in_child(tasks: AsyncTaskPool, told: Any) -> None:
+    async def main() -> None:
+        told.send((await tasks.claim_next("child", wait=LONG_S)).task_id)
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_a_pool_that_was_used_works_in_a_child(pool: TaskPool, method: str) -> None:
+    tasks = AsyncTaskPool(pool)
+    run(lambda: _publish_and_complete(tasks))
+    context = multiprocessing.get_context(method)
+    here, there = context.Pipe()
+    child = context.Process(target=_claim_in_child, args=(tasks, there))
+    child.start()
+    try:
+        pool.publish("y")
+        assert here.poll(20)
+        assert here.recv() == "y"
+    finally:
+        child.kill()
+        child.join()
+    run(lambda: _publish_and_complete(tasks))
+
+
+async def _publish_and_complete(tasks: AsyncTaskPool) -> None:
+    await tasks.publish("x", if_exists="replace")
+    await (await tasks.claim_next("parent")).complete()
+
+
+def test_a_pool_can_be_pickled_after_use(pool: TaskPool) -> None:
+    tasks = AsyncTaskPool(pool)
+    run(lambda: _publish_and_complete(tasks))
+    run(lambda: _publish_and_complete(pickle.loads(pickle.dumps(tasks))))
+
+
+def test_a_timeout_is_told_as_the_caller_gave_it(pool: TaskPool) -> None:
+    pool.publish("x", exclusive=["k"])
+
+    async def main() -> None:
+        from fastclaim import exclusive
+
+        tasks = AsyncTaskPool(pool)
+        with exclusive.held(pool._directories, {"k"}, "y", "y_b.json"):
+            for timeout in (0.25, 0):
+                with pytest.raises(LockTimeout, match=f" for {timeout} s$") as refused:
+                    await tasks.claim("x", "a", timeout=timeout)
+                assert refused.value.task_id == "x"
 
     run(main)
 

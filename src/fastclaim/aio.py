@@ -1,8 +1,12 @@
 """`AsyncTaskPool`: the same verbs as coroutines.
 
 Each call runs in a thread, because files have no other way; waiting for a task takes none: the
-event loop itself listens to inotify. A coroutine that is cancelled leaves no claim behind: what its
-thread still claims is given back before the cancellation goes on.
+event loop itself listens to inotify, or is woken by what hears a server (`postgres.news`). A
+coroutine that is cancelled leaves no claim behind: what its thread still claims is given back
+before the cancellation goes on.
+
+Who is woken owes a look: a coroutine that ends in any way between being woken and having looked
+has another one, or a thread, woken in its place.
 """
 
 from __future__ import annotations
@@ -12,6 +16,7 @@ import contextlib
 import functools
 import os
 import time
+from _thread import start_new_thread
 from collections.abc import (
     AsyncGenerator,
     AsyncIterator,
@@ -21,9 +26,9 @@ from collections.abc import (
     Iterable,
     Mapping,
 )
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
-from typing import Any, Final, Generic, ParamSpec, Self, TypeVar
+from typing import Any, Final, Generic, ParamSpec, Protocol, Self, TypeVar
 
 from .claim import Claim
 from .diagnosis import Finding
@@ -33,6 +38,7 @@ from .pausing import Pause
 from .pool import TaskPool
 from .recovery import RecoveryReport
 from .selection import Selection
+from .tokens import owner_id
 from .views import View
 from .waiters import Waiter
 
@@ -40,8 +46,11 @@ _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
 _MOST_THREADS: Final = 32
-# A thread cannot be interrupted: no call of one lasts longer than this, or a cancellation would.
-_LONGEST_CALL_S: Final = 0.1
+# A thread cannot be interrupted, and a cancellation waits for the end of its call. So a claim waits
+# for others in turns of this length. The other verbs are one call each, which takes up to 10 s if
+# others are in the middle of a transition of the very task, and on PostgreSQL up to 30 s while the
+# server cannot be reached.
+_LONGEST_TURN_S: Final = 0.1
 
 
 class AsyncClaim:
@@ -148,8 +157,10 @@ class AsyncTaskPool:
 
     def __init__(self, pool: Any = None, **settings: Any) -> None:
         self.pool = pool if isinstance(pool, TaskPool) else TaskPool(pool, **settings)
-        self._threads = ThreadPoolExecutor(_MOST_THREADS, thread_name_prefix="fastclaim")
-        self._ears: dict[asyncio.AbstractEventLoop, _Ear] = {}
+        self._here: dict[str, _InProcess] = {}  # by the process
+
+    def __getstate__(self) -> dict[str, object]:
+        return self.__dict__ | {"_here": {}}
 
     # Claiming -----------------------------------------------------------------------------------
 
@@ -196,8 +207,8 @@ class AsyncTaskPool:
             bind=bind,
             max_claims=max_claims,
         )
-        select = functools.partial(self._view, order, capabilities)
-        return Claiming(lambda: self._claim_in_time(call, select, wait, max_claims is not None))
+        terms = (agent_id, capabilities, order, max_claims)
+        return Claiming(lambda: self._claim_in_time(call, lambda: self._news(*terms), wait))
 
     async def claim_many(
         self,
@@ -362,7 +373,7 @@ class AsyncTaskPool:
 
     async def _run(self, verb: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
         """Call a verb in a thread; if cancelled, go on only when it has ended."""
-        future = self._start(functools.partial(verb, *args, **kwargs))
+        future = asyncio.wrap_future(self._start(functools.partial(verb, *args, **kwargs)))
         try:
             return await asyncio.shield(future)
         except asyncio.CancelledError:
@@ -371,7 +382,8 @@ class AsyncTaskPool:
 
     async def _run_claiming(self, call: Callable[[], list[Claim]]) -> list[Claim]:
         """Claim in a thread; if cancelled, give back what it claims."""
-        future = self._start(call)
+        started = self._start(call)
+        future = asyncio.wrap_future(started)
         try:
             return await asyncio.shield(future)
         except asyncio.CancelledError:
@@ -379,11 +391,27 @@ class AsyncTaskPool:
                 await _ended(future)
             finally:
                 if future.exception() is None:
-                    await _ended(self._start(functools.partial(_release_all, future.result())))
+                    give_back = functools.partial(_release_all, future.result())
+                    await _ended(asyncio.wrap_future(self._start(give_back)))
+            raise
+        except GeneratorExit:  # the loop was closed: nothing can be awaited any more
+            _in_a_new_thread(lambda: _release_all(started.result()))
             raise
 
-    def _start(self, call: Callable[[], _T]) -> asyncio.Future[_T]:
-        return asyncio.get_running_loop().run_in_executor(self._threads, call)
+    def _start(self, call: Callable[[], _T]) -> Future[_T]:
+        return self._in_process().threads.submit(call)
+
+    def _in_process(self) -> _InProcess:
+        process_id = owner_id()
+        here = self._here.get(process_id)
+        if here is None:
+            for parent_id in self._here.keys() - {process_id}:  # a fork copied it
+                copied = self._here.pop(parent_id, None)
+                if copied is not None:
+                    copied.forget()
+            # Of two threads that come here at once, one's is used.
+            here = self._here.setdefault(process_id, _InProcess())
+        return here
 
     async def _claim(
         self, claim: Callable[[float], list[Claim]], timeout: float | None
@@ -391,19 +419,22 @@ class AsyncTaskPool:
         until_s = float("inf") if timeout is None else time.monotonic() + timeout
         while True:
             left_s = until_s - time.monotonic()
-            call = functools.partial(claim, min(left_s, _LONGEST_CALL_S))
+            call = functools.partial(claim, min(left_s, _LONGEST_TURN_S))
             try:
                 return AsyncClaim(self, (await self._run_claiming(call))[0])
-            except LockTimeout:
-                if left_s <= _LONGEST_CALL_S:
-                    raise
+            except LockTimeout as error:
+                if left_s <= _LONGEST_TURN_S:
+                    # Its words tell how long the last turn was.
+                    task_id = error.task_id
+                    raise LockTimeout(
+                        f"task {task_id!r} was held by others for {timeout} s", task_id
+                    ) from None
 
     async def _claim_in_time(
         self,
         claim_next: Callable[[], Claim | None],
-        select: Callable[[], tuple[Selection, View]],
+        news_of: Callable[[], _News],
         wait: float | None,
-        at_claimed: bool,
     ) -> AsyncClaim | None:
         until_s = float("inf") if wait is None else time.monotonic() + wait
 
@@ -411,42 +442,134 @@ class AsyncTaskPool:
             claim = claim_next()
             return [] if claim is None else [_read(claim)]
 
-        while not (claims := await self._run_claiming(call)):
-            left_s = until_s - time.monotonic()
-            if left_s <= 0:
-                return None
-            await self._nap(select, left_s, at_claimed)
-        return AsyncClaim(self, claims[0])
+        claims = await self._run_claiming(call)
+        if not claims and until_s > time.monotonic():
+            claims = await self._claim_later(call, news_of(), until_s)
+        return AsyncClaim(self, claims[0]) if claims else None
 
-    def _view(self, order: str, capabilities: Iterable[str]) -> tuple[Selection, View]:
-        selection = self.pool._selected()
-        return selection, selection.view(order, capabilities)
-
-    async def _nap(
-        self, select: Callable[[], tuple[Selection, View]], left_s: float, at_claimed: bool
-    ) -> None:
-        loop = asyncio.get_running_loop()
-        woken = loop.create_future()
-        selection, view = await self._run(select)
-        wake = functools.partial(loop.call_soon_threadsafe, _resolve, woken)
-        waiter = Waiter(view, wake, at_claimed=at_claimed, can_lead=False)
-        was_interrupted = True
+    async def _claim_later(
+        self, call: Callable[[], list[Claim]], news: _News, until_s: float
+    ) -> list[Claim]:
+        """Call it again whenever there may be something, until it has claimed or it is late."""
+        claims: list[Claim] = []
         try:
-            pause_s = min(await self._run(selection.enlist, waiter), left_s)
-            if pause_s > 0:
-                with self._listening(selection, loop):
-                    await asyncio.wait([woken], timeout=pause_s)
-            was_interrupted = False
-        finally:
-            dismiss = functools.partial(selection.dismiss, waiter, was_interrupted=was_interrupted)
-            await _ended(self._start(dismiss))
+            while not claims and (left_s := until_s - time.monotonic()) > 0:
+                await news.sleep(left_s)
+                claims = await self._run_claiming(call)
+        except GeneratorExit:  # the loop was closed: nothing can be awaited any more
+            news.abandon()
+            raise
+        except BaseException:
+            await news.pass_on()
+            raise
+        news.close()
+        return claims
+
+    def _news(
+        self, agent_id: object, capabilities: Iterable[str], order: str, max_claims: int | None
+    ) -> _News:
+        # A pool on a server brings its own.
+        of_server: Callable[..., _News] | None = getattr(self.pool, "_news", None)
+        if of_server is not None:
+            return of_server(agent_id, capabilities, order, max_claims, self._run)
+        return _DirectoryNews(self, order, capabilities, at_claimed=max_claims is not None)
+
+
+class _News(Protocol):
+    """What a coroutine that waits for a task is woken by."""
+
+    async def sleep(self, left_s: float) -> None:
+        """Return when there may be something, or after so many seconds; then a look is owed."""
+
+    def close(self) -> None:
+        """End the wait, after the look."""
+
+    async def pass_on(self) -> None:
+        """End the wait without the look: another is woken, if one was owed. Never cancelled."""
+
+    def abandon(self) -> None:
+        """The same where nothing can be awaited, and any lock may be held."""
+
+
+class _DirectoryNews:
+    """What the kernel tells of a directory."""
+
+    def __init__(
+        self, tasks: AsyncTaskPool, order: str, capabilities: Iterable[str], *, at_claimed: bool
+    ) -> None:
+        self._tasks = tasks
+        self._terms = order, capabilities
+        self._at_claimed = at_claimed
+        self._last: tuple[Selection, Waiter] | None = None
+
+    def _view(self) -> tuple[Selection, View]:
+        selection = self._tasks.pool._selected()
+        return selection, selection.view(*self._terms)
+
+    async def sleep(self, left_s: float) -> None:
+        run = self._tasks._run
+        selection, view = await run(self._view)
+        bell = _Bell(asyncio.get_running_loop(), self.abandon)
+        waiter = Waiter(view, bell.ring, at_claimed=self._at_claimed, can_lead=False)
+        self._last = selection, waiter
+        pause_s = min(await run(selection.enlist, waiter), left_s)
+        if pause_s > 0:
+            with self._tasks._in_process().listening(selection, bell.loop):
+                await asyncio.wait([bell.rung], timeout=pause_s)
+        await run(selection.dismiss, waiter)
+
+    def close(self) -> None:
+        self._last = None  # it was dismissed when it woke
+
+    async def pass_on(self) -> None:
+        await _ended(asyncio.wrap_future(self._tasks._start(self._pass_on)))
+
+    def abandon(self) -> None:
+        _in_a_new_thread(self._pass_on)
+
+    def _pass_on(self) -> None:
+        if self._last is not None:
+            selection, waiter = self._last
+            selection.dismiss(waiter, was_interrupted=True)
+            self._last = None
+
+
+class _Bell:
+    """Wakes a coroutine from any thread.
+
+    Parameters
+    ----------
+    loop : asyncio.AbstractEventLoop
+        The coroutine's.
+    without_loop : callable
+        What to do instead when the loop was closed with the coroutine still waiting.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, without_loop: Callable[[], object]) -> None:
+        self.loop = loop
+        self.rung = loop.create_future()
+        self._without_loop = without_loop
+
+    def ring(self) -> None:
+        try:
+            self.loop.call_soon_threadsafe(_resolve, self.rung)
+        except RuntimeError:
+            self._without_loop()
+
+
+class _InProcess:
+    """What an `AsyncTaskPool` has in one process: nothing of it works in a forked child."""
+
+    def __init__(self) -> None:
+        self.threads = ThreadPoolExecutor(_MOST_THREADS, thread_name_prefix="fastclaim")
+        self._ears: dict[asyncio.AbstractEventLoop, _Ear] = {}
 
     @contextlib.contextmanager
-    def _listening(self, selection: Selection, loop: asyncio.AbstractEventLoop) -> Generator[None]:
+    def listening(self, selection: Selection, loop: asyncio.AbstractEventLoop) -> Generator[None]:
         """Let the loop take in what the kernel tells, once for all who wait on it."""
         ear = self._ears.get(loop)
         if ear is None:
-            ear = self._ears[loop] = _Ear(selection, loop, self._threads)
+            ear = self._ears[loop] = _Ear(selection, loop, self.threads)
         ear.users += 1
         try:
             yield
@@ -455,6 +578,11 @@ class AsyncTaskPool:
             if ear.users == 0:
                 ear.close()
                 del self._ears[loop]
+
+    def forget(self) -> None:
+        """In a forked child: the loops, and what they poll with, are the parent's."""
+        for ear in self._ears.values():
+            ear.forget()
 
 
 class _Ear:
@@ -485,6 +613,11 @@ class _Ear:
     def close(self) -> None:
         if self._descriptor is not None:
             self._loop.remove_reader(self._descriptor)
+            self.forget()
+
+    def forget(self) -> None:
+        """Close the descriptor, and leave the loop alone."""
+        if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
 
@@ -499,6 +632,20 @@ async def _ended(future: asyncio.Future[Any]) -> None:
             was_cancelled = True
     if was_cancelled:
         raise asyncio.CancelledError
+
+
+def _in_a_new_thread(call: Callable[[], object]) -> None:
+    """Where locks may be held: by whom a callback is called, or whom the garbage collector stops.
+
+    So this takes none itself, as `threading` and executors do.
+    """
+
+    def quietly() -> None:
+        with contextlib.suppress(Exception):  # nobody is there to be told
+            call()
+
+    with contextlib.suppress(RuntimeError):  # no thread can be started: the interpreter ends
+        start_new_thread(quietly, ())
 
 
 def _resolve(woken: asyncio.Future[None]) -> None:
