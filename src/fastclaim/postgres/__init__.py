@@ -7,6 +7,7 @@ session.py      who is alive, and who waits: advisory locks, LISTEN and NOTIFY
 database.py     a pool's tables on a server
 publication.py  from a caller's dict to a row;  documents.py: back
 publishing.py, claiming.py, selecting.py, finishing.py, recovery.py     the transitions
+news.py         what wakes coroutines that wait
 listing.py, upkeep.py, health.py                                        looking after a pool
 pool.py         `PostgresPool`: the verbs
 registry.py, messaging.py               `A2AClient`'s

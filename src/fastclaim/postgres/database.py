@@ -108,6 +108,8 @@ class Database:
         """The lock that says that this process lives; see `session.Session.owner`."""
         return server_of(self.address).session.owner()
 
-    def waiting(self, kind: Hashable) -> AbstractContextManager[Waiter]:
+    def waiting(
+        self, kind: Hashable, ring: Callable[[], bool] | None = None
+    ) -> AbstractContextManager[Waiter]:
         """Listen for tasks that become available; see `session.Session.waiting`."""
-        return server_of(self.address).session.waiting(self.address, kind)
+        return server_of(self.address).session.waiting(self.address, kind, ring)

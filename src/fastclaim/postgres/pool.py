@@ -26,6 +26,7 @@ from .claiming import Hold, Taken, Wanted
 from .database import Database
 from .documents import Row
 from .finishing import ClaimOf
+from .news import News, Run
 from .publication import agent_key, row
 
 logger = logging.getLogger("fastclaim.pool")
@@ -289,6 +290,17 @@ class PostgresPool(TaskPool):
             return [self._as_claim(one, wanted.agent_id) for one in taken]
 
         return self._or_give_back(claim, wanted.agent_id, tokens)
+
+    def _news(
+        self,
+        agent_id: object,
+        capabilities: Iterable[str],
+        order: str,
+        max_claims: int | None,
+        run: Run,
+    ) -> News:
+        """What wakes a coroutine of `aio` that waits."""
+        return News(self._database, _wanted(agent_id, capabilities, order, max_claims), run)
 
     def _or_give_back(self, claim: Callable[[], T], agent_id: object, tokens: list[str]) -> T:
         """Let nobody hold what nobody was told about."""

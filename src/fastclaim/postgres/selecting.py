@@ -14,7 +14,6 @@ from .publication import capability_keys
 
 if TYPE_CHECKING:
     from .database import Database
-    from .session import Waiter
 
 # Behind the notifications: who has died, and what a broken line has swallowed, is found this late.
 SLOW_POLL_S: Final = 5.0
@@ -43,7 +42,7 @@ def claim_next(
     taken = _try(database, wanted, tokens, hold)
     if taken or until_s <= time.monotonic():
         return taken
-    with database.waiting(_kind(wanted)) as waiter:
+    with database.waiting(kind(wanted)) as waiter:
         while True:
             waiter.arm(min(SLOW_POLL_S, until_s - time.monotonic()))
             # Again after arming: what came in between was not heard.
@@ -51,10 +50,10 @@ def claim_next(
             left_s = until_s - time.monotonic()
             if taken or left_s <= 0:
                 return taken
-            _wait(database, waiter, left_s)
+            waiter.wait(pause_s(database, left_s))
 
 
-def _kind(wanted: Wanted) -> Hashable:
+def kind(wanted: Wanted) -> Hashable:
     """Equal for those who can all claim what one of them can."""
     capabilities = tuple(capability_keys(wanted.capabilities))
     if wanted.max_claims is None:
@@ -73,8 +72,15 @@ def _try(database: Database, wanted: Wanted, tokens: Sequence[str], hold: Hold) 
     return taken
 
 
-def _wait(database: Database, waiter: Waiter, left_s: float) -> None:
+def pause_s(database: Database, left_s: float) -> float:
+    """For how many seconds to wait for news before the next look, of those that are left.
+
+    Raises
+    ------
+    PoolUnavailable
+        The server cannot be reached, or refuses.
+    """
     due_s = recovery.next_change_s(database)
     # Not all at the same moment: there may be thousands of us.
     poll_s = SLOW_POLL_S * random.uniform(0.5, 1.0)
-    waiter.wait(min(left_s, poll_s, math.inf if due_s is None else max(due_s, 0.01)))
+    return min(left_s, poll_s, math.inf if due_s is None else max(due_s, 0.01))

@@ -26,7 +26,7 @@ import secrets
 import select
 import threading
 import time
-from collections.abc import Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from typing import TYPE_CHECKING, Final
 
 import psycopg
@@ -107,7 +107,9 @@ class Session:
             return self._owner
 
     @contextlib.contextmanager
-    def waiting(self, address: Address, kind: Hashable) -> Iterator[Waiter]:
+    def waiting(
+        self, address: Address, kind: Hashable, ring: Callable[[], bool] | None = None
+    ) -> Iterator[Waiter]:
         """Listen to a pool's channel until the block ends.
 
         Parameters
@@ -116,9 +118,11 @@ class Session:
             The pool's.
         kind : hashable
             Equal for threads that can all claim the same tasks.
+        ring : callable, optional
+            See `Waiter`.
         """
         channel = address.channel
-        waiter = Waiter(self, channel, kind)
+        waiter = Waiter(self, channel, kind, ring)
         with self._lock:
             self._start()
             self._waiting_locks[channel] = address.key("waiting")
@@ -131,7 +135,7 @@ class Session:
             raise
         finally:
             with self._lock:
-                self._waiters[channel].remove(waiter)
+                self._dismiss(waiter)
                 if waiter.is_awake:
                     self._wake_for(channel, 1, kind)
 
@@ -236,6 +240,9 @@ class Session:
         with self._changed:
             self._armed.add(channel)
             self._changed.notify_all()
+            for waiter in [*self._waiters[channel]]:
+                if waiter.is_late:
+                    self._wake_one(waiter)  # who knows what was missed
 
     def _disarm(self, connection: Connection, channel: str) -> None:
         with self._changed:
@@ -254,16 +261,27 @@ class Session:
     def _wake_for(self, channel: str, tasks: float, kind: Hashable = None) -> None:
         """Wake as many of each kind, or of one, as there are tasks; who is awake has others."""
         left: dict[Hashable, float] = {}
-        for waiter in self._waiters.get(channel, ()):
+        # A copy: the garbage collector may end a coroutine's wait in the middle of this.
+        for waiter in [*self._waiters.get(channel, ())]:
             if waiter.is_awake or kind not in (None, waiter.kind):
                 continue
-            if left.setdefault(waiter.kind, tasks) > 0:
+            if left.setdefault(waiter.kind, tasks) > 0 and self._wake_one(waiter):
                 left[waiter.kind] -= 1
-                waiter.wake()
+
+    def _wake_one(self, waiter: Waiter) -> bool:
+        if waiter.wake():
+            return True
+        self._dismiss(waiter)  # it will not come to do so itself
+        return False
+
+    def _dismiss(self, waiter: Waiter) -> None:
+        waiters = self._waiters[waiter.channel]
+        if waiter in waiters:
+            waiters.remove(waiter)
 
 
 class Waiter:
-    """One thread's wait for a pool's news.
+    """One thread's, or coroutine's, wait for a pool's news.
 
     Parameters
     ----------
@@ -273,25 +291,41 @@ class Waiter:
         Where.
     kind : hashable
         See `Session.waiting`.
+    ring : callable, optional
+        What wakes a coroutine; says whether it could. It is called with the session's lock held.
 
     Attributes
     ----------
     is_awake : bool
         Whether there was news for it since `arm`.
+    is_late : bool
+        Whether what became available since `arm` may not have been heard.
     """
 
-    def __init__(self, session: Session, channel: str, kind: Hashable) -> None:
+    def __init__(
+        self,
+        session: Session,
+        channel: str,
+        kind: Hashable,
+        ring: Callable[[], bool] | None = None,
+    ) -> None:
         self.kind = kind
         self.is_awake = False
+        self.is_late = False
+        self._ring = ring
         self._session = session
-        self._channel = channel
+        self.channel = channel
         self._woken = threading.Condition(session._lock)
 
     def arm(self, timeout_s: float) -> None:
-        """Return once whatever becomes available from now on is heard; late if the line is down."""
+        """Return once whatever becomes available from now on is heard, or after so many seconds.
+
+        If that is too soon, since the line is down, it is woken as soon as all is heard again.
+        """
         session = self._session
         with session._lock:
-            session._changed.wait_for(lambda: self._channel in session._armed, timeout_s)
+            is_heard = session._changed.wait_for(lambda: self.channel in session._armed, timeout_s)
+            self.is_late = not is_heard
             self.is_awake = False
 
     def wait(self, timeout_s: float) -> None:
@@ -299,10 +333,11 @@ class Waiter:
         with self._session._lock:
             self._woken.wait_for(lambda: self.is_awake, timeout_s)
 
-    def wake(self) -> None:
-        """Let it look again; with the session's lock held."""
+    def wake(self) -> bool:
+        """Let it look again, with the session's lock held; whether anybody is there to look."""
         self.is_awake = True
         self._woken.notify()
+        return self._ring is None or self._ring()
 
 
 _forks = 0
