@@ -180,6 +180,24 @@ def test_an_exclusive_key_is_held_by_one_claim(pool: TaskPool) -> None:
     assert ids_in_order(pool) == ["y"]
 
 
+def test_many_are_claimed_beside_others_that_share_their_keys(pool: TaskPool) -> None:
+    keys = {"first": ["1"], "second": ["1", "2"], "third": ["2"], "none": []}
+    for rank, (task_id, exclusive) in enumerate(keys.items()):
+        pool.publish(task_id, exclusive=exclusive, priority=-rank)
+    # More than a claim looks at in one go.
+    pool.publish_many(
+        [{"task_id": f"t{n}", "exclusive": ["k"], "priority": 10} for n in range(100)]
+    )
+    claims = pool.claim_many("a", 10)
+    claimed = {claim.task_id for claim in claims if claim.task["priority"] < 10}
+    assert claimed == {"first", "third", "none"}
+    assert len(claims) == 4
+    assert pool.claim_many("a", 10) == []
+    for claim in claims:
+        claim.complete()
+    assert len(pool.claim_many("a", 2)) == 2
+
+
 @pytest.mark.parametrize("end", ["release", "fail"])
 def test_an_exclusive_key_is_free_whichever_way_the_claim_ends(pool: TaskPool, end: str) -> None:
     if not hasattr(pool, "fail"):

@@ -72,7 +72,8 @@ WITH {_CLOCK}, open_lanes AS MATERIALIZED (
             WHERE m.state = 'claimed' AND m.agent = %(agent)s))
 ), candidates AS MATERIALIZED (
     SELECT c.* FROM open_lanes l CROSS JOIN clock CROSS JOIN LATERAL (
-        SELECT t.task_id, t.priority, t.created_at, false AS was_delayed FROM {{schema}}.tasks t
+        SELECT t.task_id, t.priority, t.created_at, t.exclusive, false AS was_delayed
+        FROM {{schema}}.tasks t
         WHERE t.lane = l.lane AND t.state = 'available' AND NOT t.delayed AND NOT t.blocked
             AND (t.deadline IS NULL OR t.deadline >= clock.now)
             AND {_CLAIMABLE} AND {_UNBLOCKED}
@@ -80,7 +81,8 @@ WITH {_CLOCK}, open_lanes AS MATERIALIZED (
     ) c
     UNION ALL
     SELECT * FROM (
-        SELECT t.task_id, t.priority, t.created_at, true FROM clock CROSS JOIN {{schema}}.tasks t
+        SELECT t.task_id, t.priority, t.created_at, t.exclusive, true
+        FROM clock CROSS JOIN {{schema}}.tasks t
         WHERE t.state = 'available' AND t.delayed AND NOT t.blocked AND t.not_before <= clock.now
             AND t.lane IN (SELECT lane FROM open_lanes)
             AND (t.deadline IS NULL OR t.deadline >= clock.now)
@@ -90,7 +92,7 @@ WITH {_CLOCK}, open_lanes AS MATERIALIZED (
 ), locked AS MATERIALIZED (
     SELECT t.task_id, c.priority, c.created_at, c.was_delayed
     FROM candidates c JOIN {{schema}}.tasks t ON t.task_id = c.task_id
-    WHERE t.state = 'available'
+    WHERE t.state = 'available' <and no key of an earlier one>
     ORDER BY <among candidates> LIMIT %(wanted)s
     FOR UPDATE OF t SKIP LOCKED
 ), picked AS MATERIALIZED (
@@ -101,6 +103,17 @@ SELECT taken.* FROM (SELECT count(*) FROM candidates) AS seen LEFT JOIN taken ON
 WHERE taken.number IS NOT NULL OR seen.count > 0
 """
 
+
+# For several: what has no key of a candidate that comes before it. It may leave out more than it
+# must, since that one may be left out itself.
+_OWN_KEYS: Final = """
+    AND c.task_id NOT IN (
+        SELECT of_key.task_id FROM (
+            SELECT k.task_id, row_number() OVER (
+                PARTITION BY key ORDER BY <among keys>) AS place
+            FROM candidates k CROSS JOIN LATERAL unnest(k.exclusive) AS key
+        ) AS of_key WHERE of_key.place > 1)
+"""
 
 # In each lane, and among the first of all lanes.
 _BY_PRIORITY: Final = (
@@ -113,14 +126,17 @@ ORDERS: Final = {"priority": _BY_PRIORITY, "oldest": _BY_AGE, "any": _BY_AGE}
 
 
 @functools.cache
-def _claim_next(order: str, window: int) -> str:
+def _claim_next(order: str, window: int, several: bool = False) -> str:
     """The statement; the window is a part of its text, so that the planner knows that it is small.
 
     A plan for whatever number may come would rather sort all tasks.
     """
     in_lane, among_all = ORDERS[order]
+    among_keys = ", ".join(f"k.{name}" for name in among_all)
+    own_keys = _OWN_KEYS.replace("<among keys>", among_keys) if several else ""
     return (
         _CLAIM_NEXT.replace("<in the lane>", in_lane)
+        .replace("<and no key of an earlier one>", own_keys)
         .replace("<among candidates>", ", ".join(f"c.{name}" for name in among_all))
         .replace("<among all>", ", ".join(among_all))
         .replace("<window>", f"{window}")
@@ -285,6 +301,23 @@ def claim_next(
     PoolUnavailable
         The server cannot be reached, or refuses.
     """
+    taken = some = _claim_some(database, wanted, tokens, hold)
+    # What was left out for its keys may share none with what was claimed, and beyond the window
+    # there are others: now that these keys are in use a look does not see those that need them.
+    while len(taken) < len(tokens) and any(map(_has_keys, some)):
+        some = _claim_some(database, wanted, tokens[len(taken) :], hold)
+        taken = [*taken, *some]
+    return taken
+
+
+def _has_keys(taken: Taken) -> bool:
+    return bool(json.loads(taken.row.payload).get("exclusive"))
+
+
+def _claim_some(
+    database: Database, wanted: Wanted, tokens: Sequence[str], hold: Hold
+) -> list[Taken]:
+    """Claim by one statement, with the first of the tokens."""
     parameters = _parameters(f"{wanted.agent_id}", wanted.agent_id, tokens, hold)
     parameters |= {
         "capabilities": capability_keys(wanted.capabilities),
@@ -292,10 +325,9 @@ def claim_next(
         "max_claims": wanted.max_claims,
     }
     for window in database.window.sizes(len(tokens)):
-        try:
-            rows = _run(database, _claim_next(wanted.order, window), parameters)
-        except pg_errors.UniqueViolation:
-            continue  # of an exclusive key: the next look sees that somebody has it
+        rows = _run_over_keys(
+            database, _claim_next(wanted.order, window, len(tokens) > 1), parameters
+        )
         claimed = sorted(row for row in rows if row.number is not None)
         if not claimed and rows:
             continue  # there are tasks, but others were faster at all that it looked at
@@ -305,6 +337,17 @@ def claim_next(
             recovery.wake_delayed(database)
         return [Taken(tokens[row.number - 1], row.row) for row in claimed]
     return []
+
+
+def _run_over_keys(
+    database: Database, statement: str, parameters: dict[str, Any]
+) -> list[_Claimed]:
+    for _ in range(_TRIES):
+        try:
+            return _run(database, statement, parameters)
+        except pg_errors.UniqueViolation:
+            pass  # of an exclusive key: the next look sees that somebody has it
+    return []  # others are faster, again and again: a wider look would be no better
 
 
 class _Claimed(NamedTuple):
