@@ -391,12 +391,16 @@ class AsyncTaskPool:
                 await _ended(future)
             finally:
                 if future.exception() is None:
-                    give_back = functools.partial(_release_all, future.result())
+                    give_back = functools.partial(self._release_all, future.result())
                     await _ended(asyncio.wrap_future(self._start(give_back)))
             raise
         except GeneratorExit:  # the loop was closed: nothing can be awaited any more
-            _in_a_new_thread(lambda: _release_all(started.result()))
+            _in_a_new_thread(lambda: self._release_all(started.result()))
             raise
+
+    def _release_all(self, claims: Iterable[Claim]) -> None:
+        for claim in claims:
+            self.pool._release_quietly(claim.task_id, claim.agent_id, claim.token)
 
     def _start(self, call: Callable[[], _T]) -> Future[_T]:
         return self._in_process().threads.submit(call)
@@ -660,9 +664,3 @@ def _read(claim: Claim) -> Claim:
     except (TaskPoolError, OSError):
         pass  # whoever asks for it will be told
     return claim
-
-
-def _release_all(claims: Iterable[Claim]) -> None:
-    for claim in claims:
-        with contextlib.suppress(TaskPoolError, OSError):  # lost to us already
-            claim.release()

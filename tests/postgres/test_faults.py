@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import shutil
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -234,6 +235,107 @@ def test_a_claim_whose_answer_is_lost_is_found_to_be_made(
     assert loss.lost == 1
     (task,) = pool.tasks("claimed")
     assert task["claim_token"] == token
+
+
+class Outage:
+    """Carries one claim out and loses its answer; from then on no statement gets through.
+
+    Parameters
+    ----------
+    session_stands : bool
+        Whether the line that the session has is not concerned.
+    """
+
+    def __init__(self, *, session_stands: bool) -> None:
+        self._patch = pytest.MonkeyPatch()
+        self.has_begun = False
+        execute = psycopg.Connection.execute
+
+        def is_concerned(connection: Any) -> bool:
+            if connection.info.get_parameters().get("application_name") != "fastclaim":
+                return False
+            return not (session_stands and threading.current_thread().name == "fastclaim-session")
+
+        def refuse(*_: Any, **__: Any) -> Any:
+            raise psycopg.OperationalError("the network is down")
+
+        def execute_or_lose(connection: Any, query: Any, *args: Any, **kwargs: Any) -> Any:
+            if not self.has_begun:
+                cursor = execute(connection, query, *args, **kwargs)
+                if "state = 'claimed', agent" not in str(query):
+                    return cursor
+                self.has_begun = True
+                self._patch.setattr(psycopg, "connect", refuse)
+                self._patch.setattr(psycopg.Connection, "connect", refuse)
+            if is_concerned(connection):
+                connection.close()
+                refuse()
+            return execute(connection, query, *args, **kwargs)
+
+        self._patch.setattr(psycopg.Connection, "execute", execute_or_lose)
+
+    def end(self) -> None:
+        self._patch.undo()
+
+
+@pytest.fixture
+def _soon_given_up(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    server_module.close_all()
+    monkeypatch.setattr(trouble, "RECONNECT_S", 0.3)
+    yield
+    server_module.close_all()
+
+
+@pytest.mark.usefixtures("_soon_given_up")
+@pytest.mark.parametrize("claim", [by_id, next_one, several, drop_in])
+@pytest.mark.parametrize("session_stands", [True, False])
+def test_a_claim_that_an_outage_orphaned_is_given_back_as_soon_as_it_is_over(
+    pool: PostgresPool,
+    outsider: psycopg.Connection,
+    claim: Callable[[PostgresPool], Any],
+    session_stands: bool,
+) -> None:
+    state = f"SELECT state FROM {pool._database.schema}.tasks"
+    pool.publish("x")
+    pool._database.owner()
+    outage = Outage(session_stands=session_stands)
+    try:
+        if claim is drop_in:
+            assert pool.claim_task("x", "a") == {}
+        else:
+            with pytest.raises(errors.PoolUnavailable):
+                claim(pool)
+        if not session_stands:
+            session = server_module.server_of(pool._database.address).session
+            assert outsider.execute(state).fetchone() == ("claimed",)
+            terminate_all(outsider)
+            with session._changed:
+                session._changed.wait_for(lambda: session._connection is None)
+    finally:
+        outage.end()
+    # Without another word to the pool.
+    wait_until(outsider, state, "available")
+    pool.claim("x", "a").complete()
+
+
+@pytest.mark.usefixtures("_soon_given_up")
+def test_what_is_claimed_after_an_outage_is_not_given_back_for_what_was_before(
+    pool: PostgresPool, outsider: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool.publish("x")
+    pool._database.owner()
+    outage = Outage(session_stands=False)
+    try:
+        with pytest.raises(errors.PoolUnavailable):
+            pool.claim("x", "a")
+        orphaned = outsider.execute(f"SELECT token FROM {pool._database.schema}.tasks").fetchone()
+        terminate_all(outsider)
+    finally:
+        outage.end()
+    monkeypatch.setattr(trouble, "RECONNECT_S", 30.0)
+    claim = pool.claim("x", "a")  # at once
+    assert (claim.token,) != orphaned
+    claim.complete()
 
 
 def test_an_end_whose_answer_is_lost_is_found_to_be_made(
@@ -543,3 +645,56 @@ def test_hosts_with_a_bad_line_lose_and_double_nothing(
     assert hosts[0].line.lost > 0
     assert by == {word.strip(): name for name, words in told.items() for word in words}
     assert len(by) == sum(len(words) for words in told.values()) == number
+
+
+CLAIM_AND_LOSE_THE_ANSWER = """
+import sys
+from fastclaim import errors
+from fastclaim.postgres import trouble
+from fastclaim.postgres.pool import PostgresPool
+pool = PostgresPool(sys.argv[1])
+pool.publish("x")
+pool._database.owner()
+trouble.RECONNECT_S = 1.0
+print("ready", flush=True)
+sys.stdin.readline()
+try:
+    pool.claim_next("orphaned")
+except errors.PoolUnavailable:
+    print("unavailable", flush=True)
+sys.stdin.readline()
+"""
+
+
+def test_a_claim_whose_answer_no_host_ever_gets_waits_again(hosts: list[Host]) -> None:
+    problem = postgres_server.unusable()
+    if problem is not None:
+        pytest.skip(problem)
+    host = hosts[0]
+    with (
+        postgres_server.running(f"host all all {NETWORK} trust", listen_addresses="*") as server,
+        psycopg.connect(server.url, autocommit=True) as outsider,
+    ):
+        url = server.url.replace("127.0.0.1", host.gateway)
+        hasty = "keepalives_idle=1&keepalives_interval=1&keepalives_count=2&tcp_user_timeout=1500"
+        with host.start(CLAIM_AND_LOSE_THE_ANSWER, f"{url}?{hasty}&connect_timeout=2") as agent:
+            assert agent.stdin is not None
+            assert agent.stdout is not None
+            assert agent.stdout.readline() == "ready\n"
+            with outsider.transaction():  # holds the claim up until the line is cut
+                outsider.execute("LOCK TABLE fastclaim.tasks IN EXCLUSIVE MODE")
+                go_on([agent])
+                wait_until(outsider, "SELECT count(*) FROM pg_locks WHERE NOT granted", 1)
+                host.line.loss = 1.0
+            wait_until(outsider, "SELECT state FROM fastclaim.tasks", "claimed")
+            assert agent.stdout.readline() == "unavailable\n"
+            host.line.loss = 0.0
+            wait_until(outsider, "SELECT state FROM fastclaim.tasks", "available")
+            go_on([agent])
+
+
+def wait_until(connection: psycopg.Connection, question: str, answer: object) -> None:
+    until_s = time.monotonic() + 60
+    while connection.execute(question).fetchone() != (answer,):
+        assert time.monotonic() < until_s, question
+        time.sleep(0.01)

@@ -10,9 +10,16 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from psycopg import errors as pg_errors
 
-from ..errors import AlreadyClaimed, LockTimeout, PoolPaused, TaskNotAvailable
+from ..errors import (
+    AlreadyClaimed,
+    LockTimeout,
+    PoolPaused,
+    PoolUnavailable,
+    TaskNotAvailable,
+    TaskPoolError,
+)
 from ..waiting import turns
-from . import recovery
+from . import finishing, recovery
 from .documents import COLUMNS, Row
 from .publication import agent_json, agent_key, capability_keys
 
@@ -305,7 +312,11 @@ def claim_next(
     # What was left out for its keys may share none with what was claimed, and beyond the window
     # there are others: now that these keys are in use a look does not see those that need them.
     while len(taken) < len(tokens) and any(map(_has_keys, some)):
-        some = _claim_some(database, wanted, tokens[len(taken) :], hold)
+        try:
+            some = _claim_some(database, wanted, tokens[len(taken) :], hold)
+        except TaskPoolError:
+            finishing.release_by_token_later(database, wanted.agent_id, tokens[: len(taken)])
+            raise
         taken = [*taken, *some]
     return taken
 
@@ -371,7 +382,11 @@ def _run(
 ) -> list[_Claimed]:
     text, already = database.sql(statement), database.sql(_CLAIMED_ALREADY)
 
+    sent = False
+
     def work(connection: Connection, retried: bool) -> list[tuple[Any, ...]]:
+        nonlocal sent
+        sent = True
         # The answer to an earlier try was lost: was it carried out?
         if retried and (rows := connection.execute(already, parameters).fetchall()):
             return rows
@@ -383,7 +398,12 @@ def _run(
             connection.execute("SELECT pg_advisory_xact_lock(%s)", [lock])
             return connection.execute(text, parameters).fetchall()
 
-    rows = database.run(work, task_id)
+    try:
+        rows = database.run(work, task_id)
+    except PoolUnavailable:
+        if sent:  # it may have been carried out, and nobody will ever be told
+            finishing.release_by_token_later(database, parameters["agent"], parameters["tokens"])
+        raise
     return [_Claimed(number, was_delayed, Row(*row)) for number, was_delayed, *row in rows]
 
 

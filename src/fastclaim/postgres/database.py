@@ -104,6 +104,13 @@ class Database:
             lambda connection, _: connection.execute(statement, parameters).fetchall(), task_id
         )
 
+    def owe(self, text: str, parameters: Mapping[str, Any]) -> None:
+        """Run a statement, which may be run twice, once the server can be reached.
+
+        See `session.Session.owe`.
+        """
+        server_of(self.address).session.owe(self.sql(text), parameters)
+
     def owner(self) -> int:
         """The lock that says that this process lives; see `session.Session.owner`."""
         return server_of(self.address).session.owner()

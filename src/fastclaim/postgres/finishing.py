@@ -8,9 +8,10 @@ again, that tells a claim that it has ended itself from one that somebody else t
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from ..errors import ClaimLost, InvalidTask
+from ..errors import ClaimLost, InvalidTask, PoolUnavailable
 from . import recovery
 from .publication import agent_key, task_key
 
@@ -187,6 +188,22 @@ class ClaimOf:
         )
 
 
-def release_by_token(database: Database, agent_id: object, tokens: list[str]) -> None:
-    """Give back claims that were made, perhaps, and of which nobody will ever be told."""
-    database.query(_RELEASE_BY_TOKEN, {"agent": f"{agent_id}", "tokens": tokens})
+def release_by_token(database: Database, agent_id: object, tokens: Sequence[str]) -> None:
+    """Give back claims that were made, perhaps, and of which nobody will ever be told.
+
+    Raises
+    ------
+    PoolUnavailable
+        The server cannot be reached, or refuses: they are given back once it can.
+    """
+    parameters = {"agent": f"{agent_id}", "tokens": [*tokens]}
+    try:
+        database.query(_RELEASE_BY_TOKEN, parameters)
+    except PoolUnavailable:
+        database.owe(_RELEASE_BY_TOKEN, parameters)
+        raise
+
+
+def release_by_token_later(database: Database, agent_id: object, tokens: Sequence[str]) -> None:
+    """The same by this process's session, as soon as it reaches the server."""
+    database.owe(_RELEASE_BY_TOKEN, {"agent": f"{agent_id}", "tokens": [*tokens]})

@@ -307,7 +307,7 @@ class PostgresPool(TaskPool):
         try:
             return claim()
         except TaskPoolError:
-            raise  # then nothing was claimed
+            raise  # then nothing was claimed, or it will be given back as soon as it can be
         except BaseException:
             # Interrupted, or a task that Python cannot read any more.
             self._give_back_quietly(agent_id, tokens)

@@ -19,6 +19,7 @@ looks once, at least; who stops waiting without a look that was owed wakes anoth
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 import os
 import random
@@ -26,8 +27,8 @@ import secrets
 import select
 import threading
 import time
-from collections.abc import Callable, Hashable, Iterator
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Final
 
 import psycopg
 
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
     from psycopg import Connection
 
     from .address import Address
+
+logger = logging.getLogger("fastclaim.pool")
 
 # How long a session goes on listening after the last thread has stopped waiting.
 _LINGER_S: Final = 2.0
@@ -79,6 +82,7 @@ class Session:
         self._waiters: dict[str, list[Waiter]] = {}  # by channel
         self._waiting_locks: dict[str, int] = {}  # a channel's lock
         self._armed: set[str] = set()
+        self._owed: list[tuple[str, Mapping[str, Any]]] = []  # statements
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
 
     def owner(self) -> int:
@@ -93,18 +97,34 @@ class Session:
         """
         with self._changed:
             self._start()
-            if self._connection is None:
-                stands = self._changed.wait_for(
-                    lambda: self._connection is not None or self._pooler, trouble.RECONNECT_S
-                )
-                if not stands:
-                    raise trouble.unavailable(self._shown, self._problem)
+            if not self._is_ready() and not self._changed.wait_for(
+                self._is_ready, trouble.RECONNECT_S
+            ):
+                raise trouble.unavailable(self._shown, self._problem)
             if self._pooler:
                 raise TaskPoolError(
                     "a pooler such as pgbouncer stands between: claims cannot be bound to this"
                     " process. Use TaskPool(..., bind_claims=False) and leases, or connect directly"
                 )
             return self._owner
+
+    def _is_ready(self) -> bool:
+        return self._pooler or (self._connection is not None and not self._owed)
+
+    def owe(self, statement: str, parameters: Mapping[str, Any]) -> None:
+        """Run a statement as soon as the line stands, at least once, and before `owner` returns.
+
+        Parameters
+        ----------
+        statement : str
+            SQL that may be run twice.
+        parameters : Mapping
+            Its parameters.
+        """
+        with self._changed:
+            self._owed.append((statement, parameters))
+            self._start()
+        self._wake()
 
     @contextlib.contextmanager
     def waiting(
@@ -189,8 +209,10 @@ class Session:
                 with self._changed:
                     self._pooler = True
                     self._changed.notify_all()
-                return self._idle()
+                return self._idle(connection)
             connection.execute(_SETTINGS)
+            # Before the lock: the server may think for long that our last connection has it.
+            self._settle(connection)
             connection.execute("SELECT pg_advisory_lock(%s)", [self._owner])
             try:
                 with self._changed:
@@ -209,10 +231,28 @@ class Session:
                         self._wake_for(channel, math.inf)
                     self._changed.notify_all()
 
-    def _idle(self) -> None:
+    def _idle(self, connection: Connection) -> None:
         while not self._closing:
-            _wait_for([self._wake_read], None)
+            self._settle(connection)
+            _wait_for([self._wake_read], _LINGER_S if self._owed else None)
             _drain(self._wake_read)
+
+    def _settle(self, connection: Connection) -> None:
+        """Do what is owed; what is refused is tried again later, unless it always will be."""
+        while self._owed:
+            statement, parameters = self._owed[0]
+            try:
+                connection.execute(statement, parameters)
+            except psycopg.ProgrammingError as error:
+                logger.error("%s: claims cannot be given back: %s", self._shown, error)
+            except psycopg.Error as error:
+                if connection.closed:
+                    raise
+                self._problem = error
+                return
+            with self._changed:
+                del self._owed[0]
+                self._changed.notify_all()
 
     def _serve(self, connection: Connection) -> None:
         """Listen to the channels that are wanted, and pass on what comes."""
@@ -226,9 +266,10 @@ class Session:
                     since_s = idle_since_s.setdefault(channel, time.monotonic())
                     if time.monotonic() - since_s >= _LINGER_S:
                         self._disarm(connection, channel)
+            self._settle(connection)
             # A notification may have come with the answer to one of these statements.
             self._pass_on(connection)
-            timeout_s = _LINGER_S if self._armed else None
+            timeout_s = _LINGER_S if self._armed or self._owed else None
             _wait_for([connection.fileno(), self._wake_read], timeout_s)
             _drain(self._wake_read)
 
