@@ -34,6 +34,20 @@ logger = logging.getLogger("fastclaim.pool")
 T = TypeVar("T")
 
 
+class _NoDirectory:
+    """In the place of a property that says where a directory's files are."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, pool: object, cls: type | None = None) -> Any:
+        if pool is None:
+            return self
+        raise AttributeError(
+            f"{self._name}: a pool on PostgreSQL has no directories", name=self._name, obj=pool
+        )
+
+
 class PostgresPool(TaskPool):
     """A pool of tasks in a PostgreSQL schema: `TaskPool` where it is given a URL.
 
@@ -90,6 +104,12 @@ class PostgresPool(TaskPool):
         """The pool's URL, without secrets."""
         return self._database.address.shown
 
+    tasks_dir = _NoDirectory()
+    available_dir = _NoDirectory()
+    claimed_dir = _NoDirectory()
+    completed_dir = _NoDirectory()
+    failed_dir = _NoDirectory()
+
     # The verbs ----------------------------------------------------------------------------------
 
     def publish(
@@ -136,7 +156,7 @@ class PostgresPool(TaskPool):
         bind: bool | None = None,
         max_claims: int | None = None,
     ) -> Claim | None:
-        _check_seconds("wait", wait)
+        wait = _seconds("wait", wait)
         wanted = _wanted(agent_id, capabilities, order, max_claims)
         claims = self._claim_next(wanted, 1, self._hold_for(lease_s, bind), wait)
         return claims[0] if claims else None
@@ -174,7 +194,7 @@ class PostgresPool(TaskPool):
         token: str | None = None,
         not_before: float | None = None,
     ) -> None:
-        _check_seconds("not_before", not_before)
+        not_before = _seconds("not_before", not_before)
         ClaimOf(self._database, task_id, agent_id, token).release(not_before)
 
     def fail(
@@ -186,22 +206,21 @@ class PostgresPool(TaskPool):
         token: str | None = None,
         retry_after_s: float | None = None,
     ) -> str:
-        _check_seconds("retry_after_s", retry_after_s)
+        retry_after_s = _seconds("retry_after_s", retry_after_s)
         claim = ClaimOf(self._database, task_id, agent_id, token)
         return claim.fail(error, retry_after_s, self._max_attempts)
 
     def renew(
         self, task_id: object, agent_id: object, lease_s: float, *, token: str | None = None
     ) -> float:
-        _check_seconds("lease_s", lease_s)
+        lease_s = _number_of("lease_s", lease_s)
         return ClaimOf(self._database, task_id, agent_id, token).renew(lease_s)
 
     def retry_failed(self, task_id: object = None) -> int:
         return upkeep.retry_failed(self._database, task_id)
 
     def pause(self, until: float | None = None, reason: str = "") -> None:
-        _check_seconds("until", until)
-        upkeep.pause(self._database, math.inf if until is None else until, reason)
+        upkeep.pause(self._database, _end_of_pause(until), reason)
 
     def resume(self) -> None:
         upkeep.resume(self._database)
@@ -210,7 +229,7 @@ class PostgresPool(TaskPool):
         return upkeep.paused(self._database)
 
     def recover(self, older_than: float | None = None, dry_run: bool = False) -> RecoveryReport:
-        _check_seconds("older_than", older_than)
+        older_than = _seconds("older_than", older_than)
         found = recovery.recover(
             self._database, self._max_attempts, older_than_s=older_than, dry_run=dry_run
         )
@@ -249,8 +268,7 @@ class PostgresPool(TaskPool):
         return health.why(self._database, task_id, capabilities)
 
     def prune(self, state: str, older_than: float, *, dry_run: bool = True) -> list[str]:
-        _check_seconds("older_than", older_than)
-        return upkeep.prune(self._database, state, older_than, dry_run)
+        return upkeep.prune(self._database, state, _number_of("older_than", older_than), dry_run)
 
     # What the original's five are made of -------------------------------------------------------
 
@@ -277,7 +295,7 @@ class PostgresPool(TaskPool):
     # ----------------------------------------------------------------------------------------------
 
     def _hold_for(self, lease_s: float | None, bind: bool | None) -> Hold:
-        _check_seconds("lease_s", lease_s)
+        lease_s = _seconds("lease_s", lease_s)
         if bind is None:
             bind = self._bind_claims and lease_s is None
         return Hold(self._database.owner() if bind else None, lease_s, self._max_attempts)
@@ -383,6 +401,33 @@ def _wanted(
     if order not in claiming.ORDERS:
         raise ValueError(f"order {order!r} is none of {', '.join(claiming.ORDERS)}")
     return Wanted(agent_id, tuple(capabilities), order, max_claims)
+
+
+def _seconds(name: str, seconds: float | None) -> float | None:
+    """A number of seconds, or None, as the server can count it; ValueError that names it."""
+    _check_seconds(name, seconds)
+    try:
+        return None if seconds is None else float(seconds)
+    except OverflowError:
+        raise ValueError(f"{name} is more seconds than can be counted") from None
+
+
+def _number_of(name: str, seconds: float) -> float:
+    counted = _seconds(name, seconds)
+    if counted is None:
+        raise ValueError(f"{name} None is not a number of seconds")
+    return counted
+
+
+def _end_of_pause(until: float | None) -> float:
+    """When it is, seconds since the epoch: what is too far to be counted is for ever."""
+    try:
+        until = _seconds("until", until)
+    except ValueError:
+        if not isinstance(until, int):
+            raise
+        return math.inf if until > 0 else -math.inf
+    return math.inf if until is None else until
 
 
 def _task_or_log(row: Row) -> dict[str, Any] | None:

@@ -10,6 +10,7 @@ A statement whose connection breaks may have been carried out or not. Whoever ru
 from __future__ import annotations
 
 import atexit
+import logging
 import os
 import random
 import threading
@@ -33,6 +34,10 @@ if TYPE_CHECKING:
     from .address import Address
 
 T = TypeVar("T")
+
+# What a verb raises says it all: where nobody has configured logging, the warnings of psycopg's
+# pool would go to stderr, many of one outage. A handler that is configured gets them all the same.
+logging.getLogger("psycopg.pool").addHandler(logging.NullHandler())
 
 # How long a verb waits for a row that somebody else's transaction holds; as `finishing` does.
 LOCK_TIMEOUT_S: Final = 10.0

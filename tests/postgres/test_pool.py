@@ -1,0 +1,106 @@
+"""What `PostgresPool` says where a directory could do more, or a server less."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from fastclaim import TaskPool
+from fastclaim.postgres.pool import PostgresPool
+
+from ..postgres_server import Server
+
+TOO_MANY = 10**400
+VERBS: dict[str, Callable[[PostgresPool], Any]] = {
+    "lease_s": lambda pool: pool.claim("x", "a", lease_s=TOO_MANY),
+    "wait": lambda pool: pool.claim_next("a", ["none"], wait=TOO_MANY),
+    "not_before": lambda pool: pool.claim("x", "a").release(not_before=TOO_MANY),
+    "retry_after_s": lambda pool: pool.claim("x", "a").fail("e", retry_after_s=TOO_MANY),
+    "older_than": lambda pool: pool.recover(older_than=TOO_MANY),
+}
+
+
+@pytest.mark.parametrize("name", VERBS)
+def test_more_seconds_than_a_server_can_count_are_refused_by_name(
+    pool: PostgresPool, name: str
+) -> None:
+    pool.publish("x")
+    with pytest.raises(ValueError, match=f"^{name} "):
+        VERBS[name](pool)
+
+
+def test_other_verbs_refuse_them_too(pool: PostgresPool) -> None:
+    pool.publish("x")
+    claim = pool.claim("x", "a", lease_s=60)
+    with pytest.raises(ValueError, match=r"^lease_s "):
+        claim.renew(TOO_MANY)
+    with pytest.raises(ValueError, match=r"^older_than "):
+        pool.prune("completed", TOO_MANY)
+    claim.complete()
+
+
+def test_a_pause_until_a_time_too_far_to_be_counted_goes_on_for_ever(pool: PostgresPool) -> None:
+    pool.pause(TOO_MANY)
+    pause = pool.paused()
+    assert pause is not None
+    assert pause.until == float("inf")
+    pool.pause(-TOO_MANY)
+    assert pool.paused() is None
+
+
+@pytest.mark.parametrize(
+    "name", ["tasks_dir", "available_dir", "claimed_dir", "completed_dir", "failed_dir"]
+)
+@pytest.mark.parametrize("is_subclass", [False, True])
+def test_who_asks_for_a_directory_is_told_that_there_is_none(
+    postgres_url: str, name: str, is_subclass: bool
+) -> None:
+    class Special(TaskPool):
+        pass
+
+    pool = (Special if is_subclass else TaskPool)(postgres_url)
+    with pytest.raises(AttributeError, match=rf"{name}.* PostgreSQL has no directories"):
+        getattr(pool, name)
+    assert not hasattr(pool, name)
+
+
+MEET_AN_OUTAGE = """
+import logging, sys
+from fastclaim import TaskPool, errors
+from fastclaim.postgres import trouble
+if sys.argv[2] == "configured":
+    logging.basicConfig()
+trouble.RECONNECT_S = 0.5
+pool = TaskPool(sys.argv[1])
+pool.publish("x")
+print("ready", flush=True)
+sys.stdin.readline()
+try:
+    pool.publish("y")
+except errors.PoolUnavailable:
+    print("unavailable")
+"""
+
+
+@pytest.mark.parametrize("logging_is", ["configured", "not configured"])
+def test_an_outage_is_logged_where_logging_is_configured_and_printed_nowhere(
+    own_server: Server, logging_is: str
+) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", MEET_AN_OUTAGE, own_server.url, logging_is],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        own_server.stop()
+        output, logged = process.communicate("go on\n")
+    assert output == "unavailable\n"
+    assert ("error connecting" in logged) == (logging_is == "configured")
+    assert logging_is == "configured" or logged == ""
