@@ -37,6 +37,7 @@ PAUSED: Final = "paused"
 DEFAULT_BASE_DIR: Final = "/tmp/orchestration/a2a"
 BASE_DIR_VARIABLE: Final = "A2A_BASE_DIR"
 URL_PREFIXES: Final = ("postgresql://", "postgres://")
+DEFAULT_SCHEMA: Final = "fastclaim"
 
 TASK_SUFFIX: Final = ".json"
 LOCK_SUFFIX: Final = ".lock"
@@ -73,7 +74,10 @@ def is_url(base_dir: object) -> bool:
 
 
 def shown(base_dir: str) -> str:
-    """A pool's place as it may be printed: a URL without its password and parameters."""
+    """A pool's place as it may be printed: a URL without its password and parameters.
+
+    But for the schema, unless it is the default: it says which of the database's pools is meant.
+    """
     if not is_url(base_dir):
         return base_dir
     scheme, _, rest = base_dir.partition("://")
@@ -82,7 +86,16 @@ def shown(base_dir: str) -> str:
     credentials, at, place = bare.rpartition("@")
     if "@" in query and not at:
         return f"{scheme}://..."  # or was that an unescaped '?' in a password?
-    return f"{scheme}://{credentials.partition(':')[0]}{at}{place}"
+    return f"{scheme}://{credentials.partition(':')[0]}{at}{place}{_shown_schema(query)}"
+
+
+def _shown_schema(query: str) -> str:
+    if not query:
+        return ""
+    from urllib.parse import parse_qsl, quote  # takes long, and few need it
+
+    schema = dict(parse_qsl(query, keep_blank_values=True)).get("schema", DEFAULT_SCHEMA)
+    return "" if schema == DEFAULT_SCHEMA else f"?schema={quote(schema, errors='replace')}"
 
 
 def pin_base_dir(path: str | None) -> None:

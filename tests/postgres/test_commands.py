@@ -133,9 +133,10 @@ def test_old_tasks_are_pruned(run):
     assert states(run)["completed"] == []
 
 
-def test_the_doctor_looks_at_the_server(run):
+def test_the_doctor_looks_at_the_server_and_says_which_pool_it_is(run, url):
     findings = {finding["check"]: finding for finding in run("doctor")}
     assert findings["server"]["level"] == "ok"
+    assert f"?schema={url.partition('schema=')[2]}" in findings["pool"]["message"]
     assert PASSWORD not in json.dumps(findings)
 
 
@@ -158,6 +159,7 @@ def test_a_pool_moves_to_a_directory_and_back(run, url, tmp_path):
         moved = fastclaim("migrate", "--from", source, "--to", target)
         assert (moved.returncode, moved.stderr) == (0, "")
         assert PASSWORD not in moved.stdout
+    assert f"?schema={url.partition('schema=')[2]}" in moved.stdout
     assert answers("list", "--pool", there) == []
     assert states(run)["available"] == ["a"]
 

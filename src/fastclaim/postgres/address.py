@@ -17,7 +17,6 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from .. import layout
 from ..errors import TaskPoolError
 
-DEFAULT_SCHEMA: Final = "fastclaim"
 NAME_MAX_BYTES: Final = 63  # NAMEDATALEN - 1 of PostgreSQL
 
 # Seconds after which a silent peer counts as gone: idle + interval * count.
@@ -87,11 +86,9 @@ def parse(url: str, synchronous: bool = True) -> Address:
     """
     bare, _, query = url.partition("?")
     parameters = parse_qsl(query, keep_blank_values=True)
-    schema = dict(parameters).get("schema", DEFAULT_SCHEMA)
+    schema = dict(parameters).get("schema", layout.DEFAULT_SCHEMA)
     others = [(name, value) for name, value in parameters if name != "schema"]
     shown = layout.shown(url)
-    if schema != DEFAULT_SCHEMA:
-        shown += f"?schema={quote(schema, errors='replace')}"
     if not 0 < len(schema.encode("utf-8", "replace")) <= NAME_MAX_BYTES or {*schema} & {*"\0%"}:
         raise TaskPoolError(
             f"{shown}: schema {schema!r} is no name of 1 to {NAME_MAX_BYTES} bytes without '%'"
