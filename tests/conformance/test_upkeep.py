@@ -128,6 +128,34 @@ def test_an_unbound_claim_outlives_its_process(pool: TaskPool, mortals: list[Mor
     assert pool.claim("x", "heir").task["attempts"] == 1
 
 
+@pytest.mark.parametrize("ended", ["its process", "its lease", "a look for old ones"])
+def test_a_claim_that_was_lost_is_among_the_failures_with_its_reason(
+    pool: TaskPool, mortals: list[Mortal], ended: str
+) -> None:
+    pool.publish("x")
+    pool.claim("x", "first").fail("e")
+    told = None
+    if ended == "its process":
+        mortals.append(mortal := Mortal(pool, "x"))
+        mortal.die()
+        words = "its process ended"
+    elif ended == "its lease":
+        pool.claim("x", "mortal", lease_s=-1)
+        words = "its lease expired"
+    else:
+        pool.claim("x", "mortal", bind=False)
+        told, words = 0, "it was older than 0 s"
+    until_s = time.monotonic() + 60
+    while not pool.recover(older_than=told):
+        assert time.monotonic() < until_s
+        time.sleep(0.01)  # until the death is noticed
+    (task,) = pool.tasks()
+    assert [failure["error"] for failure in task["failures"]] == ["e", words]
+    assert task["failures"][1]["agent"] == "mortal"
+    assert task["failures"][1]["at"] == pytest.approx(time.time(), abs=60)
+    assert task["attempts"] == 2
+
+
 def test_a_task_whose_claimers_keep_dying_is_given_up(
     make_pool: MakePool, mortals: list[Mortal]
 ) -> None:
@@ -235,6 +263,34 @@ def test_why_says_where_a_task_is_and_what_it_waits_for(pool: TaskPool) -> None:
         sentence = pool.why(task_id, capabilities)
         assert words in sentence
         assert "\n" not in sentence
+
+
+def test_why_says_that_what_a_task_waits_for_has_failed_or_is_not_there(pool: TaskPool) -> None:
+    pool.publish("f", max_attempts=1)
+    pool.claim("f", "a").fail("e")
+    pool.publish("waiting")
+    pool.publish("held")
+    pool.claim("held", "somebody")
+    for blocker, words in (
+        ("f", "waits for f (failed for good; see retry_failed())"),
+        ("waiting", "waits for waiting (waiting itself)"),
+        ("nowhere", "waits for nowhere (not there)"),
+        ("held", "waits for held (claimed by somebody"),
+    ):
+        pool.publish("x", blocked_by=[blocker], if_exists="replace")
+        assert words in pool.why("x")
+
+
+def test_a_task_whose_not_before_is_no_time_is_nobodys_next_and_why_says_so(
+    pool: TaskPool,
+) -> None:
+    pool.publish("x", not_before="x")
+    assert pool.claim_next("a", wait=0.05) is None
+    assert pool.claim_many("a", 2) == []
+    assert "cannot be claimed: not_before 'x' is no time" in pool.why("x")
+    (task,) = pool.tasks()
+    assert task["not_before"] == "x"
+    pool.claim("x", "a").complete()  # who names it is not held up
 
 
 @pytest.mark.parametrize("reason", ["", "the limit of the API"])

@@ -59,7 +59,7 @@ WITH {_CLOCK}, picked AS MATERIALIZED (
     SELECT t.task_id, 1 AS number, false AS was_delayed
     FROM {{schema}}.tasks t CROSS JOIN clock
     WHERE t.task_id = %(task_id)s AND t.state = 'available'
-        AND (t.not_before IS NULL OR t.not_before <= clock.now)
+        AND (t.not_before IS NULL OR t.not_before <= clock.now OR t.not_before = 'NaN')
         AND {_CLAIMABLE} AND {_NOT_PAUSED}
     FOR UPDATE OF t NOWAIT
 ) {_TAKE}
@@ -158,7 +158,8 @@ WHERE t.state = 'claimed' AND t.agent = %(agent)s AND t.token = ANY(%(tokens)s::
 _WHY_NOT: Final = f"""
 WITH {_CLOCK}
 SELECT t.state, t.claimed_by, t.token, t.owner,
-    t.not_before > clock.now AS early, t.lease_expires_at <= clock.now AS expired,
+    t.not_before > clock.now AND t.not_before <> 'NaN' AS early,
+    t.lease_expires_at <= clock.now AS expired,
     t.owner <> %(owner)s AND pg_try_advisory_xact_lock(t.owner) AS dead,
     (SELECT k.key FROM {{schema}}.exclusive_keys k WHERE k.key = ANY(t.exclusive) LIMIT 1) AS key,
     p.paused_until > clock.now AS paused, p.paused_until, p.paused_reason

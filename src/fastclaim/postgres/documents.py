@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any, Final, NamedTuple
 
-from ..document import ENFORCEMENT
+from ..document import ENFORCEMENT, NOT_BEFORE
 from ..layout import CLAIMED, COMPLETED, FAILED
 
 
@@ -29,8 +30,11 @@ class Row(NamedTuple):
     def task(self) -> dict[str, Any]:
         """The task; ValueError if an integer has more digits than Python's present limit."""
         task: dict[str, Any] = json.loads(self.payload)
-        if self.not_before is not None:
-            task["not_before"] = self.not_before
+        # What is no time, and NaN in the table, stands in the payload, for as long as it counts.
+        if self.not_before is None:
+            task.pop(NOT_BEFORE, None)
+        elif not math.isnan(self.not_before):
+            task[NOT_BEFORE] = self.not_before
         if self.enforcement is not None:
             task[ENFORCEMENT] = json.loads(self.enforcement)
         if self.attempts:

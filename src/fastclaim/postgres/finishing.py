@@ -53,10 +53,7 @@ _FAIL: Final = f"""
 WITH {_CLOCK}, ended AS (
     UPDATE {{schema}}.tasks t SET
         attempts = t.attempts + 1, owner = NULL, lease_expires_at = NULL,
-        failures = concat(
-            coalesce(left(t.failures, -1) || ', ', '['),
-            '{{{{"error": ', %(error)s::text, ', "at": ', clock.now::text,
-            ', "agent": ', t.claimed_by, '}}}}]'),
+        failures = {recovery.and_failure("%(error)s::text")},
         not_before = clock.now + %(retry_after_s)s::float8,
         delayed = coalesce(%(retry_after_s)s::float8 > 0, false),
         state = CASE WHEN t.attempts + 1 >= coalesce(t.max_attempts, %(max_attempts)s)

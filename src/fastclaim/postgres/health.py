@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
 from ..diagnosis import Finding
+from ..layout import AVAILABLE, CLAIMED, FAILED
 from ..pausing import Pause
 from ..why import described_pause
 from .publication import capability_keys
@@ -17,11 +18,13 @@ if TYPE_CHECKING:
 _WHY: Final = """
 WITH clock AS MATERIALIZED (SELECT {now} AS now)
 SELECT t.state, t.claimed_by, t.not_before - clock.now, t.deadline < clock.now,
-    ARRAY(SELECT blocker FROM unnest(t.blocked_by) AS blocker WHERE NOT EXISTS (
-        SELECT FROM {schema}.tasks d WHERE d.task_id = blocker AND d.state = 'completed')),
+    (SELECT json_agg(json_build_array(blocker, d.state, d.claimed_by))
+     FROM unnest(t.blocked_by) AS blocker LEFT JOIN {schema}.tasks d ON d.task_id = blocker
+     WHERE d.state IS DISTINCT FROM 'completed'),
     (SELECT k.key || ' (task ' || k.task_id || ')' FROM {schema}.exclusive_keys k
      WHERE k.key = ANY(t.exclusive) LIMIT 1),
     t.requirements, t.required, t.attempts,
+    CASE WHEN t.not_before = 'NaN' THEN t.payload END,
     p.paused_until, p.paused_reason
 FROM clock LEFT JOIN {schema}.tasks t ON t.task_id = %s
     LEFT JOIN {schema}.pool p ON p.paused_until > clock.now
@@ -37,6 +40,11 @@ SELECT current_setting('server_version'), pg_is_in_recovery(),
     current_setting('autovacuum')::bool,
     (SELECT paused_until IS NOT NULL AND paused_until > {now} FROM {schema}.pool)
 """
+_WHEREABOUTS: Final = {
+    FAILED: "failed for good; see retry_failed()",
+    AVAILABLE: "waiting itself",
+    None: "not there",
+}
 _LONG_TRANSACTION_S: Final = 300.0
 _DEAD_ROWS_SHARE: Final = 0.5
 
@@ -44,7 +52,9 @@ _DEAD_ROWS_SHARE: Final = 0.5
 def why(database: Database, task_id: object, capabilities: Iterable[str] | None) -> str:
     """Why a task waits, or where it is, in one sentence."""
     (found,) = database.query(_WHY, [f"{task_id}"])
-    state, claimed_by, wait_s, late, blockers, key, requirements, required, attempts, *pause = found
+    state, claimed_by, wait_s, late, blockers, key, requirements, required, attempts, *others = (
+        found
+    )
     name = f"task {task_id!r}"
     if state is None:
         return f"{name} is not in the pool."
@@ -54,11 +64,14 @@ def why(database: Database, task_id: object, capabilities: Iterable[str] | None)
         return f"{name} has failed after {attempts} attempts; retry_failed() makes it available."
     if state != "available":
         return f"{name} is {state}."
-    until, reason = pause
+    unreadable, until, reason = others
     if until is not None:
         return f"{name} waits because {described_pause(Pause(until, reason))}."
+    if unreadable is not None:
+        return f"{name} cannot be claimed: not_before {_not_before(unreadable)!r} is no time."
     if blockers:
-        return f"{name} waits for {', '.join(map(repr, blockers))} to be completed."
+        waits_for = [f"{blocker} ({_whereabouts(*where)})" for blocker, *where in blockers]
+        return f"{name} waits for {', '.join(waits_for)}."
     if wait_s is not None and wait_s > 0:
         return f"{name} is not to be claimed for another {wait_s:.0f} s."
     if late:
@@ -68,6 +81,17 @@ def why(database: Database, task_id: object, capabilities: Iterable[str] | None)
     if capabilities is not None and (missing := _missing(requirements, required, capabilities)):
         return f"{name} needs a capability that is not among those given: {missing}."
     return f"{name} is available."
+
+
+def _not_before(payload: str) -> object:
+    return json.loads(payload).get("not_before")
+
+
+def _whereabouts(state: str | None, claimed_by: str | None) -> str:
+    """Where a task is that is not completed; as of one in a directory."""
+    if state == CLAIMED:
+        return f"claimed by {json.loads(claimed_by or 'null')}"
+    return _WHEREABOUTS[state]
 
 
 def _missing(requirements: list[str], required: list[str], capabilities: Iterable[str]) -> str:

@@ -229,7 +229,7 @@ class PostgresPool(TaskPool):
         return upkeep.paused(self._database)
 
     def recover(self, older_than: float | None = None, dry_run: bool = False) -> RecoveryReport:
-        older_than = _seconds("older_than", older_than)
+        _seconds("older_than", older_than)  # and told as it was given
         found = recovery.recover(
             self._database, self._max_attempts, older_than_s=older_than, dry_run=dry_run
         )

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from .. import layout
-from ..document import ENFORCEMENT, ENFORCEMENT_CLAIM_FIELDS, MANAGED_FIELDS
+from ..document import ENFORCEMENT, ENFORCEMENT_CLAIM_FIELDS, MANAGED_FIELDS, NOT_BEFORE
 from ..errors import InvalidName, InvalidTask
 from ..matching import epoch_s
 from ..stamps import positive_int
@@ -63,7 +63,11 @@ def row(task: Mapping[str, Any], suffix: str = layout.COMPLETED_SUFFIX) -> tuple
     if not isinstance(task.get(ENFORCEMENT, {}), dict):
         raise InvalidTask(f"task {task_id!r}: {ENFORCEMENT} is not a dict", task_id)
     try:
-        payload = json.dumps({name: task[name] for name in task if name not in MANAGED_FIELDS})
+        not_before_s = _not_before_s(task.get(NOT_BEFORE))
+        kept = {NOT_BEFORE} if not_before_s != not_before_s else set()  # NaN cannot say what it is
+        payload = json.dumps(
+            {name: task[name] for name in task if name not in MANAGED_FIELDS or name in kept}
+        )
         if enforcement is not None:
             enforcement = json.dumps(
                 {n: v for n, v in enforcement.items() if n not in ENFORCEMENT_CLAIM_FIELDS}
@@ -86,7 +90,7 @@ def row(task: Mapping[str, Any], suffix: str = layout.COMPLETED_SUFFIX) -> tuple
         required,
         _number(task.get("priority")) or 0.0,
         epoch_s(task.get("created_at")),
-        epoch_s(task.get("not_before")),
+        not_before_s,
         blocked_by,
         _number(constraints.get("deadline")),
         exclusive,
@@ -141,6 +145,14 @@ def _name(name: str, suffix: str, what: str, task_id: object) -> str:
     except ValueError as error:
         raise InvalidName(f"{what}: {error}", task_id) from None
     return name
+
+
+def _not_before_s(value: object) -> float | None:
+    """What is no time is NaN, which PostgreSQL sorts after all times: it never comes."""
+    if not value:
+        return None
+    when_s = epoch_s(value)
+    return math.nan if when_s is None else when_s
 
 
 def _number(value: object) -> float | None:

@@ -2,10 +2,28 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any, Final
+
+from ..recovery import LEASE_EXPIRED, OLDER_THAN, PROCESS_ENDED
 
 if TYPE_CHECKING:
     from .database import Database
+
+
+def and_failure(error: str) -> str:
+    """SQL for the failures of a claimed task ``t``, and one more, now.
+
+    Parameters
+    ----------
+    error : str
+        SQL for what happened, as JSON.
+    """
+    return f"""concat(
+            coalesce(left(t.failures, -1) || ', ', '['),
+            '{{{{"error": ', {error}, ', "at": ', clock.now::text,
+            ', "agent": ', t.claimed_by, '}}}}]')"""
+
 
 # After a restart of the server every session is gone; so long the living have to make theirs anew.
 RECONNECT_GRACE_S: Final = 10.0
@@ -30,22 +48,25 @@ RECURSIVE owners AS (
         AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
 )"""
 
+# The numbers are those of `_reasons`.
 _LOST: Final = f"""
 WITH {_DEAD}, clock AS MATERIALIZED (SELECT {{now}} AS now), found AS MATERIALIZED (
-    SELECT t.task_id, t.token, t.lease_expires_at FROM dead
-        JOIN {{schema}}.tasks t ON t.owner = dead.owner
-    WHERE t.state = 'claimed' AND t.owner IS NOT NULL
-    UNION
-    SELECT t.task_id, t.token, t.lease_expires_at FROM clock
-        JOIN {{schema}}.tasks t ON t.lease_expires_at <= clock.now
-    WHERE t.state = 'claimed' AND t.lease_expires_at IS NOT NULL
-    UNION
-    SELECT t.task_id, t.token, t.lease_expires_at FROM clock
-        JOIN {{schema}}.tasks t ON t.claimed_at <= clock.now - %(older_than_s)s::float8
-    WHERE t.state = 'claimed' AND t.owner IS NULL AND t.lease_expires_at IS NULL
-        AND %(older_than_s)s::float8 IS NOT NULL
+    SELECT task_id, token, lease_expires_at, min(reason) AS reason FROM (
+        SELECT t.task_id, t.token, t.lease_expires_at, 1 AS reason FROM dead
+            JOIN {{schema}}.tasks t ON t.owner = dead.owner
+        WHERE t.state = 'claimed' AND t.owner IS NOT NULL
+        UNION ALL
+        SELECT t.task_id, t.token, t.lease_expires_at, 2 FROM clock
+            JOIN {{schema}}.tasks t ON t.lease_expires_at <= clock.now
+        WHERE t.state = 'claimed' AND t.lease_expires_at IS NOT NULL
+        UNION ALL
+        SELECT t.task_id, t.token, t.lease_expires_at, 3 FROM clock
+            JOIN {{schema}}.tasks t ON t.claimed_at <= clock.now - %(older_than_s)s::float8
+        WHERE t.state = 'claimed' AND t.owner IS NULL AND t.lease_expires_at IS NULL
+            AND %(older_than_s)s::float8 IS NOT NULL
+    ) AS one GROUP BY task_id, token, lease_expires_at
 ), lost AS MATERIALIZED (
-    SELECT t.task_id FROM found f JOIN {{schema}}.tasks t ON t.task_id = f.task_id
+    SELECT t.task_id, f.reason FROM found f JOIN {{schema}}.tasks t ON t.task_id = f.task_id
     -- Asked again of a row that was changed meanwhile: released, claimed anew, renewed.
     WHERE t.state = 'claimed' AND t.token = f.token
         AND t.lease_expires_at IS NOT DISTINCT FROM f.lease_expires_at
@@ -57,6 +78,7 @@ _RECOVER: Final = f"""
 {_LOST}, back AS (
     UPDATE {{schema}}.tasks t SET
         attempts = t.attempts + 1, owner = NULL, lease_expires_at = NULL,
+        failures = {and_failure("(%(reasons)s::text[])[lost.reason]")},
         state = CASE WHEN t.attempts + 1 >= coalesce(t.max_attempts, %(max_attempts)s)
             THEN 'failed' ELSE 'available' END,
         ended_at = CASE WHEN t.attempts + 1 >= coalesce(t.max_attempts, %(max_attempts)s)
@@ -101,7 +123,7 @@ SELECT task_id, {notify} FROM free
 _NEXT_CHANGE: Final = """
 SELECT least(
     (SELECT min(not_before) FROM {schema}.tasks
-     WHERE state = 'available' AND delayed AND NOT blocked),
+     WHERE state = 'available' AND delayed AND NOT blocked AND not_before < 'infinity'),
     (SELECT min(lease_expires_at) FROM {schema}.tasks
      WHERE state = 'claimed' AND lease_expires_at IS NOT NULL),
     (SELECT paused_until FROM {schema}.pool)
@@ -140,9 +162,16 @@ def recover(
         "task_id": None if task_id is None else f"{task_id}",
         "older_than_s": older_than_s,
         "grace_s": RECONNECT_GRACE_S,
+        "reasons": _reasons(older_than_s),
     }
     rows = database.query(_WOULD_RECOVER if dry_run else _RECOVER, parameters, task_id)
     return [(row[0], row[1]) for row in rows]
+
+
+def _reasons(older_than_s: float | None) -> list[str]:
+    """Why a claim has come to nothing, as JSON and as a directory's tasks tell it."""
+    reasons = (PROCESS_ENDED, LEASE_EXPIRED, f"{OLDER_THAN}{older_than_s} s")
+    return [json.dumps(reason) for reason in reasons]
 
 
 def wake_delayed(database: Database) -> int:
