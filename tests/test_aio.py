@@ -120,6 +120,29 @@ def test_work_is_a_loop_over_claims(pool: TaskPool) -> None:
     assert pool.counts()["completed"] == 20
 
 
+def test_capabilities_may_come_from_a_generator(pool: TaskPool) -> None:
+    pool.publish("x", requirements=["docs"])
+    pool.publish("y", requirements=["docs"])
+
+    async def main() -> None:
+        capabilities = (name for name in ["docs"])
+        done = [
+            claim.task_id async for claim in AsyncTaskPool(pool).work("a", capabilities, wait=0)
+        ]
+        assert sorted(done) == ["x", "y"]
+        await asyncio.wait_for(_waits_for_docs(), LONG_S)
+
+    async def _waits_for_docs() -> None:
+        call = AsyncTaskPool(pool).claim_next("a", (name for name in ["docs"]), wait=None)
+        waits = asyncio.create_task(_awaited(call))
+        await _until_somebody_waits(pool)
+        pool.publish("not for us", requirements=["python"])
+        pool.publish("z", requirements=["docs"])
+        assert (await waits).task_id == "z"
+
+    run(main)
+
+
 def test_leaving_the_loop_early_gives_the_last_claim_back(pool: TaskPool) -> None:
     pool.publish("x")
 

@@ -24,6 +24,7 @@ from collections.abc import (
     Coroutine,
     Generator,
     Iterable,
+    Iterator,
     Mapping,
 )
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -198,6 +199,7 @@ class AsyncTaskPool:
 
         ``async with pool.claim_next(...) as claim`` gives None for a claim if there was none.
         """
+        capabilities = _kept(capabilities)
         call = functools.partial(
             self.pool.claim_next,
             agent_id,
@@ -245,6 +247,7 @@ class AsyncTaskPool:
         Each is completed, with its ``result``, when the next one is asked for. Who leaves the loop
         early should do so inside ``contextlib.aclosing``, which gives the last one back at once.
         """
+        capabilities = _kept(capabilities)
         claim: AsyncClaim | None
         while True:
             async with self.claim_next(
@@ -655,6 +658,11 @@ def _in_a_new_thread(call: Callable[[], object]) -> None:
 def _resolve(woken: asyncio.Future[None]) -> None:
     if not woken.done():
         woken.set_result(None)
+
+
+def _kept(capabilities: Iterable[str]) -> Iterable[str]:
+    """For more than one call: an iterator is empty after the first."""
+    return tuple(capabilities) if isinstance(capabilities, Iterator) else capabilities
 
 
 def _read(claim: Claim) -> Claim:
