@@ -62,6 +62,15 @@ def run_claim(arguments: argparse.Namespace) -> int:
 
 
 def _claim(arguments: argparse.Namespace) -> Claim | None:
+    if not arguments.wait:
+        return _claim_now(arguments)
+    from .stopping import EndOfWait  # imports signal, for which others need not wait
+
+    with EndOfWait():
+        return _claim_now(arguments)
+
+
+def _claim_now(arguments: argparse.Namespace) -> Claim | None:
     # Not bound to this process, which is about to end.
     settings = {"bind": False, "lease_s": arguments.lease}
     wait_s = arguments.wait or 0.0

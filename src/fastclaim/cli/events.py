@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import time
 
 from . import answer, exits, options
 from .follower import Follower
 from .state_changes import history
+from .stopping import EndOfWait
 
 
 def add_events_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,7 +38,8 @@ def run_events(arguments: argparse.Namespace) -> int:
             if change.at_s >= now_s - since_s:
                 answer.line(change.as_dict())
         return exits.OK
-    with Follower(tasks_dir) as follower:
+    # What else ends it, the kernel does.
+    with EndOfWait([signal.SIGINT]), Follower(tasks_dir) as follower:
         if arguments.since:
             for change in history(tasks_dir):
                 # What came later the follower tells.

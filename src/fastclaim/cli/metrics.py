@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from ..pool import TaskPool
 from . import exits, options, state_changes
 from .follower import Follower
 from .state_changes import Change
+from .stopping import EndOfWait
 from .survey import Snapshot, Survey
 
 if TYPE_CHECKING:
@@ -80,7 +82,8 @@ def run_serve_metrics(arguments: argparse.Namespace) -> int:
     except ImportError as error:
         raise exits.BadInput("this needs prometheus_client: install fastclaim[metrics]") from error
     registry = CollectorRegistry()
-    with Follower(pool.tasks_dir) as follower:
+    # What else ends it, the kernel does.
+    with EndOfWait([signal.SIGINT]), Follower(pool.tasks_dir) as follower:
         counters = _Counters(registry)
         registry.register(_Gauges(pool))
         registry.register(_Conflicts(pool))

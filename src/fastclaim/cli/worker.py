@@ -15,7 +15,6 @@ import socket
 import sys
 import time
 from collections.abc import Sequence
-from types import FrameType
 from typing import Any, Final, Self
 
 from ..claim import Claim
@@ -25,12 +24,12 @@ from . import answer, exits, fields, options
 from .finish import as_result
 from .job import End, Job
 from .output import count, screen
+from .stopping import EndOfWait
 
 # How often to look for more tasks while some, but not all jobs have one.
 _LOOK_AGAIN_S: Final = 0.2
 # From SIGTERM to SIGKILL.
 _LAST_WORDS_S: Final = 5.0
-_STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 
 
 class Worker:
@@ -67,16 +66,17 @@ class Worker:
         self._kill_at_s = float("inf")
         self._selector = selectors.DefaultSelector()
         self._wake, self._woken = socket.socketpair()
+        # Jobs are waited for to the end of their grace; only a wait for tasks is cut short.
+        self._end_of_wait = EndOfWait(
+            told=self._stop, waits=lambda: self._waiting and not self._jobs
+        )
 
     def __enter__(self) -> Self:
         self._wake.setblocking(False)
         self._woken.setblocking(False)
         self._selector.register(self._woken, selectors.EVENT_READ, lambda: self._woken.recv(4096))
         signal.set_wakeup_fd(self._wake.fileno(), warn_on_full_buffer=False)
-        for number in _STOP_SIGNALS:
-            # Who ignores one of them, as nohup does, means it.
-            if signal.getsignal(number) != signal.SIG_IGN:
-                signal.signal(number, self._stop)
+        self._end_of_wait.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -84,6 +84,7 @@ class Worker:
             job.kill()
             with contextlib.suppress(TaskPoolError, OSError):  # our end gives it back all the same
                 claim.release()
+        self._end_of_wait.__exit__()
         signal.set_wakeup_fd(-1)
         self._selector.close()
         self._wake.close()
@@ -183,7 +184,7 @@ class Worker:
             until_s = min(until_s, time.monotonic() + _LOOK_AGAIN_S)
         return None if until_s == float("inf") else max(0.0, until_s - time.monotonic())
 
-    def _stop(self, number: int, _: FrameType | None) -> None:
+    def _stop(self, number: int) -> None:
         now_s = time.monotonic()
         if self._stop_signal is None:
             self._stop_at_s = now_s + self._arguments.grace_s
@@ -192,8 +193,6 @@ class Worker:
         else:
             self._kill_at_s = now_s
         self._stop_signal = number
-        if self._waiting and not self._jobs:
-            raise exits.Terminated(number)
 
     def _announce_stop(self) -> None:
         """Say what it is waited for: not in the signal's handler, which may come amid a line."""
