@@ -196,9 +196,21 @@ def test_arguments_that_make_no_sense_are_usage_errors(arguments):
     assert line.endswith(f" (see fastclaim {arguments[0]} --help)")
 
 
-def test_a_traceback_comes_only_with_debug(base):
-    arguments = ["show", "nothing", "--pool", base]
+@pytest.mark.parametrize("command", ["show", "why", "claim"])
+def test_debug_adds_a_traceback_and_the_status_stays(base, command):
+    arguments = [command, "nothing", "--pool", base]
+    if command == "claim":
+        arguments += ["--agent", "x"]
+    said = fastclaim(*arguments).stderr
     for debug in (["--debug", *arguments], [*arguments, "--debug"]):
         result = fastclaim(*debug)
-        assert result.returncode == 1
+        assert result.returncode == 4
         assert result.stderr.startswith("Traceback (most recent call last):\n")
+        assert result.stderr.endswith(f"\n{said}")
+
+
+@pytest.mark.parametrize("length", [245, 300])
+def test_a_name_too_long_for_some_states_file_is_invalid(base, length):
+    status, line = refusal("claim", "y" * length, "--agent", "a", "--pool", base)
+    assert status == 5
+    assert "255 are allowed" in line

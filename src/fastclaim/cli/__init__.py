@@ -49,8 +49,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     SystemExit
         The arguments make no sense (status 2), or only help or the version was asked for.
     """
+    if None in (sys.stdin, sys.stdout, sys.stderr):
+        from . import streams
+
+        streams.stand_in_for_closed()
     _print_whatever_comes()
-    status = _run(commands.parse(sys.argv[1:] if argv is None else argv))
+    try:
+        arguments = commands.parse(sys.argv[1:] if argv is None else argv)
+    except SystemExit:
+        problem = _flush_or_let_go()
+        if problem is None:
+            raise
+        return _unwritten(problem)
+    except OSError as error:  # the version is what it prints itself
+        _flush_or_let_go()
+        return _unwritten(error)
+    status = _run(arguments)
     _flush_or_let_go()
     return status
 
@@ -69,10 +83,27 @@ def _run(arguments: argparse.Namespace) -> int:
         return exits.SIGNALLED + _SIGPIPE
     except Exception as error:
         if arguments.debug:
-            raise
+            _show_traceback()
         status, reason = _explain(error, arguments)
-        print(f"fastclaim {arguments.command}: {reason}", file=sys.stderr)
+        exits.complain(arguments.command, reason)
         return status
+
+
+def _show_traceback() -> None:
+    import traceback
+
+    try:
+        traceback.print_exc()
+    except OSError:
+        pass
+
+
+def _unwritten(problem: OSError) -> int:
+    """The exit status where the help or the version cannot be printed."""
+    if isinstance(problem, BrokenPipeError):
+        return exits.SIGNALLED + _SIGPIPE
+    exits.complain(None, os_error_text(problem))
+    return exits.SYSTEM
 
 
 def _explain(error: Exception, arguments: argparse.Namespace) -> tuple[int, str]:
@@ -93,7 +124,13 @@ def _explain_absence(error: TaskPoolError, arguments: argparse.Namespace) -> tup
     """What a task that is not there, or not the agent's, is instead: unknown, or somebody's."""
     from . import lookup, options
 
-    found = list(lookup.find(options.open_pool(arguments), error.task_id))
+    try:
+        found = list(lookup.find(options.open_pool(arguments), error.task_id))
+    except TaskPoolError as other:
+        # A name that is too long for some state's file, or a file that is no task.
+        return exits.status_of(other), exits.sentence_of(other)
+    except OSError as other:
+        return exits.SYSTEM, os_error_text(other)
     if not found:
         return exits.NO_SUCH_TASK, f"no task {error.task_id!r} in the pool"
     for state, task in found:
@@ -119,11 +156,13 @@ def _print_whatever_comes() -> None:
             reconfigure(errors="backslashreplace")
 
 
-def _flush_or_let_go() -> None:
+def _flush_or_let_go() -> OSError | None:
     """Keep the interpreter from complaining, at its end, about output that nobody will read."""
     try:
         sys.stdout.flush()
-    except OSError:
+    except OSError as error:
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, sys.stdout.fileno())
         os.close(nowhere)
+        return error
+    return None

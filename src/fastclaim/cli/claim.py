@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..errors import ClaimLost, TaskPoolError
 from . import exits, options
 from .answer import wants_json
 
@@ -50,6 +51,15 @@ def run_claim(arguments: argparse.Namespace) -> int:
     claim = _claim(arguments)
     if claim is None:
         raise exits.Refusal(exits.NOT_DONE, "nothing to claim")
+    try:
+        _tell(arguments, claim)
+    except BaseException:
+        _give_back(claim)
+        raise
+    return exits.OK
+
+
+def _tell(arguments: argparse.Namespace, claim: Claim) -> None:
     if wants_json(arguments):
         from .answer import line
 
@@ -58,7 +68,17 @@ def run_claim(arguments: argparse.Namespace) -> int:
         from .tables import print_task
 
         print_task("claimed", claim.task)
-    return exits.OK
+
+
+def _give_back(claim: Claim) -> None:
+    """Release what nobody has heard of: it is bound to no process whose end would do it."""
+    try:
+        claim.release()
+    except ClaimLost:
+        pass
+    except (TaskPoolError, OSError) as error:
+        stays = f"task {claim.task_id!r} stays claimed by {claim.agent_id!r}: {error}"
+        exits.complain("claim", exits.one_line(stays))
 
 
 def _claim(arguments: argparse.Namespace) -> Claim | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 from ..errors import (
     ClaimLost,
     InvalidName,
@@ -92,3 +94,12 @@ def one_line(text: str) -> str:
         letter if letter.isprintable() else letter.encode("unicode_escape").decode("ascii")
         for letter in text
     )
+
+
+def complain(command: str | None, problem: str) -> None:
+    """Say on stderr what went wrong; where nobody can be told, the exit status has to do."""
+    name = "fastclaim" if command is None else f"fastclaim {command}"
+    try:
+        print(f"{name}: {problem}", file=sys.stderr)
+    except OSError:
+        pass

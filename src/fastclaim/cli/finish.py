@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import time
 
 from . import exits, options
 from .answer import answer
+from .streams import standard_input
 from .tables import when
 
 
@@ -37,7 +37,9 @@ def add_complete_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run_complete(arguments: argparse.Namespace) -> int:
     """Run the command; returns the exit status."""
-    text = sys.stdin.read() if arguments.result == "-" else arguments.result
+    text: str | None = arguments.result
+    if text == "-":
+        text = standard_input().decode(errors="replace")
     pool = options.existing_pool(arguments)
     pool.complete(arguments.task, arguments.agent, as_result(text), token=arguments.token)
     return _say(arguments, "completed", f"completed {arguments.task!r}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from contextlib import nullcontext
 from typing import Any
 
@@ -123,7 +122,7 @@ def _publish_file(arguments: argparse.Namespace) -> int:
         sentence += f"; {count(ignored, 'task')} the pool knew already"
     answer(arguments, value, sentence)
     for problem in file.problems:
-        print(f"fastclaim publish: {exits.one_line(str(problem))}", file=sys.stderr)
+        exits.complain("publish", exits.one_line(str(problem)))
     return file.problems[0].status if file.problems else exits.OK
 
 

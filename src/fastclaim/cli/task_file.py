@@ -6,13 +6,14 @@ named.
 
 from __future__ import annotations
 
+import io
 import json
 import os
-import sys
 from typing import IO, Any, Final, NamedTuple
 
 from ..errors import TaskPoolError
 from .exits import INVALID, BadInput, Refusal, status_of
+from .streams import standard_input
 
 _BOM: Final = b"\xef\xbb\xbf"
 _PATH_MISTAKES: Final = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
@@ -51,7 +52,7 @@ def read_task_file(path: str | os.PathLike[str], keep_going: bool = False) -> Ta
         It cannot be read.
     """
     if path == "-":
-        found = _read(sys.stdin.buffer, "standard input", keep_going)
+        found = _read(io.BytesIO(standard_input()), "standard input", keep_going)
     else:
         try:
             # As bytes: str.splitlines() would also end a line where a JSON string has U+2028.

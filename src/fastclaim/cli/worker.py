@@ -12,7 +12,6 @@ import os
 import selectors
 import signal
 import socket
-import sys
 import time
 from collections.abc import Sequence
 from typing import Any, Final, Self
@@ -259,4 +258,4 @@ class Worker:
             screen().bad(f"{claim.task_id}: failed {then}: {exits.one_line(error)}")
 
     def _complain(self, problem: str) -> None:
-        print(f"fastclaim work: {problem}", file=sys.stderr)
+        exits.complain("work", problem)
