@@ -238,11 +238,27 @@ def test_after_the_last_attempt_a_task_has_failed_and_can_be_retried(base):
     answer("claim", "a", "--agent", "x", "--pool", base)
     assert answer("fail", "a", "--agent", "x", "--pool", base)["state"] == "failed"
     assert answer("show", "a", "--pool", base)["status"] == "failed"
-    assert answer("retry", "a", "--pool", base) == {"retried": 1}
+    assert answer("retry", "a", "--pool", base) == {"retried": 1, "refused": 0}
     assert states(base) == {"a": "available"}
     assert refusal("retry", "a", "--pool", base)[0] == 1
     assert refusal("retry", "b", "--pool", base) == (4, "no task 'b' in the pool")
-    assert answer("retry", "--all", "--pool", base) == {"retried": 0}
+    assert answer("retry", "--all", "--pool", base) == {"retried": 0, "refused": 0}
+
+
+def test_what_cannot_be_retried_is_told_and_in_nobodys_way(base):
+    pool = TaskPool(base, max_attempts=1)
+    for task_id in "abc":
+        pool.publish(task_id)
+        pool.claim(task_id, "x").fail("no disk")
+    pool.publish("b", if_exists="replace")
+    (base / "tasks" / "failed" / "c_failed.json").write_text("[]")
+    result = fastclaim("retry", "--all", "--pool", base)
+    assert result.returncode in (1, 5)
+    assert json.loads(result.stdout) == {"retried": 1, "refused": 2}
+    lines = sorted(result.stderr.splitlines())
+    assert lines[0].startswith("fastclaim retry: failed task 'c' is not a JSON object")
+    assert lines[1] == "fastclaim retry: task 'b' was published again"
+    assert states(base)["a"] == "available"
 
 
 @pytest.mark.parametrize("verb", ["complete", "release", "fail", "renew"])

@@ -34,6 +34,16 @@ def find(pool: TaskPool, task_id: object) -> Iterator[tuple[str, dict[str, Any]]
             yield state, task
 
 
+def failed_ids(pool: TaskPool) -> list[str] | None:
+    """The ids of the tasks in failed/, by their names; None if the pool is a database."""
+    directories = _directories(pool)
+    if directories is None:
+        return None
+    names = map(os.path.basename, listing.task_files(directories.failed))
+    suffix = layout.FAILED_SUFFIX
+    return [name.removesuffix(suffix) for name in names if name.endswith(suffix)]
+
+
 def _find_in(pool: TaskPool, state: str, task_id: str) -> Iterator[dict[str, Any]]:
     directories = _directories(pool)
     if directories is None:

@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from typing import Final
 
 from .. import layout
-from . import exits, options
+from ..errors import TaskNotAvailable, TaskPoolError
+from ..pool import TaskPool
+from . import exits, lookup, options
 from .answer import answer, line, wants_json
 from .output import Row, count, screen
 
@@ -68,9 +70,32 @@ def run_retry(arguments: argparse.Namespace) -> int:
     """Run the command; returns the exit status."""
     if (arguments.task is None) != arguments.all:
         raise exits.BadInput("either a task's id, or --all")
-    number = options.existing_pool(arguments).retry_failed(arguments.task)
-    answer(arguments, {"retried": number}, f"{count(number, 'task')} can be claimed again")
-    return exits.OK
+    pool = options.existing_pool(arguments)
+    if arguments.all:
+        retried, problems = _retry_all(pool)
+    else:
+        retried, problems = pool.retry_failed(arguments.task), []
+    value = {"retried": retried, "refused": len(problems)}
+    answer(arguments, value, f"{count(retried, 'task')} can be claimed again")
+    for problem in problems:
+        exits.complain("retry", exits.sentence_of(problem))
+    return exits.status_of(problems[0]) if problems else exits.OK
+
+
+def _retry_all(pool: TaskPool) -> tuple[int, list[TaskPoolError]]:
+    """How many can be claimed again, and why the others cannot."""
+    task_ids = lookup.failed_ids(pool)
+    if task_ids is None:
+        return pool.retry_failed(), []  # at once, and nothing is in the way there
+    retried, problems = 0, list[TaskPoolError]()
+    for task_id in task_ids:
+        try:
+            retried += pool.retry_failed(task_id)
+        except TaskNotAvailable:
+            continue  # somebody else did it
+        except TaskPoolError as problem:
+            problems.append(problem)
+    return retried, problems
 
 
 def add_prune_arguments(parser: argparse.ArgumentParser) -> None:
