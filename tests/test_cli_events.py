@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -186,6 +187,45 @@ def test_an_old_failure_is_told(base):
     pool.claim("b", "y").fail("no disk")
     (failed,) = [e for e in answers("events", "--pool", base) if e["event"] == "failed"]
     assert (failed["task_id"], failed["agent"], failed["error"]) == ("b", "y", "no disk")
+
+
+def its_events(base: Path, task_id: str) -> list[dict[str, Any]]:
+    return [event for event in answers("events", "--pool", base) if event["task_id"] == task_id]
+
+
+def test_a_renewal_changes_nothing_of_what_came_before_it(base):
+    claim = TaskPool(base).claim("b", "y", lease_s=60, bind=False)
+    claim.renew(600)
+    published, claimed = its_events(base, "b")
+    assert (published["event"], claimed["event"]) == ("published", "claimed")
+    assert published["at"] <= claimed["at"] == pytest.approx(claim.task["claimed_at"], abs=1e-5)
+    assert "waited_s" not in claimed  # nobody knows any more
+
+
+def test_when_a_task_was_made_is_taken_from_the_task(base):
+    pool = TaskPool(base)
+    pool.publish("c", created_at=1000.0)
+    claim = pool.claim("c", "y", lease_s=60, bind=False)
+    claim.renew(600)
+    published, claimed = its_events(base, "c")
+    assert published["at"] == 1000.0
+    assert claimed["waited_s"] == pytest.approx(claim.task["claimed_at"] - 1000.0, abs=1e-3)
+
+
+def test_a_failure_is_told_after_the_publication_and_before_the_next_claim(base):
+    pool = TaskPool(base)
+    pool.claim("b", "y").fail("no disk")
+    pool.claim("b", "z", bind=False).renew(60)
+    assert [event["event"] for event in its_events(base, "b")] == ["published", "failed", "claimed"]
+
+
+def test_steps_are_told_in_their_order_also_where_a_clock_was_set_back(base):
+    TaskPool(base).publish("c", created_at=time.time() + 1000)
+    claim = TaskPool(base).claim("c", "y", bind=False)
+    failures = [{"error": "e", "agent": "x", "at": claim.task["claimed_at"] + 500}]
+    (path,) = (base / "tasks" / "claimed").glob("c_*")
+    path.write_text(json.dumps(claim.task | {"failures": failures}))
+    assert [event["event"] for event in its_events(base, "c")] == ["published", "failed", "claimed"]
 
 
 def test_following_tells_changes_as_they_happen(base):

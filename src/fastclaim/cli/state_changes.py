@@ -74,17 +74,31 @@ def history(tasks_dir: str | os.PathLike[str]) -> list[Change]:
 
 
 def _told_by(task: Mapping[str, Any], state: str, changed_s: float) -> Iterator[Change]:
+    """The changes of one task, none of them before an earlier one."""
+    later = list(_after_publication(task, state))
+    said_s = fields.published(task) or changed_s
+    # What says when a task was published says after a renewal or a failure when that was, unless
+    # its publisher has written it down: then all we know is that it was there before what follows.
+    published_s = min([said_s, *(change.at_s for change in later)])
+    yield Change(published_s, PUBLISHED, f"{task.get('task_id')}", state=layout.AVAILABLE)
+    is_known = published_s == said_s
+    told_s = published_s
+    for change in later:
+        if change.event == CLAIMED and is_known:
+            change = change._replace(waited_s=change.at_s - published_s)
+        told_s = max(told_s, change.at_s)  # clocks are set back at times
+        yield change._replace(at_s=told_s)
+
+
+def _after_publication(task: Mapping[str, Any], state: str) -> Iterator[Change]:
     task_id, agent = f"{task.get('task_id')}", fields.holder(task)
-    published_s = fields.published(task) or changed_s
-    yield Change(published_s, PUBLISHED, task_id, state=layout.AVAILABLE)
     for failure in fields.failures(task):
         if (at_s := fields.moment(failure, "at")) is not None:
             agent_id = f"{failure.get('agent')}"
             yield Change(at_s, FAILED, task_id, agent_id, error=f"{failure.get('error')}")
     claimed_s = fields.moment(task, "claimed_at")
     if claimed_s is not None:
-        waited_s = max(0.0, claimed_s - published_s)
-        yield Change(claimed_s, CLAIMED, task_id, agent, layout.CLAIMED, waited_s=waited_s)
+        yield Change(claimed_s, CLAIMED, task_id, agent, layout.CLAIMED)
     completed_s = fields.moment(task, "completed_at")
     if state == layout.COMPLETED and completed_s is not None:
         held_s = None if claimed_s is None else max(0.0, completed_s - claimed_s)
