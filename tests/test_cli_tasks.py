@@ -398,3 +398,21 @@ def test_without_rich_there_is_plain_text(claimed, tmp_path):
         status, shown = on_a_terminal(command, "--pool", claimed, PYTHONPATH=python_path(tmp_path))
         assert status == 0
         assert "\x1b" not in shown
+
+
+@pytest.mark.parametrize("named_by", ["agent", "pause", "dependency", "error"])
+def test_why_obeys_nobody_and_takes_one_line(base, named_by):
+    evil = "e\x1b[2Jv\ni\rl"
+    pool = TaskPool(base, max_attempts=1)
+    pool.publish("a", **({"blocked_by": [evil]} if named_by == "dependency" else {}))
+    if named_by == "agent":
+        answer("claim", "a", "--agent", evil, "--pool", base)
+    elif named_by == "pause":
+        pool.pause(reason=evil)
+    elif named_by == "error":
+        pool.claim("a", "x").fail(evil)
+    status, shown = on_a_terminal("why", "a", "--pool", base, TERM="dumb")
+    assert status == 0
+    assert "e\\x1b[2Jv\\ni\\rl" in shown
+    (_,) = shown.splitlines()
+    assert shown.rstrip("\n").isprintable()

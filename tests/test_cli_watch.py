@@ -99,11 +99,11 @@ def test_keys_show_a_task_and_why_it_waits(terminal):
     terminal.press("s")
     terminal.shows('"description": "Fix the login form\\nand its tests"', "close")
     terminal.press("q", "Tab")
-    terminal.shows("waits for", "Write the docs")
+    terminal.shows("waiting for", "Write the docs")
     terminal.press("w")
     terminal.shows("waits for fix-login", "close")
     terminal.press("Escape")
-    terminal.shows("waits for")
+    terminal.shows("waiting for")
 
 
 def test_a_release_is_asked_about_first(terminal, base):

@@ -25,6 +25,15 @@ def test_each_state_has_its_sentence(pool: TaskPool) -> None:
     assert pool.why("x").startswith(f"task 'x' is completed by a3 since {since[:2]}")
 
 
+@pytest.mark.parametrize("agent_id", ["", " "])
+def test_an_agent_whose_id_nobody_would_see_is_quoted(pool: TaskPool, agent_id: str) -> None:
+    pool.publish("x")
+    claim = pool.claim("x", agent_id)
+    assert f"claimed by {agent_id!r} since" in pool.why("x")
+    claim.complete()
+    assert f"completed by {agent_id!r} since" in pool.why("x")
+
+
 def test_a_failed_task_tells_its_last_error(pool: TaskPool) -> None:
     failed = pool.tasks_dir / "failed"
     failed.mkdir(exist_ok=True)
@@ -56,7 +65,7 @@ def test_what_a_waiting_task_needs_is_said(pool: TaskPool) -> None:
     pool.publish("both", constraints={"required_capabilities": ["a", "b"]})
     assert pool.why("both", ["a"]) == "task 'both' needs capability \"b\""
     pool.publish("late", not_before=4_102_444_800)
-    assert pool.why("late").startswith("task 'late' is paused until 2")
+    assert pool.why("late").startswith("task 'late' may not be claimed before 2")
     pool.publish("over", constraints={"deadline": 1})
     assert pool.why("over").startswith("task 'over' had to be claimed before 19")
     pool.publish("holder", exclusive=["src/app.py"])

@@ -58,7 +58,7 @@ def _reason(pool: Directories, task: Task, capabilities: tuple[object, ...] | No
             return f'needs capability "{missing}"'
     from_s = not_before(task)
     if from_s > time.time():
-        return f"is paused until {_when(from_s)}"
+        return f"may not be claimed before {_when(from_s)}"
     for dependency in names_in(task, "blocked_by"):
         if not is_completed(pool, dependency):
             return f"waits for {dependency} ({_whereabouts(pool, dependency)})"
@@ -105,7 +105,7 @@ def _completed(pool: Directories, task_id: object, _: object) -> str | None:
     by, at_s = task.get("claimed_by"), epoch_s(task.get("completed_at"))
     return (
         f"task {task_id!r} is completed"
-        + (f" by {by}" if by is not None else "")
+        + (f" by {_named(by)}" if by is not None else "")
         + (f" since {_when(at_s)}" if at_s is not None else "")
     )
 
@@ -135,7 +135,13 @@ def _described_claim(pool: Directories, claim_name: str) -> str:
 def _claimed_since(claim: Task) -> str:
     at_s = epoch_s(claim.get("claimed_at"))
     since = "" if at_s is None else f" since {_when(at_s)}"
-    return f"claimed by {claim.get('claimed_by', 'somebody')}{since}"
+    return f"claimed by {_named(claim.get('claimed_by', 'somebody'))}{since}"
+
+
+def _named(agent_id: object) -> str:
+    """An agent's id; in quotes where nobody would see it."""
+    name = f"{agent_id}"
+    return name if name.strip() else repr(name)
 
 
 def _when(at_s: float) -> str:

@@ -99,7 +99,7 @@ def run_why(arguments: argparse.Namespace) -> int:
     if answer.wants_json(arguments):
         answer.line({"task_id": arguments.task, "why": sentence})
     else:
-        print(sentence)
+        print(exits.one_line(sentence))
     return exits.OK
 
 

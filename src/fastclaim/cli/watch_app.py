@@ -30,7 +30,7 @@ from .tables import ago, first_line, length
 _TASKS_SHOWN: Final = 200
 _COLUMNS: Final = {
     layout.CLAIMED: ("task", "agent", "held for", "lease", "attempts", "description"),
-    layout.AVAILABLE: ("task", "priority", "waits for", "attempts", "description"),
+    layout.AVAILABLE: ("task", "priority", "waiting for", "attempts", "description"),
     layout.COMPLETED: ("task", "agent", "done", "took", "result"),
     layout.FAILED: ("task", "failed", "attempts", "error"),
 }
@@ -163,7 +163,7 @@ class WatchApp(App[None]):
         if (task := self._chosen()) is not None:
             self._do(
                 lambda: self._pool.why(task["task_id"]),
-                lambda sentence: self.push_screen(Dialog(_name(task), sentence)),
+                lambda sentence: self.push_screen(Dialog(_name(task), one_line(sentence))),
             )
 
     def action_release(self) -> None:
@@ -172,6 +172,7 @@ class WatchApp(App[None]):
             self._say("only a claimed task can be released", True)
             return
         agent_id = fields.holder(task)
+        shown = one_line(f"{agent_id}")
 
         def release(confirmed: bool | None) -> None:
             if confirmed:
@@ -182,7 +183,7 @@ class WatchApp(App[None]):
                 )
 
         since = ago(task.get("claimed_at"))
-        question = f"{agent_id} has had it for {since}, and may be at work on it. Release it?"
+        question = f"{shown} has had it for {since}, and may be at work on it. Release it?"
         self.push_screen(Dialog(_name(task), question, asks=True), release)
 
     def action_retry(self) -> None:
