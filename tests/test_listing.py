@@ -48,8 +48,29 @@ def test_what_is_no_regular_file_is_not_read(core: ModuleType, tmp_path: Path) -
         server.bind(str(tmp_path / "socket"))
         for name in ("link", "directory", "fifo", "socket"):
             assert core.read(str(tmp_path / name), 9) is None
-            with pytest.raises(InvalidTask, match="not a regular file"):
+            with pytest.raises(InvalidTask) as caught:
                 listing.read_task(str(tmp_path / name))
+            assert str(caught.value) == f"{tmp_path / name} is not a regular file"
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("[]", "not a JSON object but list"),
+        (" null", "not a JSON object but NoneType"),
+        ("broken", "not JSON: Expecting value: line 1 column 1 (char 0)"),
+        ("[1", "not JSON: Expecting ',' delimiter: line 1 column 3 (char 2)"),
+        ('{"a": 1', "not JSON: Expecting ',' delimiter: line 1 column 8 (char 7)"),
+        ("", "not JSON: Expecting value: line 1 column 1 (char 0)"),
+        ("[" + "1," * 5000, "not a JSON object"),
+    ],
+)
+def test_what_is_no_task_is_said_once(tmp_path: Path, content: str, said: str) -> None:
+    path = tmp_path / "x.json"
+    path.write_text(content)
+    with pytest.raises(InvalidTask) as caught:
+        listing.read_task(str(path))
+    assert str(caught.value) == f"{path} is {said}"
 
 
 def test_an_error_of_the_system_names_the_file(core: ModuleType, tmp_path: Path) -> None:

@@ -46,6 +46,8 @@ def read_task(path: str | bytes, tasks: TasksDirectory | None = None) -> dict[st
     for _ in range(_READ_TRIES):
         try:
             task = _parse(_read_regular_file(path, tasks).decode("utf-8"))
+        except InvalidTask:
+            raise  # says all there is to say
         except (ValueError, RecursionError) as error:
             problem = f"not JSON: {error}"
             continue
@@ -75,8 +77,19 @@ def _read_regular_file(path: str, tasks: TasksDirectory | None) -> bytes:
     if content is None:
         raise InvalidTask(f"{path} is not a regular file")
     if not may_be_object(content):
-        raise InvalidTask(f"{path} is not a JSON object")
+        raise InvalidTask(f"{path} is {_what_else(content)}")
     return content
+
+
+def _what_else(start: bytes) -> str:
+    """What a text is that is no object."""
+    if len(start) == START_BYTES:
+        return "not a JSON object"  # for more words it would have to be read to its end
+    try:
+        value = json.loads(start.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        return f"not JSON: {error}"
+    return f"not a JSON object but {type(value).__name__}"
 
 
 def task_files(directory: bytes) -> Iterator[str]:
