@@ -68,8 +68,15 @@ def test_without_the_extension_an_import_takes_the_python_core(tmp_path):
 def test_require_extensions_refuses_an_import_without_the_extension(tmp_path):
     result = run_python(WITHOUT_EXTENSION, tmp_path, FASTCLAIM_REQUIRE_EXTENSIONS="1")
     assert result.returncode == 1
-    last_line = result.stderr.splitlines()[-1]
-    assert last_line.startswith(("ImportError: ", "ModuleNotFoundError: "))
+    said = "ImportError: FASTCLAIM_REQUIRE_EXTENSIONS=1, but the compiled core was not built"
+    assert result.stderr.splitlines()[-1] == said
+    assert "The above exception was the direct cause" in result.stderr
+
+
+def test_of_both_switches_the_one_for_no_extensions_wins_in_an_import(tmp_path):
+    both = dict.fromkeys(SWITCHES, "1")
+    result = run_python("import fastclaim; print(fastclaim.core)", tmp_path, **both)
+    assert (result.stdout, result.stderr) == ("python\n", "")
 
 
 def test_an_import_needs_only_the_standard_library(tmp_path):

@@ -1,7 +1,8 @@
 """Picks the core: `_transition_c` where it was built, else `_transition_py`.
 
-``FASTCLAIM_NO_EXTENSIONS=1`` forces the Python core; ``FASTCLAIM_REQUIRE_EXTENSIONS=1`` refuses to
-go without the compiled one. Both do the same, which is written at the head of `_transition_py`.
+``FASTCLAIM_NO_EXTENSIONS=1`` forces the Python core, whatever else is set;
+``FASTCLAIM_REQUIRE_EXTENSIONS=1`` refuses to go without the compiled one. Both do the same, which
+is written at the head of `_transition_py`.
 """
 
 from __future__ import annotations
@@ -17,9 +18,15 @@ if TYPE_CHECKING or os.environ.get("FASTCLAIM_NO_EXTENSIONS") == "1":
 else:
     try:
         from . import _transition_c as core
-    except ImportError:
+    except ImportError as error:
         if os.environ.get("FASTCLAIM_REQUIRE_EXTENSIONS") == "1":
-            raise
+            from importlib.util import find_spec
+
+            is_built = find_spec(f"{__package__}._transition_c") is not None
+            problem = f"cannot be loaded: {error}" if is_built else "was not built"
+            raise ImportError(
+                f"FASTCLAIM_REQUIRE_EXTENSIONS=1, but the compiled core {problem}"
+            ) from error
         from . import _transition_py as core
 
 
