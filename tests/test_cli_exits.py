@@ -11,7 +11,7 @@ import pytest
 from fastclaim import TaskPool, TaskPoolError
 from fastclaim.cli import exits
 
-from .commands import fastclaim, refusal
+from .commands import fastclaim, python_path, refusal
 
 
 @pytest.fixture
@@ -214,3 +214,23 @@ def test_a_name_too_long_for_some_states_file_is_invalid(base, length):
     status, line = refusal("claim", "y" * length, "--agent", "a", "--pool", base)
     assert status == 5
     assert "255 are allowed" in line
+
+
+@pytest.mark.parametrize("verb", ["complete", "release", "fail", "renew"])
+def test_a_token_of_another_claim_of_the_same_agent_is_told(base, verb):
+    TaskPool(base).publish("p")
+    TaskPool(base).claim("p", "a", bind=False)
+    lease = ["--lease", "1"] if verb == "renew" else []
+    arguments = [verb, "p", "--agent", "a", "--token", "xx", *lease, "--pool", base]
+    said = "task 'p' is claimed by 'a', but by another claim: this is not its token"
+    assert refusal(*arguments) == (6, said)
+
+
+@pytest.mark.parametrize("command", [["status"], ["list"], ["claim", "--agent", "x"], ["doctor"]])
+def test_a_database_without_its_driver_says_what_to_install(tmp_path, command):
+    (tmp_path / "psycopg.py").write_text("raise ImportError('not installed')")
+    url = "postgresql://joe@127.0.0.1:1/db"
+    assert refusal(*command, "--pool", url, PYTHONPATH=python_path(tmp_path)) == (
+        2,
+        "this needs psycopg: install fastclaim[postgres]",
+    )

@@ -144,7 +144,7 @@ def open_pool(arguments: argparse.Namespace, **settings: Any) -> TaskPool:
     OSError
         It cannot be made, or cannot be reached.
     """
-    return TaskPool(pool_name(arguments), **settings)
+    return _pool(pool_name(arguments), settings)
 
 
 def existing_pool(arguments: argparse.Namespace, **settings: Any) -> TaskPool:
@@ -159,7 +159,16 @@ def existing_pool(arguments: argparse.Namespace, **settings: Any) -> TaskPool:
     # A mistyped name must not leave directories behind.
     if not layout.is_url(name):
         check_is_there(name)
-    return TaskPool(name, **settings)
+    return _pool(name, settings)
+
+
+def _pool(name: str, settings: dict[str, Any]) -> TaskPool:
+    try:
+        return TaskPool(name, **settings)
+    except ImportError as error:
+        if not layout.is_url(name):
+            raise
+        raise BadInput("this needs psycopg: install fastclaim[postgres]") from error
 
 
 def check_is_there(base_dir: str) -> None:
