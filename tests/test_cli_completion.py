@@ -13,6 +13,9 @@ from .commands import fastclaim
 
 CASES = [
     (["cl"], {"claim"}),
+    (["--de"], {"--debug"}),
+    (["--debug", "cl"], {"claim"}),
+    (["--debug", "claim", "--ag"], {"--agent"}),
     (["claim", "--ag"], {"--agent"}),
     (["list", "--state", "comp"], {"completed"}),
     (["publish", "--if-exists", "re"], {"replace"}),
@@ -67,7 +70,13 @@ _arguments() { print -l -- "$@" }
 
 @pytest.mark.parametrize(
     ("words", "expected"),
-    [(["cl"], "claim:"), (["claim", "--ag"], "*--agent["), (["list", ""], "(available ")],
+    [
+        (["cl"], "claim:"),
+        (["claim", "--ag"], "*--agent["),
+        (["list", ""], "(available "),
+        (["--debug", "claim", "--ag"], "*--agent["),
+        (["--de"], "--debug:"),
+    ],
 )
 def test_zsh_completes(words, expected):
     line = " ".join(f"'{word}'" for word in ["fastclaim", *words])

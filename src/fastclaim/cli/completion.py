@@ -72,8 +72,13 @@ _BASH: Final = """\
 _{prog}() {{
     local current=${{COMP_WORDS[COMP_CWORD]}} previous=${{COMP_WORDS[COMP_CWORD - 1]}} words=
     COMPREPLY=()
+    if [ "$COMP_CWORD" -gt 1 ] && [ "${{COMP_WORDS[1]}}" = --debug ]; then
+        # What comes before a command is none of its words.
+        local -a COMP_WORDS=("${{COMP_WORDS[0]}}" "${{COMP_WORDS[@]:2}}")
+        local COMP_CWORD=$((COMP_CWORD - 1))
+    fi
     if [ "$COMP_CWORD" -eq 1 ]; then
-        COMPREPLY=($(compgen -W '{names} --version --help' -- "$current"))
+        COMPREPLY=($(compgen -W '{names} --debug --version --help' -- "$current"))
         return
     fi
     case ${{COMP_WORDS[1]}} in
@@ -116,7 +121,12 @@ _{prog}() {{
     local -a commands=(
 {names}
     )
+    if ((CURRENT > 2)) && [[ $words[2] == --debug ]]; then
+        words[2]=()
+        ((CURRENT--))
+    fi
     if ((CURRENT == 2)); then
+        commands+=('--debug:show the traceback of an error')
         _describe command commands
         return
     fi
@@ -135,6 +145,7 @@ def _fish() -> str:
     lines = [
         f"# {PROG} completion fish >~/.config/fish/completions/{PROG}.fish",
         f"complete -c {PROG} -n __fish_use_subcommand -f",
+        f"complete -c {PROG} -n __fish_use_subcommand -l debug -d 'show the traceback of an error'",
     ]
     for name, summary, found in _commands():
         lines.append(f"complete -c {PROG} -n __fish_use_subcommand -a {name} -d {_quote(summary)}")
