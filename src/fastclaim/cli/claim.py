@@ -25,7 +25,6 @@ def add_claim_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--order",
         choices=ORDERS,
-        default="priority",
         help="which task is the next; default: priority, then age",
     )
     parser.add_argument(
@@ -48,6 +47,8 @@ def add_claim_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run_claim(arguments: argparse.Namespace) -> int:
     """Run the command; returns the exit status."""
+    if arguments.task is not None and (arguments.capabilities or arguments.order):
+        raise exits.BadInput("--capability and --order choose a task; TASK has been chosen")
     claim = _claim(arguments)
     if claim is None:
         raise exits.Refusal(exits.NOT_DONE, "nothing to claim")
@@ -102,7 +103,7 @@ def _claim_now(arguments: argparse.Namespace) -> Claim | None:
     return pool.claim_next(
         arguments.agent,
         arguments.capabilities,
-        order=arguments.order,
+        order=arguments.order or "priority",
         wait=None if wait_s == float("inf") else wait_s,
         **settings,
     )
