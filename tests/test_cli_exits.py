@@ -197,16 +197,15 @@ def test_arguments_that_make_no_sense_are_usage_errors(arguments):
 
 
 @pytest.mark.parametrize("command", ["show", "why", "claim"])
-def test_debug_adds_a_traceback_and_the_status_stays(base, command):
+def test_debug_shows_a_traceback_and_the_status_stays(base, command):
     arguments = [command, "nothing", "--pool", base]
     if command == "claim":
         arguments += ["--agent", "x"]
-    said = fastclaim(*arguments).stderr
     for debug in (["--debug", *arguments], [*arguments, "--debug"]):
         result = fastclaim(*debug)
         assert result.returncode == 4
         assert result.stderr.startswith("Traceback (most recent call last):\n")
-        assert result.stderr.endswith(f"\n{said}")
+        assert "'nothing'" in result.stderr.splitlines()[-1]
 
 
 @pytest.mark.parametrize("length", [245, 300])

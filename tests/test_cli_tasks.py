@@ -199,7 +199,7 @@ def claimed(base: Path) -> Path:
         ([], None),
         (["--result", '{"commit": "4f2c1e"}'], {"commit": "4f2c1e"}),
         (["--result", "4f2c1e"], "4f2c1e"),
-        (["--result", ""], None),
+        (["--result", ""], ""),
     ],
 )
 def test_a_task_is_completed_with_json_or_text(claimed, given, result):
@@ -281,6 +281,25 @@ def test_agent_and_task_can_come_from_the_environment(claimed):
     variables = {"FASTCLAIM_AGENT": "x", "FASTCLAIM_TASK_ID": "a", "A2A_BASE_DIR": str(claimed)}
     assert answer("mine", **variables)["task_id"] == "a"
     assert answer("complete", **variables)["task_id"] == "a"
+
+
+def test_a_text_that_is_empty_is_a_result_and_no_input_is_none(base):
+    pool = TaskPool(base)
+    given = {"a": ["--result", ""], "b": ["--result", " "], "c": ["--result", "-"], "d": []}
+    for task_id, result in given.items():
+        pool.publish(task_id)
+        pool.claim(task_id, "x", bind=False)
+        answer("complete", task_id, "--agent", "x", *result, "--pool", base, input="")
+    found = {task["task_id"]: task["result"] for task in pool.tasks("completed")}
+    assert found == {"a": "", "b": " ", "c": None, "d": None}
+
+
+@pytest.mark.parametrize("choice", [["--capability", "python"], ["--order", "priority"]])
+def test_a_task_that_is_named_is_not_to_be_chosen_too(base, choice):
+    TaskPool(base).publish("a")
+    status, line = refusal("claim", "a", "--agent", "x", *choice, "--pool", base)
+    assert (status, line.startswith("--capability and --order choose a task")) == (2, True)
+    assert states(base) == {"a": "available"}
 
 
 # Looking ------------------------------------------------------------------------------------------

@@ -177,6 +177,17 @@ def test_a_command_that_is_not_there_costs_no_task_an_attempt(work, base):
     assert "attempts" not in tasks(base)["a"][1]
 
 
+def test_a_file_that_is_no_command_is_told_for_what_it_is(work, base, tmp_path):
+    (tmp_path / "notexec").touch(0o644)
+    result = work("--once", "--", tmp_path / "notexec")
+    said = f"fastclaim work: {tmp_path}/notexec: is not executable\n"
+    assert (result.returncode, result.stderr) == (2, said)
+    result = work("--once", "--", tmp_path)
+    assert result.stderr == f"fastclaim work: {tmp_path}: is a directory\n"
+    result = work("--once", "--", tmp_path / "nothing")
+    assert result.stderr == f"fastclaim work: {tmp_path}/nothing: no such command\n"
+
+
 def test_a_command_that_cannot_be_started_costs_no_task_an_attempt(work, base, tmp_path):
     script = tmp_path / "script"
     script.write_text("#!/no/such/interpreter\n")

@@ -82,18 +82,19 @@ def _run(arguments: argparse.Namespace) -> int:
     except BrokenPipeError:
         return exits.SIGNALLED + _SIGPIPE
     except Exception as error:
-        if arguments.debug:
-            _show_traceback()
         status, reason = _explain(error, arguments)
-        exits.complain(arguments.command, reason)
+        if arguments.debug:
+            _show_traceback(error)
+        else:
+            exits.complain(arguments.command, reason)
         return status
 
 
-def _show_traceback() -> None:
+def _show_traceback(error: Exception) -> None:
     import traceback
 
     try:
-        traceback.print_exc()
+        traceback.print_exception(error)
     except OSError:
         pass
 

@@ -29,7 +29,7 @@ EXPLAINED = {
     OK: "done",
     NOT_DONE: "nothing to claim, lost the race, or the task exists already (demo, doctor:"
     " something is wrong)",
-    BAD_INPUT: "usage",
+    BAD_INPUT: "usage, or there is no such input file",
     LOCK_TIMEOUT: "lock timeout",
     NO_SUCH_TASK: "no such task",
     INVALID: "invalid task or name",

@@ -31,24 +31,28 @@ def add_complete_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--result",
         metavar="R",
-        help="what came of it: JSON, or else any text; -: read it from the standard input",
+        help="what came of it: JSON, or else any text; -: read it from the standard input (null if"
+        " that is empty)",
     )
 
 
 def run_complete(arguments: argparse.Namespace) -> int:
     """Run the command; returns the exit status."""
-    text: str | None = arguments.result
-    if text == "-":
-        text = standard_input().decode(errors="replace")
+    if arguments.result == "-":
+        result = as_result(standard_input().decode(errors="replace"))
+    else:
+        result = None if arguments.result is None else _json_or_text(arguments.result)
     pool = options.existing_pool(arguments)
-    pool.complete(arguments.task, arguments.agent, as_result(text), token=arguments.token)
+    pool.complete(arguments.task, arguments.agent, result, token=arguments.token)
     return _say(arguments, "completed", f"completed {arguments.task!r}")
 
 
-def as_result(text: str | None) -> object:
-    """What a task is completed with: JSON if the text is JSON, else the text; None if empty."""
-    if text is None or not text.strip():
-        return None
+def as_result(output: str) -> object:
+    """What a command's output completes a task with; None if it has printed nothing."""
+    return _json_or_text(output) if output.strip() else None
+
+
+def _json_or_text(text: str) -> object:
     try:
         return json.loads(text)
     except (ValueError, RecursionError):

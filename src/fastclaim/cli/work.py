@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 
 from . import exits, options
@@ -38,7 +39,10 @@ def add_work_arguments(parser: argparse.ArgumentParser) -> None:
         "--jobs", metavar="N", type=_number, default=1, help="how many at a time; default: 1"
     )
     parser.add_argument(
-        "--once", action="store_true", help="end after one task; status 1 if there was none"
+        "--once",
+        action="store_true",
+        help="end after one task; waits for it, but with --until-empty or --idle-exit: status 1 if"
+        " there was none",
     )
     parser.add_argument(
         "--until-empty", action="store_true", help="end when there is nothing to claim"
@@ -83,10 +87,17 @@ def run_work(arguments: argparse.Namespace) -> int:
         raise exits.BadInput("no command; it comes after --")
     # Before a task is claimed for it.
     if shutil.which(command[0]) is None:
-        raise exits.BadInput(f"{command[0]}: no such command")
+        raise exits.BadInput(f"{command[0]}: {_why_not(command[0])}")
     pool = options.open_pool(arguments, max_attempts=arguments.max_attempts)
     with Worker(arguments, pool, command) as worker:
         return worker.run()
+
+
+def _why_not(command: str) -> str:
+    """Why a command cannot be run."""
+    if os.path.dirname(command) and os.path.exists(command):
+        return "is a directory" if os.path.isdir(command) else "is not executable"
+    return "no such command"
 
 
 def _number(text: str) -> int:
