@@ -100,7 +100,7 @@ AIMS = (
     _eight("durable", BARE, POSTGRES, "next"),
     _eight("durable", BARE, SQLITE_FULL, "by id"),
     _eight("durable", BARE, POSTGRES, "by id"),
-    _eight("64 at once", MANY, REDIS, "next"),
+    _eight("64 at once here and one at a time there", MANY, REDIS, "next"),
     Aim(
         "8 threads, against 1",
         True,
