@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import re
 import shutil
@@ -15,14 +16,21 @@ README = Path(__file__).parent.parent / "README.md"
 _SESSION = re.compile(
     r"(?<=<!-- session -->\n```console\n).*?(?=```\n<!-- /session -->)", re.DOTALL
 )
-_POOL = "/tmp/agents"
+_POOL = "/tmp/team"  # one that no sample before it in the README has filled
 
 
 def written() -> str:
-    """What stands in the README."""
+    """The session that stands in the README."""
     found = _SESSION.search(README.read_text(encoding="utf-8"))
     assert found is not None
     return found.group()
+
+
+def samples() -> list[str]:
+    """The README's samples in Python, in their order."""
+    return re.findall(
+        r"^```python\n(.*?)^```$", README.read_text("utf-8"), re.DOTALL | re.MULTILINE
+    )
 
 
 def replayed() -> str:
@@ -54,6 +62,10 @@ def comparable(session: str) -> str:
 
 def main() -> None:
     """Write what comes of the commands now into the README."""
+    argparse.ArgumentParser(
+        prog="python -m tests.session",
+        description="Run the README's session anew, and write what comes of it into the README.",
+    ).parse_args()
     now = replayed()
     README.write_text(_SESSION.sub(lambda _: now, README.read_text(encoding="utf-8")))
 
