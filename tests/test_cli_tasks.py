@@ -394,11 +394,14 @@ def test_json_can_be_had_on_a_terminal_too(claimed):
 
 
 def test_what_a_terminal_would_obey_is_shown_escaped(base):
-    TaskPool(base).publish("a\x1b[2J", "two\nlines\x07")
-    for command in (["list"], ["show", "a\x1b[2J"], ["status"]):
-        status, shown = on_a_terminal(*command, "--pool", base, TERM="dumb")
+    task = {"task_id": "a\x1b[2J", "description": "two\nlines\x07", "name\x07": 1}
+    TaskPool(base).publish(task)
+    work = ["work", "--agent", "x", "--once", "--max-attempts", "1", "--"]
+    looks = [["list"], ["show", "a\x1b[2J"], ["status"], ["doctor"]]
+    for command in (*looks, [*work, "false"], ["retry", "--all"], [*work, "true"]):
+        status, shown = on_a_terminal(*command, A2A_BASE_DIR=f"{base}", TERM="dumb")
         assert status == 0
-        assert "a\\x1b[2J" in shown
+        assert "a\\x1b[2J" in shown or command in (["doctor"], ["retry", "--all"])
         assert "\x1b[2J" not in shown
         assert "\x07" not in shown
 

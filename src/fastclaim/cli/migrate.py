@@ -10,6 +10,7 @@ from typing import Final
 from .. import layout
 from ..pool import TaskPool
 from . import exits
+from .exits import one_line
 from .output import count, screen
 
 _SHOWN: Final = 20
@@ -58,5 +59,7 @@ def run_migrate(arguments: argparse.Namespace) -> int:
         return exits.OK
     if len(stay) > _SHOWN:
         stay[_SHOWN:] = [f"and {len(stay) - _SHOWN:,} more"]
-    ours.bad(f"not all of {layout.shown(source)}; run it again for the rest:", stay)
+    ours.bad(
+        f"not all of {layout.shown(source)}; run it again for the rest:", [*map(one_line, stay)]
+    )
     return exits.WRONG

@@ -48,7 +48,7 @@ def print_task(state: str, task: Mapping[str, Any]) -> None:
     out = screen()
     out.good(f"{state} {_text(task.get('task_id'))}")
     shown = ((name, value) for name, value in task.items() if name not in _UNSHOWN)
-    out.rows([Row(name, _moment_or_text(name, value)) for name, value in shown])
+    out.rows([Row(one_line(name), _moment_or_text(name, value)) for name, value in shown])
 
 
 def _moment_or_text(name: str, value: object) -> str:

@@ -252,10 +252,10 @@ class Worker:
             answer.line(said if error is None else said | {"error": error})
         elif error is None:
             what = "completed" if state == "completed" else "given back"
-            screen().good(f"{claim.task_id}: {what} after {end.seconds:.1f} s")
+            screen().good(exits.one_line(f"{claim.task_id}: {what} after {end.seconds:.1f} s"))
         else:
             then = "to be tried again" if state == "available" else "for good"
-            screen().bad(f"{claim.task_id}: failed {then}: {exits.one_line(error)}")
+            screen().bad(exits.one_line(f"{claim.task_id}: failed {then}: {error}"))
 
     def _complain(self, problem: str) -> None:
         exits.complain("work", problem)
