@@ -75,7 +75,7 @@ def run_retry(arguments: argparse.Namespace) -> int:
         retried, problems = _retry_all(pool)
     else:
         retried, problems = pool.retry_failed(arguments.task), []
-    value = {"retried": retried, "refused": len(problems)}
+    value = {"retried": retried} | ({"refused": len(problems)} if problems else {})
     answer(arguments, value, f"{count(retried, 'task')} can be claimed again")
     for problem in problems:
         exits.complain("retry", exits.sentence_of(problem))
