@@ -27,7 +27,6 @@ from .conftest import CORES
 SOAK_S = float(os.environ.get("FASTCLAIM_SOAK_S") or (60 if os.environ.get("CI") == "true" else 5))
 SEED = 20
 OURS, ORIGINALS = 12, 2  # and a publisher and a recoverer: sixteen processes
-TASKS_AT_ONCE = 40
 
 # Each line of its log is one that it has been told: a token, or a completion that has returned.
 AGENT = """

@@ -286,12 +286,6 @@ def publishes_again(description: str) -> Callable[[TaskPool, Any], None]:
 # The verbs ----------------------------------------------------------------------------------------
 
 
-def with_claim(pool: TaskPool, context: object) -> object:
-    with pool.claim("x", AGENT, timeout=SHORT_S) as claim:
-        claim.result = claim.task["n"]
-    return claim
-
-
 def publish_three(if_exists: str) -> Callable[[TaskPool, Any], object]:
     tasks = [{"task_id": f"x{i}", "description": "new"} for i in range(3)]
     return lambda pool, context: pool.publish_many(tasks, if_exists=if_exists)

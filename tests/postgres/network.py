@@ -97,13 +97,13 @@ class Line:
     ----------
     loss : float
         The share of packets that is lost, either way, from 0.0 to 1.0.
-    carried, lost : int
+    lost : int
         How many packets were.
     """
 
     def __init__(self, seed: int) -> None:
         self.loss = 0.0
-        self.carried = self.lost = 0
+        self.lost = 0
         self._random = random.Random(seed)
         mark = os.urandom(4).hex()
         self.names = (f"fc-{mark}-h", f"fc-{mark}-t")
@@ -148,8 +148,6 @@ class Line:
             os.write(other, packet)
         except OSError:  # a device that is not up: packets get lost there, too
             self.lost += 1
-        else:
-            self.carried += 1
 
 
 def _tun(name: str) -> int:
