@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -29,6 +30,31 @@ HARD_VALUES = [
 
 def total(pool: TaskPool) -> int:
     return sum(pool.counts().values())
+
+
+def verbs_with(pool: TaskPool, bad: str) -> list[Callable[[], object]]:
+    """Each verb with this id, be it the task's or the agent's; the other one is good."""
+    return [
+        lambda: pool.publish(bad),
+        lambda: pool.publish_many([{"task_id": bad}]),
+        lambda: pool.claim(bad, "a"),
+        lambda: pool.claim("x", bad),
+        lambda: pool.complete(bad, "a"),
+        lambda: pool.complete("x", bad),
+        lambda: pool.release(bad, "a"),
+        lambda: pool.release("x", bad),
+    ]
+
+
+def originals_methods_with(pool: TaskPool, bad: str) -> list[tuple[Callable[[], object], object]]:
+    """The same of the original's methods, each with what it returns for a refusal."""
+    return [
+        (lambda: pool.publish_task(bad, "d"), False),
+        (lambda: pool.claim_task(bad, "a"), {}),
+        (lambda: pool.claim_task("x", bad), {}),
+        (lambda: pool.complete_task(bad, "a", {}), False),
+        (lambda: pool.complete_task("x", bad, {}), False),
+    ]
 
 
 def test_a_task_is_published_by_id_and_fields_or_as_a_whole(pool: TaskPool) -> None:
@@ -150,25 +176,10 @@ def test_ids_that_cannot_be_file_names_are_refused_by_every_verb(
     pool: TaskPool, caplog: pytest.LogCaptureFixture, bad: str
 ) -> None:
     pool.publish("x")
-    for verb in (
-        lambda: pool.publish(bad),
-        lambda: pool.publish_many([{"task_id": bad}]),
-        lambda: pool.claim(bad, "a"),
-        lambda: pool.claim("x", bad),
-        lambda: pool.complete(bad, "a"),
-        lambda: pool.complete("x", bad),
-        lambda: pool.release(bad, "a"),
-        lambda: pool.release("x", bad),
-    ):
+    for verb in verbs_with(pool, bad):
         with pytest.raises(InvalidName):
             verb()
-    for call, refused in (
-        (lambda: pool.publish_task(bad, "d"), False),
-        (lambda: pool.claim_task(bad, "a"), {}),
-        (lambda: pool.claim_task("x", bad), {}),
-        (lambda: pool.complete_task(bad, "a", {}), False),
-        (lambda: pool.complete_task("x", bad, {}), False),
-    ):
+    for call, refused in originals_methods_with(pool, bad):
         caplog.clear()
         assert call() == refused
         assert [record.levelname for record in caplog.records] == ["ERROR"]
