@@ -1,4 +1,4 @@
-"""What `publish_many` puts on disk, when, and what its failures leave."""
+"""What `publish_many` and `claim_many` put on disk, when, and what their failures leave."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from fastclaim import TaskExists, TaskPool, batches, publishing
+from fastclaim import TaskExists, TaskPool, _transition_py, batches, outcome, publishing
 
 DURABILITIES = ["none", "data", "full"]
 
@@ -72,6 +72,60 @@ def test_the_flush_of_many_claims_is_that_of_a_transaction_after_theirs(
     monkeypatch.setattr(os, "fsync", lambda file: calls.append("flush") or flush(file))
     assert len(pool.claim_many("a", 4)) == 4
     assert calls[-3:] == ["write out", str(pool.claimed_dir), "flush"]
+
+
+@pytest.mark.parametrize("durability", DURABILITIES)
+def test_many_claims_are_on_disk_before_they_are_returned(
+    make_pool: Callable[..., TaskPool],
+    monkeypatch: pytest.MonkeyPatch,
+    durability: str,
+    in_place: bool,
+) -> None:
+    pool = make_pool(durability=durability)
+    pool.publish_many(tasks(4))
+    flushed: list[int] = []
+    written: list[object] = []
+    monkeypatch.setattr(batches, "_write_out", written.extend)
+    for flush in ("fsync", "fdatasync"):
+        monkeypatch.setattr(os, flush, flushed.append)
+    assert len(pool.claim_many("a", 9)) == 4
+    assert len(written) == (4 if in_place and durability != "none" else 0)
+    files = 0 if in_place else 4
+    directories = {"none": 0, "data": in_place, "full": 2}[durability]
+    assert len(flushed) == (0 if durability == "none" else files + directories)
+
+
+def test_many_claims_that_cannot_be_put_on_disk_are_given_back(
+    pool: TaskPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool.publish_many(tasks(4))
+
+    def fail(*_: object) -> None:
+        raise OSError("the disk is broken")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(batches, "put_on_disk", fail)
+        with pytest.raises(OSError, match="broken"):
+            pool.claim_many("a", 9)
+    assert pool.counts()["available"] == 4
+    assert len(pool.claim_many("a", 9)) == 4
+
+
+def test_a_foreign_task_of_many_is_synced_before_it_takes_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = TaskPool(tmp_path, _core=_transition_py)  # the compiled core's steps cannot be watched
+    (pool.available_dir / "x.json").write_text('{"task_id": "x"}')
+    levels: list[int] = []
+    prepare = _transition_py.Held.prepare
+
+    def listen(held: _transition_py.Held, *how: Any) -> None:
+        levels.append(how[-1])
+        prepare(held, *how)
+
+    monkeypatch.setattr(_transition_py.Held, "prepare", listen)
+    assert len(pool.claim_many("a", 1)) == 1
+    assert levels == [outcome.SYNC_DATA]
 
 
 @pytest.mark.parametrize("durability", DURABILITIES)
