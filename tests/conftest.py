@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -43,6 +45,20 @@ def make_pool(core: ModuleType, tmp_path: Path) -> Callable[..., TaskPool]:
         return TaskPool(base_dir, _core=core, **settings)
 
     return make
+
+
+@pytest.fixture
+def pausing(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Set as soon as a thread pauses, because others hold what it waits for."""
+    pausing = threading.Event()
+    sleep = time.sleep
+
+    def tell_and_sleep(pause_s: float) -> None:
+        pausing.set()
+        sleep(pause_s)
+
+    monkeypatch.setattr(time, "sleep", tell_and_sleep)
+    return pausing
 
 
 @pytest.fixture

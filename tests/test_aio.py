@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
+import itertools
 import multiprocessing
 import os
 import pickle
 import threading
 from collections.abc import Callable, Coroutine
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from fastclaim import AlreadyClaimed, LockTimeout, TaskPool, selection
+from fastclaim import AlreadyClaimed, LockTimeout, TaskPool, aio, selection
 from fastclaim.aio import AsyncTaskPool
 from fastclaim.selection import Selection
 
@@ -25,6 +27,12 @@ ORIGINALS_METHODS = {
     "complete_task",
     "get_available_tasks",
     "validate_task_constraints",
+}
+# One of each kind, of the task "x" for the agent "a".
+CLAIMS: dict[str, Callable[[AsyncTaskPool], Any]] = {
+    "claim": lambda tasks: tasks.claim("x", "a"),
+    "claim_next": lambda tasks: tasks.claim_next("a", wait=None),
+    "claim_many": lambda tasks: tasks.claim_many("a", 5),
 }
 
 
@@ -80,14 +88,15 @@ def test_each_verb_has_the_parameters_of_the_pools() -> None:
         assert [p.default for p in ours.values()] == [p.default for p in expected.values()]
 
 
-def test_a_block_completes_with_its_result_and_gives_back_on_an_error(pool: TaskPool) -> None:
+def test_a_block_completes_with_its_result_and_fails_on_an_error(pool: TaskPool) -> None:
     async def main() -> None:
         tasks = AsyncTaskPool(pool)
         await tasks.publish("x")
         with contextlib.suppress(RuntimeError):
             async with tasks.claim_next("a") as claim:
                 raise RuntimeError
-        assert (await tasks.counts())["claimed"] == 0
+        (task,) = pool.tasks()
+        assert task["attempts"] == 1
         pool.publish("y")
         async with tasks.claim("y", "a") as claim:
             claim.result = {"n": 1}
@@ -181,21 +190,24 @@ async def _awaited(awaitable: Any) -> Any:
 def test_a_cancelled_wait_is_over_and_a_later_task_is_not_claimed(pool: TaskPool) -> None:
     async def main() -> None:
         tasks = AsyncTaskPool(pool)
+        before = asyncio.all_tasks()
         waits = asyncio.create_task(_awaited(tasks.claim_next("a", wait=None)))
         while not pool._selected()._waiters:
             await asyncio.sleep(0.01)
         waits.cancel()
         with pytest.raises(asyncio.CancelledError):
             await waits
+        assert asyncio.all_tasks() == before
         assert not pool._selected()._waiters
-        await tasks.publish("x")
-        await asyncio.sleep(0.05)
-        assert (await tasks.counts())["available"] == 1
+        pool.publish("x")
+        pool._selected().refresh()  # wakes whoever waits
+        tasks._in_process().threads.shutdown()  # when each has done what it had to
 
     run(main)
+    assert pool.counts()["available"] == 1
 
 
-@pytest.mark.parametrize("verb", ["claim", "claim_next", "claim_many"])
+@pytest.mark.parametrize("verb", CLAIMS)
 def test_a_claim_made_while_its_coroutine_is_cancelled_is_given_back(
     pool: TaskPool, monkeypatch: pytest.MonkeyPatch, verb: str
 ) -> None:
@@ -212,12 +224,7 @@ def test_a_claim_made_while_its_coroutine_is_cancelled_is_given_back(
     async def main() -> None:
         monkeypatch.setattr(TaskPool, verb, claim_then_dawdle)
         tasks = AsyncTaskPool(pool)
-        call = {
-            "claim": lambda: tasks.claim("x", "a"),
-            "claim_next": lambda: tasks.claim_next("a", wait=None),
-            "claim_many": lambda: tasks.claim_many("a", 5),
-        }[verb]
-        claiming = asyncio.create_task(_awaited(call()))
+        claiming = asyncio.create_task(_awaited(CLAIMS[verb](tasks)))
         while not arrived.is_set():
             await asyncio.sleep(0.01)
         assert os.listdir(pool.claimed_dir) == ["x_a.json"]
@@ -233,37 +240,131 @@ def test_a_claim_made_while_its_coroutine_is_cancelled_is_given_back(
     assert pool.counts()["available"] == 1
 
 
-def test_no_moment_of_a_cancellation_leaves_a_claim(pool: TaskPool) -> None:
+class Cancelling:
+    """Cancels a task at the nth moment of its way through an `AsyncTaskPool`.
+
+    The moments of each call that it makes in a thread: before the call, after it, when the loop
+    knows of its end, and when the task is about to go on with it. And those of a wait: when it
+    begins, and when it is to be woken.
+
+    Attributes
+    ----------
+    task : asyncio.Task
+        To be set: whom to cancel.
+    has_cancelled : bool
+        Whether there was such a moment.
+    """
+
+    task: asyncio.Task[Any]
+
+    def __init__(self, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.has_cancelled = False
+        self._number = number
+        self._moments = 0
+        start, listening, resolve = (
+            AsyncTaskPool._start,
+            AsyncTaskPool._listening,
+            aio._resolve,
+        )
+
+        def start_with_moments(tasks: AsyncTaskPool, call: Callable[[], Any]) -> Any:
+            loop = asyncio.get_running_loop()
+
+            def call_with_moments() -> object:
+                self._moment_from_thread(loop)
+                try:
+                    return call()
+                finally:
+                    self._moment_from_thread(loop)
+
+            future = start(tasks, call_with_moments)
+            future.add_done_callback(lambda _: self._moment())
+            future.add_done_callback(lambda _: loop.call_soon(self._moment))
+            return future
+
+        def listening_with_moments(tasks: AsyncTaskPool, *how: Any) -> Any:
+            self._moment()
+            return listening(tasks, *how)
+
+        def resolve_with_moments(woken: asyncio.Future[None]) -> None:
+            self._moment()
+            resolve(woken)
+
+        monkeypatch.setattr(AsyncTaskPool, "_start", start_with_moments)
+        monkeypatch.setattr(AsyncTaskPool, "_listening", listening_with_moments)
+        monkeypatch.setattr(aio, "_resolve", resolve_with_moments)
+
+    def _moment(self) -> None:
+        if self._moments == self._number:
+            self.has_cancelled = self.task.cancel()
+        self._moments += 1
+
+    def _moment_from_thread(self, loop: asyncio.AbstractEventLoop) -> None:
+        is_over = threading.Event()
+        loop.call_soon_threadsafe(lambda: (self._moment(), is_over.set()))
+        assert is_over.wait(LONG_S)
+
+
+@pytest.mark.parametrize("verb", CLAIMS)
+def test_no_moment_of_a_cancellation_leaves_a_claim(
+    make_pool: Callable[..., TaskPool],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    verb: str,
+) -> None:
+    listening = AsyncTaskPool._listening
+
     async def main() -> None:
-        tasks = AsyncTaskPool(pool)
-        for number in range(40):
-            pool.publish(f"x{number}")
-            claiming = asyncio.create_task(_awaited(tasks.claim_next("a", wait=None)))
-            for _ in range(number % 20):
-                await asyncio.sleep(0)
-            await asyncio.sleep(0.0001 * (number % 7))
-            claiming.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await (await claiming).complete()
+        for number in itertools.count():
+            pool = make_pool(tmp_path / str(number))
+
+            def publish_and_listen(tasks: AsyncTaskPool, *how: Any, pool: TaskPool = pool) -> Any:
+                pool.publish("x", if_exists="ignore")
+                return listening(tasks, *how)
+
+            with monkeypatch.context() as patched:
+                if verb == "claim_next":  # it waits first
+                    patched.setattr(AsyncTaskPool, "_listening", publish_and_listen)
+                else:
+                    pool.publish("x")
+                cancelling = Cancelling(number, patched)
+                claiming = asyncio.create_task(_awaited(CLAIMS[verb](AsyncTaskPool(pool))))
+                cancelling.task = claiming
+                await asyncio.wait([claiming])
+            if not cancelling.has_cancelled:
+                assert os.listdir(pool.claimed_dir) == ["x_a.json"]
+                assert number >= 4  # moments of a call
+                return
+            assert claiming.cancelled()
+            assert os.listdir(pool.claimed_dir) == []
+            assert pool._selected()._waiters == []
 
     run(main)
-    assert os.listdir(pool.claimed_dir) == []
 
 
 def test_the_timeout_of_a_claim_counts_and_a_cancellation_does_not_wait_for_it(
-    pool: TaskPool,
+    pool: TaskPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pool.publish("x", exclusive=["k"])
+    claim = TaskPool.claim
 
     async def main() -> None:
         from fastclaim import exclusive
 
         tasks = AsyncTaskPool(pool)
+        loop, tries = asyncio.get_running_loop(), asyncio.Event()
+
+        def tell_and_claim(pool: TaskPool, *args: Any, **how: Any) -> Any:
+            loop.call_soon_threadsafe(tries.set)
+            return claim(pool, *args, **how)
+
         with exclusive.held(pool._directories, {"k"}, "y", "y_b.json"):
             with pytest.raises(LockTimeout):
                 await tasks.claim("x", "a", timeout=0.25)
-            claiming = asyncio.create_task(_awaited(tasks.claim("x", "a", timeout=None)))
-            await asyncio.sleep(0.05)
+            with monkeypatch.context() as patched:
+                patched.setattr(TaskPool, "claim", tell_and_claim)
+                claiming = asyncio.create_task(_awaited(tasks.claim("x", "a", timeout=None)))
+                await tries.wait()
             claiming.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await claiming
@@ -412,11 +513,14 @@ def test_a_timeout_is_told_as_the_caller_gave_it(pool: TaskPool) -> None:
     run(main)
 
 
-def test_two_loops_one_after_the_other_use_one_pool(pool: TaskPool) -> None:
+def test_two_loops_one_after_the_other_use_one_pool(
+    pool: TaskPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(selection, "_SLOW_LOOK_S", 1e6)  # the loop hears, or nobody does
     tasks = AsyncTaskPool(pool)
 
     async def main() -> None:
-        waits = asyncio.create_task(_awaited(tasks.claim_next("a", wait=LONG_S)))
+        waits = asyncio.create_task(_awaited(tasks.claim_next("a", wait=None)))
         while not pool._selected()._waiters:
             await asyncio.sleep(0.01)
         await tasks.publish("x", if_exists="replace")

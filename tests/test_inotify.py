@@ -9,7 +9,8 @@ import select
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NoReturn
 
@@ -93,27 +94,55 @@ def test_a_watch_that_was_removed_tells_nothing_more(watch: Inotify, tmp_path: P
         watch.remove(wd)
 
 
-def test_a_wait_ends_when_something_happens(watch: Inotify, tmp_path: Path) -> None:
+@pytest.fixture
+def as_a_wait_begins(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], object]], None]:
+    """Has something done when a thread is about to block on the kernel."""
+    make_poll = select.poll
+
+    def register(happen: Callable[[], object]) -> None:
+        class Poll:
+            def __init__(self) -> None:
+                self._poll = make_poll()
+                self.register = self._poll.register
+
+            def poll(self, *timeout_ms: float) -> object:
+                happen()
+                return self._poll.poll(*timeout_ms)
+
+        monkeypatch.setattr(select, "poll", Poll)
+
+    return register
+
+
+def test_a_wait_ends_when_something_happens(
+    watch: Inotify, tmp_path: Path, as_a_wait_begins: Callable[[Callable[[], object]], None]
+) -> None:
     watch.add(str(tmp_path), MASK)
-    writer = threading.Timer(0.05, (tmp_path / "a").touch)
-    writer.start()
-    try:
-        assert watch.wait(60) is True
-    finally:
-        writer.join()
+    waits = threading.Event()
+    as_a_wait_begins(waits.set)
+    with ThreadPoolExecutor(1) as thread:
+        waiting = thread.submit(watch.wait, 60)
+        assert waits.wait(60)
+        (tmp_path / "a").touch()
+        assert waiting.result() is True
 
 
 @pytest.mark.parametrize("timeout_s", [60, None, float("inf")])
 def test_an_exception_of_a_signal_handler_ends_a_wait(
-    watch: Inotify, tmp_path: Path, timeout_s: float | None
+    watch: Inotify,
+    tmp_path: Path,
+    as_a_wait_begins: Callable[[Callable[[], object]], None],
+    timeout_s: float | None,
 ) -> None:
     watch.add(str(tmp_path), MASK)
 
     def interrupt(*_: object) -> NoReturn:
+        signal.setitimer(signal.ITIMER_REAL, 0)
         raise KeyboardInterrupt
 
     before = signal.signal(signal.SIGALRM, interrupt)
-    signal.setitimer(signal.ITIMER_REAL, 0.05)
+    # Again and again: one that came just before the call would not end it.
+    as_a_wait_begins(lambda: signal.setitimer(signal.ITIMER_REAL, 0.01, 0.01))
     try:
         with pytest.raises(KeyboardInterrupt):
             watch.wait(timeout_s)

@@ -287,12 +287,15 @@ def test_a_task_in_others_hands_is_busy_not_lost(pool: TaskPool) -> None:
     pool.claim("x", "a", timeout=0)
 
 
-def test_a_claim_that_is_held_is_waited_for_and_then_completed(pool: TaskPool) -> None:
+def test_a_claim_that_is_held_is_waited_for_and_then_completed(
+    pool: TaskPool, pausing: threading.Event
+) -> None:
     pool.publish("x")
     claim = pool.claim("x", "a")
     with flocked(pool.claimed_dir / "x_a.json") as holder:
         thread = threading.Thread(target=claim.complete, args=({"ok": 1},))
         thread.start()
+        assert pausing.wait(60)
         assert pool.counts()["completed"] == 0
         fcntl.flock(holder, fcntl.LOCK_UN)
         thread.join()

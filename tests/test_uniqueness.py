@@ -101,18 +101,12 @@ def test_it_can_be_ignored_and_the_rest_of_a_batch_is_published(
 
 @pytest.mark.parametrize("publish", [one, many])
 def test_who_publishes_what_must_be_new_waits_for_another_who_does(
-    pool: TaskPool, publish: Callable[[TaskPool, str], int]
+    pool: TaskPool, pausing: threading.Event, publish: Callable[[TaskPool, str], int]
 ) -> None:
-    begun = threading.Event()
-
-    def publish_later() -> int:
-        begun.set()
-        return publish(pool, "error")
-
     with ThreadPoolExecutor(1) as threads:
         with uniqueness.PublishLock(pool._directories):
-            published = threads.submit(publish_later)
-            begun.wait()
+            published = threads.submit(publish, pool, "error")
+            assert pausing.wait(60)
             pool.publish("z", if_exists="replace")  # as the original does: it waits for nobody
             assert everything(pool)[-1] == "z.json"
             assert not {"x.json", "y.json"} & set(everything(pool))

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Any, NoReturn
+from typing import Any
 
 import pytest
 
@@ -23,6 +23,13 @@ from fastclaim.inotify import Inotify
 from fastclaim.layout import OWNERS
 
 LONG_S = 60.0  # a wait that is never waited out
+LONGER_S = 2 * LONG_S  # at its end a wait looks once more: not before the test has given up
+
+
+@pytest.fixture(autouse=True)
+def no_slow_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a look now and then finds what nobody was woken for."""
+    monkeypatch.setattr(selection, "_SLOW_LOOK_S", 1e6)
 
 
 @contextmanager
@@ -48,7 +55,7 @@ def claim_when(
 
     def claim_when(happens: Callable[[], object], **how: object) -> object:
         with asleep(pool, monkeypatch) as blocking, ThreadPoolExecutor(1) as thread:
-            future = thread.submit(pool.claim_next, "a", wait=LONG_S, **how)
+            future = thread.submit(pool.claim_next, "a", wait=LONGER_S, **how)
             assert blocking.wait(LONG_S)
             happens()
             return future.result(LONG_S).task_id
@@ -226,32 +233,60 @@ def test_what_came_between_the_look_and_the_wait_ends_it(
         return enlist(self, waiter)
 
     monkeypatch.setattr(selection.Selection, "enlist", publish_and_enlist)
-    assert pool.claim_next("a", wait=LONG_S).task_id == "x"
+    with ThreadPoolExecutor(1) as thread:
+        claiming = thread.submit(pool.claim_next, "a", wait=LONGER_S)
+        assert claiming.result(LONG_S).task_id == "x"
 
 
-def test_an_interrupt_ends_a_wait_and_leaves_no_claim(
-    pool: TaskPool, monkeypatch: pytest.MonkeyPatch
+@pytest.fixture
+def interrupt() -> Iterator[Callable[[], None]]:
+    """Interrupts the main thread, which calls it, as Ctrl-C does."""
+    # Not SIGINT itself, which may be ignored here.
+    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    yield lambda: signal.raise_signal(signal.SIGALRM)
+    signal.signal(signal.SIGALRM, before)
+
+
+def test_an_interrupt_ends_a_wait_for_the_kernel_and_leaves_no_claim(
+    pool: TaskPool, interrupt: Callable[[], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupt(*_: object) -> NoReturn:
-        raise KeyboardInterrupt
+    def publish_and_interrupt(*_: object) -> None:
+        pool.publish("x")
+        interrupt()
 
-    before = signal.signal(signal.SIGALRM, interrupt)
-    try:
-        with ThreadPoolExecutor(1) as thread:
-            # Once as the one who listens to the kernel, once as one whom another thread wakes.
-            for others in (0, 1):
-                if others:
-                    with asleep(pool, monkeypatch) as blocking:
-                        other = thread.submit(pool.claim_next, "b", wait=LONG_S)
-                        assert blocking.wait(LONG_S)
-                signal.setitimer(signal.ITIMER_REAL, 0.1)
-                with pytest.raises(KeyboardInterrupt):
-                    pool.claim_next("a", wait=None)
-            pool.publish("x")
-            assert other.result(LONG_S).task_id == "x"
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+    with monkeypatch.context() as patched:
+        patched.setattr(Changes, "wait", publish_and_interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            pool.claim_next("a", wait=None)
+    assert os.listdir(pool.claimed_dir) == []
+    assert pool.claim_next("b").task_id == "x"
+
+
+def test_an_interrupt_ends_a_wait_for_another_thread_and_leaves_no_claim(
+    pool: TaskPool, interrupt: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Gate:
+        """A lock that who waits for it is interrupted at."""
+
+        def __init__(self) -> None:
+            self._lock = threading.Lock()
+            self.release = self._lock.release
+
+        def acquire(self, timeout: float = -1) -> bool:
+            if timeout >= 0:
+                interrupt()
+            return self._lock.acquire(timeout=timeout)
+
+    with ThreadPoolExecutor(1) as thread:
+        with asleep(pool, monkeypatch) as blocking:
+            other = thread.submit(pool.claim_next, "b", wait=LONGER_S)
+            assert blocking.wait(LONG_S)
+        with monkeypatch.context() as patched:
+            patched.setattr(selection, "allocate_lock", Gate)
+            with pytest.raises(KeyboardInterrupt):
+                pool.claim_next("a", wait=None)
+        pool.publish("x")
+        assert other.result(LONG_S).task_id == "x"
     assert os.listdir(pool.claimed_dir) == ["x_b.json"]
 
 
@@ -292,7 +327,7 @@ def test_each_waiting_thread_is_woken_for_what_it_can_do(pool: TaskPool) -> None
     skills = ["python", "rust", "gpu", "docs"]
     with ThreadPoolExecutor(len(skills)) as threads:
         futures = {
-            skill: threads.submit(pool.claim_next, f"a-{skill}", [skill], wait=LONG_S)
+            skill: threads.submit(pool.claim_next, f"a-{skill}", [skill], wait=LONGER_S)
             for skill in skills
         }
         while len(pool._selected()._waiters) < len(skills):
@@ -303,16 +338,11 @@ def test_each_waiting_thread_is_woken_for_what_it_can_do(pool: TaskPool) -> None
 
 
 def test_without_inotify_a_wait_looks_now_and_then(
-    pool: TaskPool, monkeypatch: pytest.MonkeyPatch
+    pool: TaskPool, claim_when: ClaimWhen, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(_: object) -> None:
         raise OSError("no inotify here")
 
     monkeypatch.setattr("fastclaim.inotify.Inotify.__init__", refuse)
     monkeypatch.setattr("fastclaim.inotify.Inotify.__del__", lambda _: None)
-    publisher = threading.Timer(0.1, pool.publish, ["x"])
-    publisher.start()
-    try:
-        assert pool.claim_next("a", wait=LONG_S).task_id == "x"
-    finally:
-        publisher.join()
+    assert claim_when(lambda: pool.publish("x")) == "x"
