@@ -219,6 +219,8 @@ def test_many_threads_never_hold_a_key_together(make_pool: Callable[..., TaskPoo
             held = sorted(set(claim.task["exclusive"]))
             for key in held:
                 assert holders[key].acquire(blocking=False)
+            for _ in range(10):
+                pools[number % 2].counts()  # lets others claim meanwhile
             for key in held:
                 holders[key].release()
             claim.complete()

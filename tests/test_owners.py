@@ -389,7 +389,7 @@ def test_a_claim_file_and_an_owner_file_that_we_may_not_read_stop_nobody(
         assert run(look) == "({}, 1)"
 
 
-def test_what_is_no_owner_file_is_nobody_and_stays(pool: TaskPool) -> None:
+def test_what_is_no_owner_file_is_nobody_and_in_nobodys_way(pool: TaskPool) -> None:
     directory = pool.tasks_dir / "owners"
     (directory / "directory.owner").mkdir()
     (directory / "link.owner").symlink_to("nowhere")
@@ -398,6 +398,7 @@ def test_what_is_no_owner_file_is_nobody_and_stays(pool: TaskPool) -> None:
     assert pool.claim_task("none", "a") == {}
     with pytest.raises(LookupError):
         pool.claim("none", "a")
+    # The FIFO can be flocked, and goes as the file of a dead process does.
     assert {"directory.owner", "link.owner"} <= set(os.listdir(directory))
 
 

@@ -152,13 +152,17 @@ def test_only_what_is_old_is_pruned_and_only_when_asked(
 def test_what_others_are_blocked_by_stays(old: TaskPool) -> None:
     old.publish("y", blocked_by=["old-c"])
     assert old.prune("completed", HOUR_S, dry_run=False) == []
-    old.claim_next("a").complete()
-    assert old.claim_next("a", order="any").task_id in {"y", "new-w", "old-w"}
+    assert "y" in {claim.task_id for claim in old.claim_many("a", 9)}
 
 
-@pytest.mark.parametrize(("state", "older_than"), [("claimed", 1), ("x", 1), ("completed", -1)])
-def test_bad_arguments_of_prune_are_named(old: TaskPool, state: str, older_than: float) -> None:
-    with pytest.raises(ValueError, match=f"{state!r}|{older_than}"):
+@pytest.mark.parametrize(
+    ("state", "older_than", "named"),
+    [("claimed", 1, "'claimed'"), ("x", 1, "'x'"), ("completed", -1, "-1")],
+)
+def test_bad_arguments_of_prune_are_named(
+    old: TaskPool, state: str, older_than: float, named: str
+) -> None:
+    with pytest.raises(ValueError, match=named):
         old.prune(state, older_than)
 
 

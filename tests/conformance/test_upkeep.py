@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import pickle
+import re
 import signal
 import subprocess
 import sys
@@ -251,17 +252,17 @@ def test_why_says_where_a_task_is_and_what_it_waits_for(pool: TaskPool) -> None:
     pool.claim("given-up", "a")
     pool.fail("given-up", "a", "e")
     for task_id, capabilities, words in (
-        ("nowhere", None, "nowhere"),
-        ("x", None, "x"),
+        ("nowhere", None, "is not (there|in the pool)"),
+        ("x", None, "waits for an agent|is available"),
         ("x", ["python"], "rust"),
         ("blocked", None, "blocker"),
-        ("later", None, ""),
-        ("held", None, "k"),
+        ("later", None, "paused until|not to be claimed for another"),
+        ("held", None, "key .?k"),
         ("holder", None, "somebody"),
         ("given-up", None, "failed"),
     ):
         sentence = pool.why(task_id, capabilities)
-        assert words in sentence
+        assert re.search(words, sentence)
         assert "\n" not in sentence
 
 
