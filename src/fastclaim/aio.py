@@ -508,6 +508,7 @@ class _DirectoryNews:
         self._terms = order, capabilities
         self._at_claimed = at_claimed
         self._last: tuple[Selection, Waiter] | None = None
+        self._seen = -1  # of the selection's news, before the last look
 
     def _view(self) -> tuple[Selection, View]:
         selection = self._tasks.pool._selected()
@@ -517,13 +518,16 @@ class _DirectoryNews:
         run = self._tasks._run
         selection, view = await run(self._view)
         bell = _Bell(asyncio.get_running_loop(), self.abandon)
-        waiter = Waiter(view, bell.ring, at_claimed=self._at_claimed, can_lead=False)
+        waiter = Waiter(
+            view, bell.ring, at_claimed=self._at_claimed, can_lead=False, seen=self._seen
+        )
         self._last = selection, waiter
         pause_s = min(await run(selection.enlist, waiter), left_s)
         if pause_s > 0:
             with self._tasks._in_process().listening(selection, bell.loop):
                 await asyncio.wait([bell.rung], timeout=pause_s)
         await run(selection.dismiss, waiter)
+        self._seen = selection.news
 
     def close(self) -> None:
         self._last = None  # it was dismissed when it woke
