@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
 import sys
@@ -244,14 +245,14 @@ def test_who_waits_for_a_key_file_that_is_removed_makes_it_anew(
     keyed: TaskPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     keyed.claim("x", "a").release()
-    flock = exclusive.fcntl.flock
+    flock = fcntl.flock
 
     def remove_first(*args: object) -> None:
         monkeypatch.undo()
         exclusive.forget_free_keys(keyed._directories)
         flock(*args)
 
-    monkeypatch.setattr(exclusive.fcntl, "flock", remove_first)
+    monkeypatch.setattr(fcntl, "flock", remove_first)
     keyed.claim("y", "b")
     assert exclusive.holder_of(keyed._directories, "main") == "y_b.json"
 

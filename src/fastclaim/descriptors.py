@@ -20,6 +20,48 @@ class ErrorsOf:
             error.filename = os.fsdecode(self._path)
 
 
+class LockFile:
+    """An open file to flock; unlocked and closed when nobody has it any more.
+
+    So an interrupt between two lines leaves no lock that nobody can drop.
+
+    Raises
+    ------
+    OSError
+        It cannot be opened.
+    """
+
+    __slots__ = ("_descriptor", "_process_id")
+
+    def __init__(self, path: str | bytes, flags: int) -> None:
+        self._descriptor = -1  # for __del__, if the next line fails
+        self._process_id = os.getpid()
+        self._descriptor = os.open(path, flags | os.O_CLOEXEC, 0o666)
+
+    def fileno(self) -> int:
+        """The descriptor."""
+        return self._descriptor
+
+    def close(self) -> None:
+        """Unlock and close it; again: nothing. Never fails."""
+        descriptor = self._descriptor
+        if descriptor < 0:
+            return
+        if self._process_id == os.getpid():  # in a forked child the lock is the parent's
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_UN)
+            except OSError:
+                pass  # the close does it, too
+        # An interrupt from here on leaves it open, but a second close could close another's file.
+        self._descriptor = -1
+        try:
+            os.close(descriptor)
+        except OSError:
+            pass  # it is closed all the same
+
+    __del__ = close
+
+
 def try_flock(descriptor: int) -> bool:
     """Take the exclusive flock without waiting; False if somebody else has it."""
     try:

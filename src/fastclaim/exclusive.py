@@ -20,11 +20,10 @@ that share a file name, and then too much is held, never too little).
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 
 from . import layout, outcome
-from .descriptors import is_named, sync_directory, unlock_and_close
+from .descriptors import ErrorsOf, LockFile, is_named, sync_directory, try_flock
 from .directories import Directories
 from .document import EXCLUSIVE
 from .errors import InvalidTask, KeyHeld
@@ -63,20 +62,20 @@ def held(pool: Directories, keys: Set[str], task_id: object, claim_name: str) ->
     """
     if keys:
         os.makedirs(_directory(pool), exist_ok=True)
-    descriptors: list[int] = []
+    files: list[LockFile] = []
     try:
         for key in sorted(keys):
-            descriptor = _flocked(_key_file(pool, key))
-            if descriptor is None:
+            file = _flocked(_key_file(pool, key))
+            if file is None:
                 raise KeyBusy
-            descriptors.append(descriptor)
-            _check_is_free(pool, key, descriptor, claim_name, task_id)
-        for key, descriptor in zip(sorted(keys), descriptors, strict=True):
-            _write_name(pool, key, descriptor, claim_name)
+            files.append(file)
+            _check_is_free(pool, key, file.fileno(), claim_name, task_id)
+        for key, file in zip(sorted(keys), files, strict=True):
+            _write_name(pool, key, file.fileno(), claim_name)
         yield
     finally:
-        for descriptor in descriptors:
-            unlock_and_close(descriptor)
+        for file in files:
+            file.close()
 
 
 def keys_of(task: Task, task_id: object = None) -> set[str]:
@@ -112,14 +111,14 @@ def forget_free_keys(pool: Directories) -> None:
         return
     for name in names:
         path = os.path.join(_directory(pool), name)
-        descriptor = _flocked(path) if name.endswith(_KEY_SUFFIX) else None
-        if descriptor is None:
+        file = _flocked(path) if name.endswith(_KEY_SUFFIX) else None
+        if file is None:
             continue
         try:
-            if _standing(pool, os.pread(descriptor, _RECORD_BYTES, 0)) is None:
+            if _standing(pool, os.pread(file.fileno(), _RECORD_BYTES, 0)) is None:
                 os.unlink(path)  # who waits for it will see that it has gone
         finally:
-            unlock_and_close(descriptor)
+            file.close()
 
 
 @contextlib.contextmanager
@@ -134,30 +133,24 @@ def agent_lock(pool: Directories, agent_id: object) -> Iterator[bool]:
     os.makedirs(_directory(pool), exist_ok=True)
     path = b"%b/%b%b" % (_directory(pool), _digest(f"{agent_id}"), _AGENT_SUFFIX)
     tries = (_flocked(path) for _ in turns(_AGENT_LOCK_S))
-    descriptor = next((found for found in tries if found is not None), None)
+    file = next((found for found in tries if found is not None), None)
     try:
-        yield descriptor is not None
+        yield file is not None
     finally:
-        if descriptor is not None:
-            unlock_and_close(descriptor)
+        if file is not None:
+            file.close()
 
 
-def _flocked(path: bytes) -> int | None:
-    """A descriptor of the file, made if need be, with its flock; None if somebody has that."""
+def _flocked(path: bytes) -> LockFile | None:
+    """The file, made if need be, with its flock; None if somebody has that."""
     for _ in range(_VERIFY_TRIES):
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if is_named(path, descriptor):
-                return descriptor
-        except BlockingIOError:
-            os.close(descriptor)
-            return None
-        except BaseException:
-            unlock_and_close(descriptor)
-            raise
-        # `forget_free_keys` unlinked it between our open and our flock.
-        unlock_and_close(descriptor)
+        with ErrorsOf(path):
+            file = LockFile(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW)
+            if not try_flock(file.fileno()):
+                return None
+            if is_named(path, file.fileno()):
+                return file
+        file.close()  # `forget_free_keys` unlinked it between our open and our flock
     return None
 
 

@@ -48,9 +48,9 @@ class LockedInode:
     __slots__ = ("__weakref__", "_path", "descriptor", "device", "name", "number")
 
     def __init__(self, tasks: bytes) -> None:
+        self.descriptor = self.device = self.number = -1  # first: for __del__
         self.name = f"{layout.OWNERS}/{new_token()}{layout.LOCK_SUFFIX}".encode()
         self._path = os.path.join(tasks, self.name)
-        self.descriptor = self.device = self.number = -1
         with no_fork:
             self.descriptor = os.open(self._path, _FLAGS, 0o666)
             _all.add(self)

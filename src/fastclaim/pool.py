@@ -697,17 +697,16 @@ class TaskPool(OriginalMethods):
         attempt = _Attempt(self, self._directories.for_a_batch(), agent_id, lease_s, bind)
         claim_one = functools.partial(selection.claim_one, view, attempt)
         claims: list[Claim] = []
+        paths: list[bytes] = []
         try:
             while len(claims) < n:
                 claim = selection.claim_at_once(view, claim_one)
                 if claim is not None:
                     claims.append(claim)
+                    paths.append(self._directories.claimed_file(claim.task_id, agent_id))
                 elif claims or not self._look_after_dead_owners():
                     break
-            put_on_disk(
-                self._directories,
-                [self._directories.claimed_file(claim.task_id, agent_id) for claim in claims],
-            )
+            put_on_disk(self._directories, paths)
             return claims
         except BaseException:
             for claim in claims:

@@ -9,12 +9,10 @@ under a temporary name before that.
 
 from __future__ import annotations
 
-import contextlib
 import errno
-import fcntl
 import os
 
-from .descriptors import ErrorsOf, try_flock
+from .descriptors import ErrorsOf, LockFile, try_flock
 from .directories import Directories
 from .waiting import turns
 
@@ -39,8 +37,7 @@ class PublishLock:
 
     def __init__(self, pool: Directories) -> None:
         self._path = os.fsdecode(pool.available)
-        self._descriptor = -1  # for __del__, if the next line fails
-        self._descriptor = os.open(self._path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._file = LockFile(self._path, os.O_RDONLY | os.O_DIRECTORY)
 
     def __enter__(self) -> None:
         if not any(self._flock() for _ in turns(_TIMEOUT_S)):
@@ -50,24 +47,7 @@ class PublishLock:
 
     def _flock(self) -> bool:
         with ErrorsOf(self._path):
-            return try_flock(self._descriptor)
+            return try_flock(self._file.fileno())
 
     def __exit__(self, *_: object) -> None:
-        try:
-            self._close()
-        except BaseException:
-            self._close()  # again: it was interrupted in the middle
-            raise
-
-    def _close(self) -> None:
-        descriptor = self._descriptor
-        if descriptor >= 0:
-            with contextlib.suppress(OSError):
-                # First: a child forked meanwhile has a copy, and the flock with it.
-                fcntl.flock(descriptor, fcntl.LOCK_UN)
-            # An interrupt from here on leaves it open, but a second close could close another file.
-            self._descriptor = -1
-            with contextlib.suppress(OSError):  # it is closed all the same
-                os.close(descriptor)
-
-    __del__ = _close
+        self._file.close()
