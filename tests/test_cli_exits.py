@@ -221,7 +221,7 @@ def test_a_token_of_another_claim_of_the_same_agent_is_told(base, verb):
     TaskPool(base).claim("p", "a", bind=False)
     lease = ["--lease", "1"] if verb == "renew" else []
     arguments = [verb, "p", "--agent", "a", "--token", "xx", *lease, "--pool", base]
-    said = "task 'p' is claimed by 'a', but by another claim: this is not its token"
+    said = "task 'p' is claimed by 'a', but not with that token"
     assert refusal(*arguments) == (6, said)
 
 

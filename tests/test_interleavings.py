@@ -432,7 +432,7 @@ MILESTONES = [
     Milestone(
         recovery._Recovery,
         "forget_what_has_ended",
-        lambda a_pass: (*a_pass.dead, a_pass._unsettled, bool(a_pass.report)),
+        lambda a_pass: (*a_pass.dead, a_pass.unsettled, bool(a_pass.report)),
     ),
     *(
         Milestone(
@@ -440,7 +440,7 @@ MILESTONES = [
             function,
             lambda a_pass: (
                 *a_pass.dead,
-                a_pass._unsettled,
+                a_pass.unsettled,
                 frozenset(a_pass._alive.items()),
                 frozenset(a_pass._claimed_by_originals),
             ),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -52,6 +54,18 @@ def test_a_claimer_that_finds_nothing_gets_what_a_lease_has_ended_of(
     let_time_pass(monkeypatch, FAR_S + 2)
     assert claim(theirs) == "t"
     assert theirs.claim_task("t", "c") == {}
+
+
+def test_a_lease_in_a_pool_that_was_made_anew_within_its_second_comes_back(
+    pool: TaskPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now_s = time.time()
+    monkeypatch.setattr(time, "time", lambda: now_s)
+    for _ in range(2):
+        shutil.rmtree(pool.tasks_dir)
+        pool.publish("t")
+        pool.claim("t", "a", lease_s=FAR_S)
+        assert [name for name in os.listdir(pool.tasks_dir / "owners") if leases.is_lease(name)]
 
 
 def test_a_lease_that_is_over_at_once_comes_back_at_once(pool: TaskPool) -> None:

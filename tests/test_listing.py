@@ -102,3 +102,12 @@ def test_a_file_is_found_though_the_descriptor_of_its_directory_is_an_old_one(
     pool.publish("x")
     path = pool.available_dir / "x.json"
     assert core.read(str(path), 4096, old) == path.read_bytes()
+
+
+def test_a_link_that_leads_nowhere_is_there_and_a_name_that_has_gone_is_not(
+    core: ModuleType, tmp_path: Path
+) -> None:
+    (tmp_path / "link").symlink_to("nowhere")
+    assert core.is_there(str(tmp_path / "link"))
+    assert not core.is_there(str(tmp_path / "nothing"))
+    assert core.is_there(str(tmp_path / ("n" * 300)))  # who claims it will be told

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -559,3 +560,19 @@ def test_processes_of_another_pid_namespace_live_and_die_like_ours(pool: TaskPoo
         holder.wait()
         holder.stdout.read()  # ends when the namespace does
         pool.claim("t", "b")
+
+
+def test_owners_that_are_not_ours_to_look_at_are_left_to_others(
+    pool: TaskPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listdir = os.listdir
+
+    def refuse(path: Any = ".") -> list[str]:
+        if os.path.basename(os.fspath(path)) == "owners":
+            raise PermissionError(13, "Permission denied", path)
+        return listdir(path)
+
+    monkeypatch.setattr(os, "listdir", refuse)
+    for _ in range(2):
+        assert pool.claim_task("nothing", "a") == {}
+        assert pool.claim_next("a") is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import random
 import shutil
@@ -14,6 +15,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 from orchestration.a2a_integration import TaskPool as Original
@@ -624,3 +626,63 @@ def test_who_does_not_wait_is_not_kept_by_who_holds_a_task_for_long(
     with flocked(pool.available_dir / "x.json"):
         assert pool.claim_next("a", order=order) is None
     assert pool.claim_next("a", order=order, wait=60) is not None
+
+
+# What is not for us to claim ----------------------------------------------------------------------
+
+
+@pytest.fixture
+def forbidden(monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    """Ids of tasks that the system lets nobody claim: another user's, in a sticky directory."""
+    names = {"poison"}
+    claim = claiming.claim
+
+    def refuse(pool: Any, task_id: object, *how: Any, **more: Any) -> Any:
+        if task_id in names:
+            raise PermissionError(1, "Operation not permitted", f"{task_id}")
+        return claim(pool, task_id, *how, **more)
+
+    monkeypatch.setattr(claiming, "claim", refuse)
+    return names
+
+
+@pytest.mark.parametrize("order", ["priority", "any"])
+def test_what_we_may_not_claim_keeps_nothing_else_from_us(
+    pool: TaskPool, forbidden: set[str], order: str
+) -> None:
+    pool.publish("poison", priority=9)
+    pool.publish_many([{"task_id": f"x{number}"} for number in range(3)])
+    ids = {pool.claim_next("a", order=order).task_id for _ in range(3)}
+    assert ids == {"x0", "x1", "x2"}
+
+
+@pytest.mark.parametrize("order", ["priority", "any"])
+def test_that_we_may_not_claim_what_is_there_is_said(
+    pool: TaskPool, forbidden: set[str], order: str
+) -> None:
+    pool.publish("poison")
+    for _ in range(2):
+        with pytest.raises(PermissionError, match="poison"):
+            pool.claim_next("a", order=order)
+    forbidden.clear()
+    assert pool.claim_next("a", order=order).task_id == "poison"
+
+
+def test_links_that_lead_nowhere_are_passed(
+    pool: TaskPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool.publish("x")
+    view = pool._selected().view("any", ())
+    for number in range(4):
+        (pool.available_dir / f".#{number}.json").symlink_to("nowhere")
+    view.missed()
+    scans = itertools.count()
+    rescan = type(view).rescan
+
+    def counted(view: Any) -> None:
+        assert next(scans) < 10
+        rescan(view)
+
+    monkeypatch.setattr(type(view), "rescan", counted)
+    assert pool.claim_next("a", order="any").task_id == "x"
+    assert pool.claim_next("a", order="any") is None

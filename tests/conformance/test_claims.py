@@ -12,7 +12,15 @@ from typing import Any
 
 import pytest
 
-from fastclaim import AlreadyClaimed, ClaimLost, TaskExists, TaskNotAvailable, TaskPool, errors
+from fastclaim import (
+    AlreadyClaimed,
+    ClaimLost,
+    InvalidTask,
+    TaskExists,
+    TaskNotAvailable,
+    TaskPool,
+    errors,
+)
 
 from .conftest import MakePool
 
@@ -422,3 +430,32 @@ def test_a_subclass_keeps_its_methods_wherever_the_pool_is(
         task = copied.claim_task("x", "a")
         assert (task["mine"], task["task_id"]) == (True, "x")
         assert mine.complete_task("x", "a", {})
+
+
+def test_a_block_whose_result_is_no_json_fails_the_claim(pool: TaskPool) -> None:
+    pool.publish("x")
+    claim = pool.claim("x", "a")
+    with pytest.raises(InvalidTask), claim:
+        claim.result = {1, 2}
+    (task,) = pool.tasks()
+    assert task["attempts"] == 1
+
+
+def test_another_claim_of_the_same_agent_is_told_as_such(pool: TaskPool) -> None:
+    pool.publish("x")
+    pool.claim("x", "a")
+    with pytest.raises(ClaimLost, match="is claimed by 'a', but not with that token"):
+        pool.complete("x", "a", token="another")
+
+
+@pytest.mark.parametrize("seconds", [float("nan"), "1", True, 10**400], ids=lambda s: f"{s}"[:5])
+def test_what_is_no_number_of_seconds_is_refused_by_name(pool: TaskPool, seconds: object) -> None:
+    pool.publish("x")
+    with pytest.raises(ValueError, match="timeout"):
+        pool.claim("x", "a", timeout=seconds)
+    with pytest.raises(ValueError, match="lease_s"):
+        pool.claim("x", "a", lease_s=seconds)
+    claim = pool.claim("x", "a")
+    for wrong in (seconds, None):
+        with pytest.raises(ValueError, match="lease_s"):
+            claim.renew(wrong)

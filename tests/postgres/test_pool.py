@@ -20,6 +20,7 @@ VERBS: dict[str, Callable[[PostgresPool], Any]] = {
     "wait": lambda pool: pool.claim_next("a", ["none"], wait=TOO_MANY),
     "not_before": lambda pool: pool.claim("x", "a").release(not_before=TOO_MANY),
     "retry_after_s": lambda pool: pool.claim("x", "a").fail("e", retry_after_s=TOO_MANY),
+    "until": lambda pool: pool.pause(TOO_MANY),
     "older_than": lambda pool: pool.recover(older_than=TOO_MANY),
 }
 
@@ -41,15 +42,6 @@ def test_other_verbs_refuse_them_too(pool: PostgresPool) -> None:
     with pytest.raises(ValueError, match=r"^older_than "):
         pool.prune("completed", TOO_MANY)
     claim.complete()
-
-
-def test_a_pause_until_a_time_too_far_to_be_counted_goes_on_for_ever(pool: PostgresPool) -> None:
-    pool.pause(TOO_MANY)
-    pause = pool.paused()
-    assert pause is not None
-    assert pause.until == float("inf")
-    pool.pause(-TOO_MANY)
-    assert pool.paused() is None
 
 
 @pytest.mark.parametrize(

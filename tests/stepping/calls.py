@@ -228,6 +228,9 @@ class _MaybeDeaths:
     def may_have_come(self, tasks: object = None) -> bool:
         return True
 
+    def looked(self, settled: bool) -> None:
+        pass
+
 
 @contextlib.contextmanager
 def in_memory() -> Iterator[pytest.MonkeyPatch]:

@@ -137,7 +137,7 @@ def _explain_absence(error: TaskPoolError, arguments: argparse.Namespace) -> tup
     for state, task in found:
         if error.holder is None and state == "claimed":
             error.holder = task.get("claimed_by")
-    return exits.status_of(error), exits.sentence_of(error, getattr(arguments, "agent", None))
+    return exits.status_of(error), exits.sentence_of(error)
 
 
 def os_error_text(error: OSError) -> str:

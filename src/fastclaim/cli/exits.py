@@ -78,14 +78,8 @@ def status_of(error: TaskPoolError) -> int:
     return NOT_DONE
 
 
-def sentence_of(error: TaskPoolError, agent_id: object = None) -> str:
-    """What a verb refused `agent_id`, in one line that names the holder where one is known."""
-    if isinstance(error, ClaimLost) and agent_id is not None and error.holder == agent_id:
-        # It has the task again: what it lost is what a token named.
-        return one_line(
-            f"task {error.task_id!r} is claimed by {agent_id!r}, but by another claim: this is not"
-            " its token"
-        )
+def sentence_of(error: TaskPoolError) -> str:
+    """What a verb refused, in one line that names the holder where one is known."""
     text = one_line(str(error))
     if error.holder is None or repr(error.holder) in text:
         return text

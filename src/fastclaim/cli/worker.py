@@ -227,7 +227,7 @@ class Worker:
                 error = end.error()
                 state = self._fail(claim, error)
         except (ClaimLost, TaskExists) as problem:
-            self._complain(exits.sentence_of(problem, claim.agent_id))
+            self._complain(exits.sentence_of(problem))
             return
         self._say(claim, state, end, error)
 

@@ -177,12 +177,12 @@ class ClaimOf:
         return database.run(work, task_id)
 
     def _lost(self, holder: object, why: str = "") -> ClaimLost:
-        by = why if holder is None else f"; it is claimed by {holder!r}"
-        return ClaimLost(
-            f"task {self._task_id!r} is not claimed by {self._agent_id!r}{by}",
-            self._task_id,
-            holder,
-        )
+        if f"{holder}" == f"{self._agent_id}":
+            words = f"is claimed by {holder!r}, but not with that token"
+        else:
+            by = why if holder is None else f"; it is claimed by {holder!r}"
+            words = f"is not claimed by {self._agent_id!r}{by}"
+        return ClaimLost(f"task {self._task_id!r} {words}", self._task_id, holder)
 
 
 def release_by_token(database: Database, agent_id: object, tokens: Sequence[str]) -> None:

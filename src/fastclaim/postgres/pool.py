@@ -136,6 +136,7 @@ class PostgresPool(TaskPool):
         lease_s: float | None = None,
         bind: bool | None = None,
     ) -> Claim:
+        _check_seconds("timeout", timeout)
         token = new_token()
         hold = self._hold_for(lease_s, bind)
 
@@ -213,14 +214,15 @@ class PostgresPool(TaskPool):
     def renew(
         self, task_id: object, agent_id: object, lease_s: float, *, token: str | None = None
     ) -> float:
-        lease_s = _number_of("lease_s", lease_s)
-        return ClaimOf(self._database, task_id, agent_id, token).renew(lease_s)
+        _check_seconds("lease_s", lease_s, optional=False)
+        return ClaimOf(self._database, task_id, agent_id, token).renew(float(lease_s))
 
     def retry_failed(self, task_id: object = None) -> int:
         return upkeep.retry_failed(self._database, task_id)
 
     def pause(self, until: float | None = None, reason: str = "") -> None:
-        upkeep.pause(self._database, _end_of_pause(until), reason)
+        until = _seconds("until", until)
+        upkeep.pause(self._database, math.inf if until is None else until, reason)
 
     def resume(self) -> None:
         upkeep.resume(self._database)
@@ -268,7 +270,8 @@ class PostgresPool(TaskPool):
         return health.why(self._database, task_id, capabilities)
 
     def prune(self, state: str, older_than: float, *, dry_run: bool = True) -> list[str]:
-        return upkeep.prune(self._database, state, _number_of("older_than", older_than), dry_run)
+        _check_seconds("older_than", older_than, optional=False)
+        return upkeep.prune(self._database, state, float(older_than), dry_run)
 
     # What the original's five are made of -------------------------------------------------------
 
@@ -404,30 +407,9 @@ def _wanted(
 
 
 def _seconds(name: str, seconds: float | None) -> float | None:
-    """A number of seconds, or None, as the server can count it; ValueError that names it."""
+    """A number of seconds, or None, as the server counts it; ValueError that names it."""
     _check_seconds(name, seconds)
-    try:
-        return None if seconds is None else float(seconds)
-    except OverflowError:
-        raise ValueError(f"{name} is more seconds than can be counted") from None
-
-
-def _number_of(name: str, seconds: float) -> float:
-    counted = _seconds(name, seconds)
-    if counted is None:
-        raise ValueError(f"{name} None is not a number of seconds")
-    return counted
-
-
-def _end_of_pause(until: float | None) -> float:
-    """When it is, seconds since the epoch: what is too far to be counted is for ever."""
-    try:
-        until = _seconds("until", until)
-    except ValueError:
-        if not isinstance(until, int):
-            raise
-        return math.inf if until > 0 else -math.inf
-    return math.inf if until is None else until
+    return None if seconds is None else float(seconds)
 
 
 def _task_or_log(row: Row) -> dict[str, Any] | None:
