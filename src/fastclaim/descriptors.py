@@ -31,31 +31,27 @@ class LockFile:
         It cannot be opened.
     """
 
-    __slots__ = ("_descriptor", "_process_id")
+    __slots__ = ("_open", "_process_id")
 
     def __init__(self, path: str | bytes, flags: int) -> None:
-        self._descriptor = -1  # for __del__, if the next line fails
+        self._open: list[int] = []  # the descriptor, until it is closed
         self._process_id = os.getpid()
-        self._descriptor = os.open(path, flags | os.O_CLOEXEC, 0o666)
+        self._open.append(os.open(path, flags | os.O_CLOEXEC, 0o666))
 
     def fileno(self) -> int:
         """The descriptor."""
-        return self._descriptor
+        return self._open[0]
 
     def close(self) -> None:
         """Unlock and close it; again: nothing. Never fails."""
-        descriptor = self._descriptor
-        if descriptor < 0:
-            return
-        if self._process_id == os.getpid():  # in a forked child the lock is the parent's
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_UN)
-            except OSError:
-                pass  # the close does it, too
-        # An interrupt from here on leaves it open, but a second close could close another's file.
-        self._descriptor = -1
         try:
-            os.close(descriptor)
+            if self._open and self._process_id == os.getpid():  # a forked child's is the parent's
+                fcntl.flock(self._open[0], fcntl.LOCK_UN)
+        except OSError:
+            pass  # the close does it, too
+        try:
+            if self._open:
+                os.close(self._open.pop())  # never twice: the number may be another file's then
         except OSError:
             pass  # it is closed all the same
 
