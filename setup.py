@@ -1,4 +1,4 @@
-"""The compiled core; everything else about the package stands in pyproject.toml.
+"""Builds the compiled core; everything else about the package is in pyproject.toml.
 
 FASTCLAIM_NO_EXTENSIONS=1       build none: a pure Python wheel
 FASTCLAIM_REQUIRE_EXTENSIONS=1  without a working compiler fail, instead of going without the core

@@ -38,7 +38,7 @@ CLAIMS: dict[str, Callable[[TaskPool], object]] = {
 
 @pytest.mark.parametrize("claim", CLAIMS.values(), ids=CLAIMS)
 @pytest.mark.parametrize("is_known", [False, True])
-def test_a_claimer_that_finds_nothing_gets_what_a_lease_has_ended_of(
+def test_a_claimer_that_finds_nothing_gets_a_task_whose_lease_expired(
     make_pool: Callable[..., TaskPool],
     monkeypatch: pytest.MonkeyPatch,
     claim: Callable[[TaskPool], object],

@@ -55,3 +55,13 @@ def test_every_promise_names_a_test_that_is_there(document: str, header: str) ->
         promise, keeper = row
         assert re.search(r"`[\w/.:]*test", keeper), promise
         assert not missing(keeper), promise
+
+
+def test_the_house_has_every_module_in_it() -> None:
+    package = ROOT / "src/fastclaim"
+    house = (ROOT / "docs/design.md").read_text().partition("## The house")[2]
+    server = (package / "postgres/__init__.py").read_text()
+    for path in [*package.rglob("*.py"), *package.rglob("*.pyx")]:
+        listed = server if path.parent.name == "postgres" else house
+        if not path.name.startswith("__"):
+            assert re.search(rf"(?<![\w/]){re.escape(path.name)}", listed), path.name

@@ -486,7 +486,7 @@ class _News(Protocol):
     """What a coroutine that waits for a task is woken by."""
 
     async def sleep(self, left_s: float) -> None:
-        """Return when there may be something, or after so many seconds; then a look is owed."""
+        """Return when there may be something, or after this many seconds; then a look is owed."""
 
     def close(self) -> None:
         """End the wait, after the look."""

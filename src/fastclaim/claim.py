@@ -85,7 +85,7 @@ class Claim:
         self._open = False
 
     def fail(self, error: object, retry_after_s: float | None = None) -> str:
-        """Say that this try came to nothing; see `TaskPool.fail`.
+        """Report that this attempt failed; see `TaskPool.fail`.
 
         Returns
         -------

@@ -14,11 +14,11 @@ DONE: Final = 0
 ABSENT: Final = 1  # no such file: never there, or gone before we held it
 LOST: Final = 2  # somebody else's rename came first, or a directory has gone
 BUSY: Final = 3  # a live process is in the middle of a transition of this task: try again
-COLLISION: Final = 4  # the name that this needs is taken
+COLLISION: Final = 4  # the target name is taken
 CHANGED: Final = 5  # what was moved is not what was read: give it back, start over
 NOT_REGULAR: Final = 6  # a FIFO, directory, symlink, socket or device stands there
 UNPROVEN: Final = 7  # not a document of ours as we left it: comes with a Held, to be judged
-STALE: Final = 8  # something has to be seen to first: another directory, a pause, our owner file
+STALE: Final = 8  # look first: another directory, a pause, or our owner file has gone
 UNJUDGED: Final = 9  # not proven to be on the terms that the claim asks for: read it first
 
 # How much a transition puts on disk before it returns.

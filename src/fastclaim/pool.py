@@ -59,8 +59,8 @@ class TaskPool(OriginalMethods):
         Whether claims end with the process that made them, unless they say otherwise. False for
         code that claims in one process and completes in another.
     max_attempts : int, optional
-        How many claims of a task may come to nothing, by failing or by their process's death,
-        before it is given up; a task's own ``max_attempts`` goes first. Default: any number.
+        How many claims of a task may fail, or be lost with their process, before the task is given
+        up; a task's own ``max_attempts`` takes precedence. Default: any number.
 
     Raises
     ------
@@ -164,8 +164,7 @@ class TaskPool(OriginalMethods):
         description : str, optional
             The field of that name.
         if_exists : {"error", "ignore", "replace"}
-            What to do if the pool knows a task of this id, waiting, claimed or completed.
-            "replace" publishes in any case: a waiting one is replaced, a claimed one is claimable
+            What to do if the pool has a task of this id, in whatever state. "replace" publishes in any case: a waiting one is replaced, a claimed one is claimable
             again.
         **fields
             More fields: ``requirements``, ``priority``, ``blocked_by``, whatever the agents need.
@@ -227,7 +226,7 @@ class TaskPool(OriginalMethods):
     ) -> Claim:
         """Claim a task that is waiting.
 
-        An agent that has the task already, by a claim that this process made, gets that claim.
+        An agent that has the task already, by a claim bound to this process, gets that claim again.
 
         Parameters
         ----------
@@ -237,7 +236,7 @@ class TaskPool(OriginalMethods):
             Seconds to wait while others are in the middle of claiming or releasing this very task;
             0 tries once, None waits as long as it takes. A task that is gone is never waited for.
         lease_s : float, optional
-            The claim ends so many seconds from now, unless it is renewed. For claims on behalf of
+            The claim ends this many seconds from now, unless it is renewed. For claims on behalf of
             somebody who is not this process; it is not bound to this process then.
         bind : bool, optional
             Whether the claim ends with this process. Default: the pool's ``bind_claims``.
@@ -340,7 +339,7 @@ class TaskPool(OriginalMethods):
         token: str | None = None,
         retry_after_s: float | None = None,
     ) -> str:
-        """Say that a claim came to nothing: the task waits for another try, or is given up.
+        """Report that a claim failed: the task waits for another attempt, or is given up.
 
         Parameters
         ----------
@@ -349,7 +348,7 @@ class TaskPool(OriginalMethods):
         error : object
             What happened, as text; it is added to the task's ``failures``.
         retry_after_s : float, optional
-            Nobody may claim the task for so many seconds.
+            Nobody may claim the task for this many seconds.
 
         Returns
         -------
@@ -619,7 +618,7 @@ class TaskPool(OriginalMethods):
         lease_s, bind
             As for `claim`.
         max_claims : int, optional
-            Claim nothing while the agent has so many claims already.
+            Claim nothing while the agent has this many claims already.
 
         Returns
         -------
@@ -668,7 +667,9 @@ class TaskPool(OriginalMethods):
         lease_s: float | None = None,
         bind: bool | None = None,
     ) -> list[Claim]:
-        """Claim up to `n` tasks, with one flush of the disk for all: all of them, or none.
+        """Claim up to `n` tasks, and flush the disk once for all.
+
+        If that fails, all are given back.
 
         Parameters
         ----------
@@ -753,7 +754,7 @@ class TaskPool(OriginalMethods):
         Returns
         -------
         list of str
-            The ids of the tasks.
+            The ids of the tasks that were removed, or would be.
 
         Raises
         ------
@@ -848,7 +849,7 @@ class TaskPool(OriginalMethods):
         return self._look_after_dead_owners(self._directories.opened().status)
 
     def _look_after_dead_owners(self, tasks: os.stat_result | None = None) -> bool:
-        """Give back claims that have ended; whether anything may be waiting now that did not."""
+        """Give back claims that have ended; True if a task may be waiting now that was not."""
         deaths = self._directories.deaths() if self._asks_kernel else None
         if deaths is not None and not deaths.may_have_come(tasks):
             return False

@@ -1,4 +1,4 @@
-"""Few of many: of all processes that wait for the same tasks so many listen, and the others sleep.
+"""Of all processes that wait for the same tasks only a few listen; the others sleep.
 
 A publication wakes everybody who listens, one of whom gets it, and a user has no more than 128
 inotify instances. So whoever waits takes one of `PLACES` first: a FIFO in `waiting/` which it keeps
@@ -66,7 +66,7 @@ class Turnstile:
         return self._writing is not None or any(map(self._try, range(PLACES)))
 
     def sleep(self, timeout_s: float) -> None:
-        """Where there is no place: sleep until one may be free, or so many seconds are over."""
+        """Where there is no place: sleep until one may be free, or the timeout has passed."""
         poll = select.poll()
         for end in self._reading:
             if end is not None:

@@ -360,7 +360,7 @@ def test_a_claim_past_its_lease_is_anybodys(pool: TaskPool) -> None:
 
 
 @pytest.mark.parametrize("verb", ["claim", "claim_next", "claim_many"])
-def test_what_a_lease_has_ended_of_comes_back_without_recover(pool: TaskPool, verb: str) -> None:
+def test_a_task_whose_lease_expired_comes_back_without_recover(pool: TaskPool, verb: str) -> None:
     pool.publish("x")
     pool.claim("x", "a", lease_s=-1)
     if verb == "claim":

@@ -65,7 +65,7 @@ def _add_fields(group: argparse._ArgumentGroup) -> None:
         help="no two tasks with the same key are claimed at the same time",
     )
     group.add_argument(
-        "--max-attempts", metavar="N", type=_attempts, help="after so many failures it has failed"
+        "--max-attempts", metavar="N", type=_attempts, help="how many failures there may be before the task is given up"
     )
     group.add_argument(
         "--field",

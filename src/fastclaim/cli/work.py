@@ -73,7 +73,7 @@ def add_work_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         type=_number,
         default=_DEFAULT_ATTEMPTS,
-        help="a task that says nothing else has failed for good after so many attempts;"
+        help="a task that says nothing else is given up after this many attempts;"
         f" default: {_DEFAULT_ATTEMPTS}",
     )
     options.add_pool(parser)

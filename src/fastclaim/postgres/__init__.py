@@ -4,9 +4,11 @@ address.py      the URL, and what of it may be shown
 schema.py       the tables, and how they come to be
 server.py       this process's connections, re-made when they break
 session.py      who is alive, and who waits: advisory locks, LISTEN and NOTIFY
+trouble.py      what a server that cannot be reached, or refuses, becomes
 database.py     a pool's tables on a server
 publication.py  from a caller's dict to a row;  documents.py: back
 publishing.py, claiming.py, selecting.py, finishing.py, recovery.py     the transitions
+window.py       how many tasks of each kind a claim looks at
 news.py         what wakes coroutines that wait
 listing.py, upkeep.py, health.py                                        looking after a pool
 pool.py         `PostgresPool`: the verbs

@@ -41,7 +41,7 @@ class News:
         self._loop: asyncio.AbstractEventLoop | None = None
 
     async def sleep(self, left_s: float) -> None:
-        """Return when there may be a task, or after so many seconds; then a look is owed.
+        """Return when there may be a task, or after this many seconds; then a look is owed.
 
         Raises
         ------

@@ -359,7 +359,7 @@ class Waiter:
         self._woken = threading.Condition(session._lock)
 
     def arm(self, timeout_s: float) -> None:
-        """Return once whatever becomes available from now on is heard, or after so many seconds.
+        """Return once whatever becomes available from now on is heard, or after this many seconds.
 
         If that is too soon, since the line is down, it is woken as soon as all is heard again.
         """
