@@ -10,7 +10,6 @@ cdef extern from "_posix.h" nogil:
         unsigned long st_nlink
         long long st_size
 
-    int open(const char *path, int flags, ...)
     int openat(int at, const char *path, int flags, ...)
     int close(int fd)
     int fstat(int fd, stat_result *status)

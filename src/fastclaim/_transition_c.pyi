@@ -1,6 +1,5 @@
 """The compiled core: what `_transition_py` does, with the GIL released."""
 
-from collections.abc import Sequence
 from typing import Final, Self
 
 from .tasks_directory import TasksDirectory
@@ -17,13 +16,13 @@ class Held:
     def move(self, target: bytes, replace: bool = False) -> int: ...
     def prepare(self, temporary: bytes, content: bytes, mtime_ns: int, sync: int) -> None: ...
     def claim(
-        self, claimed: bytes, directories: Sequence[bytes], sync: int, replace: bool = False
+        self, claimed: bytes, directories: tuple[bytes, bytes], sync: int, replace: bool = False
     ) -> int: ...
     def finish(
-        self, target: bytes, directories: Sequence[bytes], sync: int, replace: bool
+        self, target: bytes, directories: tuple[bytes, bytes], sync: int, replace: bool
     ) -> int: ...
     def fileno(self) -> int: ...
-    def publish(self, directories: Sequence[bytes], sync: int, replace: bool) -> int: ...
+    def publish(self, directories: tuple[bytes, bytes], sync: int, replace: bool) -> int: ...
 
 def hold(tasks: TasksDirectory, path: bytes, lock: bytes | None) -> tuple[int, Held | None]: ...
 def claim(
@@ -33,7 +32,7 @@ def claim(
     path: bytes,
     lock: bytes | None,
     claimed: bytes,
-    directories: Sequence[bytes],
+    directories: tuple[bytes, bytes],
     enforcement: bytes,
     fields: bytes,
     sync: int,
@@ -45,7 +44,7 @@ def finish(
     path: bytes,
     lock: bytes | None,
     target: bytes,
-    directories: Sequence[bytes],
+    directories: tuple[bytes, bytes],
     expected: bytes,
     status: bytes,
     fields: bytes | None,
@@ -57,7 +56,7 @@ def finish(
 def publish(
     temporary: bytes,
     target: bytes,
-    directories: Sequence[bytes],
+    directories: tuple[bytes, bytes],
     content: bytes,
     mtime_ns: int,
     sync: int,

@@ -1,4 +1,3 @@
-# cython: language_level=3, boundscheck=False, wraparound=False
 """Hold, move, stamp, with the GIL released from the first open to the last close.
 
 The protocol is written at the head of `_transition_py`, which does the same, step by step and name

@@ -44,7 +44,6 @@ import fcntl
 import os
 import stat
 import time
-from collections.abc import Sequence
 from typing import Final
 
 from . import _posix_py as posix
@@ -106,7 +105,7 @@ def _rename(at: int, source: bytes, target: bytes, replace: bool) -> int:
     return DONE
 
 
-def _sync_directories(directories: Sequence[bytes], sync: int) -> None:
+def _sync_directories(directories: tuple[bytes, bytes], sync: int) -> None:
     if sync >= SYNC_FULL:
         for directory in directories:
             sync_directory(directory)
@@ -355,7 +354,7 @@ class Held:
                 os.fsync(descriptor)
 
     def claim(
-        self, claimed: bytes, directories: Sequence[bytes], sync: int, replace: bool = False
+        self, claimed: bytes, directories: tuple[bytes, bytes], sync: int, replace: bool = False
     ) -> int:
         """Move the task to `claimed`, then replace it by what was prepared.
 
@@ -378,7 +377,9 @@ class Held:
                 raise
         return outcome
 
-    def finish(self, target: bytes, directories: Sequence[bytes], sync: int, replace: bool) -> int:
+    def finish(
+        self, target: bytes, directories: tuple[bytes, bytes], sync: int, replace: bool
+    ) -> int:
         """Replace the task by what was prepared, then move it to `target`.
 
         Returns
@@ -409,7 +410,7 @@ class Held:
         """The descriptor of what was prepared."""
         return self._open["replacement"]
 
-    def publish(self, directories: Sequence[bytes], sync: int, replace: bool) -> int:
+    def publish(self, directories: tuple[bytes, bytes], sync: int, replace: bool) -> int:
         """Let what `prepare_new` has prepared be the task.
 
         Returns
@@ -558,7 +559,7 @@ def claim(
     path: bytes,
     lock: bytes | None,
     claimed: bytes,
-    directories: Sequence[bytes],
+    directories: tuple[bytes, bytes],
     enforcement: bytes,
     fields: bytes,
     sync: int,
@@ -626,7 +627,7 @@ def _claim_held(
     heed_pause: bool,
     owner: int,
     claimed: bytes,
-    directories: Sequence[bytes],
+    directories: tuple[bytes, bytes],
     enforcement: bytes,
     fields: bytes,
     sync: int,
@@ -704,7 +705,7 @@ def finish(
     path: bytes,
     lock: bytes | None,
     target: bytes,
-    directories: Sequence[bytes],
+    directories: tuple[bytes, bytes],
     expected: bytes,
     status: bytes,
     fields: bytes | None,
@@ -773,7 +774,7 @@ def finish(
 def _finish_held(
     held: Held,
     target: bytes,
-    directories: Sequence[bytes],
+    directories: tuple[bytes, bytes],
     expected: bytes,
     status: bytes,
     fields: bytes | None,
@@ -816,7 +817,7 @@ def _finish_in_place(
     raw: bytes,
     stamp: bytes,
     target: bytes,
-    directories: Sequence[bytes],
+    directories: tuple[bytes, bytes],
     sync: int,
     replace: bool,
 ) -> int:
@@ -840,7 +841,7 @@ def _finish_in_place(
 def publish(
     temporary: bytes,
     target: bytes,
-    directories: Sequence[bytes],
+    directories: tuple[bytes, bytes],
     content: bytes,
     mtime_ns: int,
     sync: int,

@@ -7,19 +7,13 @@ if TYPE_CHECKING:
     from typing import Final
 
 IN_MODIFY: Final = 0x002
-IN_ATTRIB: Final = 0x004
 IN_CLOSE_WRITE: Final = 0x008
-IN_CLOSE_NOWRITE: Final = 0x010
-IN_OPEN: Final = 0x020
 IN_MOVED_FROM: Final = 0x040
 IN_MOVED_TO: Final = 0x080
 IN_CREATE: Final = 0x100
 IN_DELETE: Final = 0x200
 IN_DELETE_SELF: Final = 0x400
 IN_MOVE_SELF: Final = 0x800
-IN_UNMOUNT: Final = 0x2000
 IN_Q_OVERFLOW: Final = 0x4000  # comes with wd -1: events were lost
 IN_IGNORED: Final = 0x8000  # the last event of a watch: its directory has gone, or `remove`
 IN_ONLYDIR: Final = 0x1000000
-IN_EXCL_UNLINK: Final = 0x4000000
-IN_ISDIR: Final = 0x40000000

@@ -164,8 +164,8 @@ class TaskPool(OriginalMethods):
         description : str, optional
             The field of that name.
         if_exists : {"error", "ignore", "replace"}
-            What to do if the pool has a task of this id, in whatever state. "replace" publishes in any case: a waiting one is replaced, a claimed one is claimable
-            again.
+            What to do if the pool has a task of this id, in whatever state. "replace" publishes in
+            any case: a waiting one is replaced, a claimed one is claimable again.
         **fields
             More fields: ``requirements``, ``priority``, ``blocked_by``, whatever the agents need.
 

@@ -14,8 +14,6 @@ from .answer import answer, wants_json
 from .output import count, screen
 from .task_file import TaskFile, read_task_file
 
-_ID_NEEDED = "without --id it says nothing"
-
 
 def add_publish_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
@@ -65,7 +63,10 @@ def _add_fields(group: argparse._ArgumentGroup) -> None:
         help="no two tasks with the same key are claimed at the same time",
     )
     group.add_argument(
-        "--max-attempts", metavar="N", type=_attempts, help="how many failures there may be before the task is given up"
+        "--max-attempts",
+        metavar="N",
+        type=_attempts,
+        help="how many failures there may be before the task is given up",
     )
     group.add_argument(
         "--field",
