@@ -288,23 +288,22 @@ class _Attempt:
             os.lstat(os.path.join(os.fsdecode(self.tasks.path), layout.PAUSED))
         except FileNotFoundError:
             return  # nothing to read, nor to import what reads it: others race for this task
-        from .pausing import read_pause
+        from .pausing import described_pause, read_pause
 
         pause = read_pause(self.tasks.path)
         if pause is not None:
-            until = "somebody resumes it" if pause.until == float("inf") else f"{pause.until:.0f}"
-            raise PoolPaused(
-                f"the pool is paused until {until}: {pause.reason}", self.task_id, None, pause.until
-            )
+            raise PoolPaused(described_pause(pause), self.task_id, None, pause.until)
 
     def _claimed_fields(self, fields: dict[str, Any], now_s: float) -> dict[str, Any]:
         from .matching import epoch_s
 
-        not_before = fields.get(NOT_BEFORE)
-        not_before_s = epoch_s(not_before)
+        not_before_s = epoch_s(fields.get(NOT_BEFORE))
         if not_before_s is not None and not_before_s > now_s:
+            from .pausing import local_time
+
             raise TaskNotAvailable(
-                f"task {self.task_id!r} is not to be claimed before {not_before}", self.task_id
+                f"task {self.task_id!r} may not be claimed before {local_time(not_before_s)}",
+                self.task_id,
             )
         return claimed_fields(fields, self.agent_id, self.hold, self.token, now_s)
 

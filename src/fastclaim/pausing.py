@@ -28,6 +28,22 @@ class Pause(NamedTuple):
     reason: str
 
 
+def described_pause(pause: Pause) -> str:
+    """What a pause says, for people."""
+    until = "somebody resumes it" if math.isinf(pause.until) else local_time(pause.until)
+    return f"the pool is paused until {until}: {pause.reason or 'no reason was given'}"
+
+
+def local_time(at_s: float) -> str:
+    """A time in seconds since the epoch, for people; with the date, unless it is today's."""
+    try:
+        at = time.localtime(at_s)
+    except (ValueError, OverflowError, OSError):
+        return f"{at_s}"
+    today = at[:3] == time.localtime()[:3]
+    return time.strftime("%H:%M" if today else "%Y-%m-%d %H:%M", at)
+
+
 def read_pause(tasks: bytes) -> Pause | None:
     """The pause that is in effect now.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import time
 from collections.abc import Iterable
@@ -12,7 +11,7 @@ from .directories import Directories
 from .errors import InvalidName, InvalidTask
 from .listing import claims_of, read_task
 from .matching import Task, deadline, epoch_s, missing_capability, names_in, not_before
-from .pausing import Pause, read_pause
+from .pausing import described_pause, local_time, read_pause
 from .views import is_completed
 
 
@@ -51,14 +50,14 @@ def _reason(pool: Directories, task: Task, capabilities: tuple[object, ...] | No
         return f"waits because {described_pause(pause)}"
     until_s = deadline(task)
     if until_s is not None and until_s < time.time():
-        return f"had to be claimed before {_when(until_s)}"
+        return f"had to be claimed before {local_time(until_s)}"
     if capabilities is not None:
         missing = missing_capability(task, capabilities)
         if missing is not None:
             return f'needs capability "{missing}"'
     from_s = not_before(task)
     if from_s > time.time():
-        return f"may not be claimed before {_when(from_s)}"
+        return f"may not be claimed before {local_time(from_s)}"
     for dependency in names_in(task, "blocked_by"):
         if not is_completed(pool, dependency):
             return f"waits for {dependency} ({_whereabouts(pool, dependency)})"
@@ -67,12 +66,6 @@ def _reason(pool: Directories, task: Task, capabilities: tuple[object, ...] | No
         if claim_name is not None:
             return f'is held by key "{key}" ({_described_claim(pool, claim_name)})'
     return None
-
-
-def described_pause(pause: Pause) -> str:
-    """What a pause says, for people."""
-    until = "somebody resumes it" if math.isinf(pause.until) else _when(pause.until)
-    return f"the pool is paused until {until}: {pause.reason or 'no reason was given'}"
 
 
 def _whereabouts(pool: Directories, task_id: object) -> str:
@@ -106,7 +99,7 @@ def _completed(pool: Directories, task_id: object, _: object) -> str | None:
     return (
         f"task {task_id!r} is completed"
         + (f" by {_named(by)}" if by is not None else "")
-        + (f" since {_when(at_s)}" if at_s is not None else "")
+        + (f" since {local_time(at_s)}" if at_s is not None else "")
     )
 
 
@@ -134,7 +127,7 @@ def _described_claim(pool: Directories, claim_name: str) -> str:
 
 def _claimed_since(claim: Task) -> str:
     at_s = epoch_s(claim.get("claimed_at"))
-    since = "" if at_s is None else f" since {_when(at_s)}"
+    since = "" if at_s is None else f" since {local_time(at_s)}"
     return f"claimed by {_named(claim.get('claimed_by', 'somebody'))}{since}"
 
 
@@ -142,13 +135,3 @@ def _named(agent_id: object) -> str:
     """An agent's id; in quotes where nobody would see it."""
     name = f"{agent_id}"
     return name if name.strip() else repr(name)
-
-
-def _when(at_s: float) -> str:
-    """Local time; with the date, unless it is today's."""
-    try:
-        at = time.localtime(at_s)
-    except (ValueError, OverflowError, OSError):
-        return f"{at_s}"
-    today = at[:3] == time.localtime()[:3]
-    return time.strftime("%H:%M" if today else "%Y-%m-%d %H:%M", at)

@@ -256,7 +256,7 @@ def test_why_says_where_a_task_is_and_what_it_waits_for(pool: TaskPool) -> None:
         ("x", None, "waits for an agent|is available"),
         ("x", ["python"], "rust"),
         ("blocked", None, "blocker"),
-        ("later", None, "not be claimed before|not to be claimed for another"),
+        ("later", None, "may not be claimed before"),
         ("held", None, "key .?k"),
         ("holder", None, "somebody"),
         ("given-up", None, "failed"),

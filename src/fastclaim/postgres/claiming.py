@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -18,6 +17,7 @@ from ..errors import (
     TaskNotAvailable,
     TaskPoolError,
 )
+from ..pausing import Pause, described_pause
 from ..waiting import turns
 from . import finishing, recovery
 from .documents import COLUMNS, Row
@@ -264,12 +264,8 @@ def _refuse(
 ) -> Taken | None:
     """Raise what stands against the claim, or return it if it stands already; None: try again."""
     if found.paused:
-        until = "somebody resumes it" if found.paused_until == math.inf else found.paused_until
-        raise PoolPaused(
-            f"the pool is paused until {until}: {found.paused_reason}",
-            task_id,
-            until=found.paused_until,
-        )
+        pause = Pause(found.paused_until, found.paused_reason or "")
+        raise PoolPaused(described_pause(pause), task_id, until=pause.until)
     if found.state == "claimed":
         holder = json.loads(found.claimed_by or "null")
         is_ours = found.owner is not None and found.owner == hold.owner
@@ -280,7 +276,7 @@ def _refuse(
     if found.state != "available":
         raise TaskNotAvailable(f"task {task_id!r} is not available", task_id)
     if found.early:
-        raise TaskNotAvailable(f"task {task_id!r} is not to be claimed yet: not_before", task_id)
+        raise TaskNotAvailable(f"task {task_id!r} may not be claimed yet: not_before", task_id)
     if found.key is not None:
         raise TaskNotAvailable(
             f"task {task_id!r} has to wait: another claimed task has the exclusive key"

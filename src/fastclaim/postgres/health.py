@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
 from ..diagnosis import Finding
 from ..layout import AVAILABLE, CLAIMED, FAILED
-from ..pausing import Pause
-from ..why import described_pause
+from ..pausing import Pause, described_pause, local_time
 from .publication import capability_keys
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def why(database: Database, task_id: object, capabilities: Iterable[str] | None)
         waits_for = [f"{blocker} ({_whereabouts(*where)})" for blocker, *where in blockers]
         return f"{name} waits for {', '.join(waits_for)}."
     if wait_s is not None and wait_s > 0:
-        return f"{name} is not to be claimed for another {wait_s:.0f} s."
+        return f"{name} may not be claimed before {local_time(time.time() + wait_s)}."
     if late:
         return f"{name} is past its deadline: claim_next leaves it out."
     if key is not None:
