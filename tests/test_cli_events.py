@@ -199,7 +199,7 @@ def test_a_renewal_changes_nothing_of_what_came_before_it(base):
     published, claimed = its_events(base, "b")
     assert (published["event"], claimed["event"]) == ("published", "claimed")
     assert published["at"] <= claimed["at"] == pytest.approx(claim.task["claimed_at"], abs=1e-5)
-    assert "waited_s" not in claimed  # nobody knows any more
+    assert claimed["waited_s"] == pytest.approx(claimed["at"] - published["at"], abs=1e-5)
 
 
 def test_when_a_task_was_made_is_taken_from_the_task(base):

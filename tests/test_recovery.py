@@ -245,9 +245,9 @@ def test_an_owner_that_was_asked_after_before_it_had_its_lock_is_not_forgotten(
         os.waitpid(child, 0)
 
     monkeypatch.setattr(recovery._Recovery, "claims", claims_before_its_own)
-    assert not recovery.give_back_of_dead_owners(pool._directories, None)
+    assert not recovery.give_back_of_dead_owners(pool._directories, None)[0]
     monkeypatch.undo()
-    assert recovery.give_back_of_dead_owners(pool._directories, None)
+    assert recovery.give_back_of_dead_owners(pool._directories, None)[0]
     assert pool.claim("t", "b").task["attempts"] == 1
 
 
@@ -258,8 +258,8 @@ def test_an_owner_is_not_forgotten_while_half_its_claim_is_held(pool: TaskPool) 
     path.write_text('{"task_id": "t"}')
     with open(path) as held:
         fcntl.flock(held, fcntl.LOCK_EX)
-        assert not recovery.give_back_of_dead_owners(pool._directories, None)
-    assert recovery.give_back_of_dead_owners(pool._directories, None)
+        assert not recovery.give_back_of_dead_owners(pool._directories, None)[0]
+    assert recovery.give_back_of_dead_owners(pool._directories, None)[0]
     assert pool.claim("t", "b").task["claimed_by"] == "b"
 
 

@@ -243,7 +243,7 @@ class _Attempt:
     def _replace(self, held: Any, over_old_claim: bool) -> int:
         """Claim a document that is not proven to be ours, as Python's json reads it."""
         from . import exclusive
-        from .terms import terms_of
+        from .terms import marked_ns, terms_of
 
         try:
             document = parse_held(held)
@@ -255,8 +255,9 @@ class _Attempt:
             now_ns = time.time_ns()
             now_s = float(timestamp(now_ns))
             fields = self._claimed_fields(document.fields, now_s)
-            terms = terms_of(document.fields, now_ns)
-            content = lay_out(fields, document.payload, now_ns, terms)
+            mtime_ns = marked_ns(document.fields, now_ns)
+            terms = terms_of(document.fields, mtime_ns)
+            content = lay_out(fields, document.payload, mtime_ns, terms)
             judge(content)
             keys = exclusive.keys_of(document.fields, self.task_id)
         except InvalidTask:
@@ -266,14 +267,14 @@ class _Attempt:
         claim_name = os.fsdecode(os.path.basename(self.claimed))
         try:
             with exclusive.held(self.pool, keys, self.task_id, claim_name):
-                return self._exchange(held, content, now_ns, over_old_claim)
+                return self._exchange(held, content, mtime_ns, over_old_claim)
         except exclusive.KeyBusy:
             return outcome.BUSY
 
-    def _exchange(self, held: Any, content: bytes, now_ns: int, over_old_claim: bool) -> int:
+    def _exchange(self, held: Any, content: bytes, mtime_ns: int, over_old_claim: bool) -> int:
         temporary = self.pool.temporary_file(self.pool.claimed)
         try:
-            held.prepare(temporary, content, now_ns, self.pool.sync)
+            held.prepare(temporary, content, mtime_ns, self.pool.sync)
         except FileNotFoundError:
             return outcome.LOST
         result: int = held.claim(

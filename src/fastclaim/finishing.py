@@ -58,14 +58,14 @@ def rewrite(pool: Directories, held: Any, document: Document, ending: Ending) ->
     int
         What `Held.finish` returns; all but DONE leave it as it was.
     """
-    from .terms import terms_of  # most transitions keep them
+    from .terms import marked_ns, terms_of  # most transitions keep them
 
     if ending.stamped:
         return int(held.move(ending.target, ending.replace))
-    now_ns = time.time_ns()
-    terms = terms_of(document.fields, now_ns)
-    content = lay_out(ending.fields, document.payload, now_ns, terms)
-    held.prepare(pool.temporary_file(pool.claimed), content, now_ns, pool.sync)
+    mtime_ns = marked_ns(document.fields, time.time_ns())
+    terms = terms_of(document.fields, mtime_ns)
+    content = lay_out(ending.fields, document.payload, mtime_ns, terms)
+    held.prepare(pool.temporary_file(pool.claimed), content, mtime_ns, pool.sync)
     directories = (ending.directory, os.path.dirname(held.path))
     return int(held.finish(ending.target, directories, pool.sync, ending.replace))
 

@@ -121,8 +121,14 @@ def rank(task: Task, order: str) -> tuple[float, float]:
 
 def published_s(task: Mapping[str, Any]) -> float | None:
     """When the pool took the task, seconds since the epoch: a document of ours has a mark of it."""
+    taken_ns = published_ns(task)
+    return None if taken_ns is None else taken_ns / 1e9
+
+
+def published_ns(task: Mapping[str, Any]) -> int | None:
+    """The same, as the mark has it, in nanoseconds."""
     try:
-        return int(task[MARK].split()[2]) / 1e9
+        return int(task[MARK].split()[2])
     except (KeyError, AttributeError, IndexError, ValueError):
         return None
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 
 from .document import EXCLUSIVE, FOR_ANYBODY, GUARDED, UNCONSTRAINED
-from .matching import NUMBER, PRIORITY, Capabilities, epoch_s
+from .matching import NUMBER, PRIORITY, Capabilities, epoch_s, published_ns
 from .named_tuple import NamedTuple
 
 TYPE_CHECKING = False
@@ -44,6 +44,12 @@ def terms_of(fields: Mapping[str, Any], mtime_ns: int) -> Terms:
         flags |= FOR_ANYBODY
     rank = _rank(fields.get("priority"), fields.get("created_at"), mtime_ns)
     return Terms(flags, rank, _listed(requirements))
+
+
+def marked_ns(fields: Mapping[str, Any], now_ns: int) -> int:
+    """When the pool took a task, as its mark says, since the epoch; now, if it says nothing."""
+    taken_ns = published_ns(fields)
+    return taken_ns if taken_ns is not None and 0 < taken_ns <= now_ns else now_ns
 
 
 def told(capabilities: Capabilities) -> bytes:

@@ -459,3 +459,13 @@ def test_what_is_no_number_of_seconds_is_refused_by_name(pool: TaskPool, seconds
     for wrong in (seconds, None):
         with pytest.raises(ValueError, match="lease_s"):
             claim.renew(wrong)
+
+
+def test_a_task_that_came_back_keeps_its_age(pool: TaskPool) -> None:
+    for task_id in ("first", "second"):
+        pool.publish(task_id)
+    claim = pool.claim("first", "a", lease_s=600)
+    claim.renew(600)
+    claim.fail("e")
+    pool.claim("first", "a").release()
+    assert pool.claim_next("a", order="oldest").task_id == "first"
