@@ -77,8 +77,8 @@ def _told_by(task: Mapping[str, Any], state: str, changed_s: float) -> Iterator[
     """The changes of one task, none of them before an earlier one."""
     later = list(_after_publication(task, state))
     said_s = fields.published(task) or changed_s
-    # What says when a task was published says after a renewal or a failure when that was, unless
-    # its publisher has written it down: then all we know is that it was there before what follows.
+    # Of a foreign task without a time we know when its file changed last: then all we can say is
+    # that it was there before what follows.
     published_s = min([said_s, *(change.at_s for change in later)])
     yield Change(published_s, PUBLISHED, f"{task.get('task_id')}", state=layout.AVAILABLE)
     is_known = published_s == said_s
