@@ -49,7 +49,6 @@ class Search:
     def __init__(self, selection: Selection, view: View, attempt: Attempt) -> None:
         self._selection, self._view, self._attempt = selection, view, attempt
         self.was_busy = False
-        self._told: BaseException | None = None  # after which every task is in its place
 
     def run(self) -> Claim | None:
         """The claim, or None.
@@ -61,43 +60,41 @@ class Search:
         OSError
             The system refused.
         """
-        try:
-            return self._run()
-        except BaseException as error:
-            if error is not self._told:
-                # Of an interrupt, which may have come between two lines that had a task in hand.
-                self._selection.invalidate(self._view)
-            raise
-
-    def _run(self) -> Claim | None:
         selection, view, agent_id = self._selection, self._view, self._attempt.agent_id
         forbidden: dict[str, PermissionError] = {}
+        told: BaseException | None = None  # after which every task is in its place
         started_s = time.monotonic()
-        if view.has_refused:
-            with selection.lock:
-                view.offer_refused(agent_id)
-        while (name := selection.take(view, started_s)) is not None:
-            try:
-                claim = self._try(name)
-            except PermissionError as error:
-                forbidden[name] = error  # others may be ours to claim
-            except PoolPaused as error:
-                if not selection.heed_pause(view, name, error.until):
-                    return None
-            except BaseException as error:
-                if not self._is_settled(name, error):
-                    selection.put_back(view, [name])  # as far as we know it is still there
-                    self._told = error
-                    raise
-            else:
-                if claim is not None:
-                    for refused in forbidden:
-                        selection.refuse(view, refused, agent_id)
-                    return claim
-        if forbidden:
-            selection.put_back(view, list(forbidden))
-            self._told = next(iter(forbidden.values()))
-            raise self._told
+        try:
+            if view.refused:
+                with selection.lock:
+                    view.offer_refused(agent_id)
+            while (name := selection.take(view, started_s)) is not None:
+                try:
+                    claim = self._try(name)
+                except PermissionError as error:
+                    forbidden[name] = error  # others may be ours to claim
+                except PoolPaused as error:
+                    if not selection.heed_pause(view, name, error.until):
+                        return None
+                except BaseException as error:
+                    if not self._is_settled(name, error):
+                        selection.put_back(view, [name])  # as far as we know it is still there
+                        told = error
+                        raise
+                else:
+                    if claim is not None:
+                        for refused in forbidden:
+                            selection.refuse(view, refused, agent_id)
+                        return claim
+            if forbidden:
+                selection.put_back(view, list(forbidden))
+                told = next(iter(forbidden.values()))
+                raise told
+        except BaseException as error:
+            if error is not told:
+                # Of an interrupt, which may have come between two lines that had a task in hand.
+                selection.invalidate(view)
+            raise
         return None
 
     def _try(self, name: str) -> Claim | None:

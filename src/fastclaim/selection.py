@@ -99,11 +99,10 @@ class Selection:
 
     def claim_at_once(self, view: View, claim_one: Callable[[], Claim | None]) -> Claim | None:
         """Call `claim_one`, and let those who wait know what it has left."""
-        try:
-            return claim_one()
-        finally:
-            if self._waiters:
-                self.pass_on(view)
+        claim = claim_one()
+        if self._waiters.everybody:
+            self.pass_on(view)
+        return claim
 
     def claim_one(self, view: View, attempt: Attempt) -> Claim | None:
         """Claim the first of a view's tasks that can be claimed; None if there is none.

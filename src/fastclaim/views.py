@@ -70,7 +70,7 @@ class View(ABC):
         self._parked_tasks = 0
         self._due: list[tuple[float, str]] = []
         # What some agents cannot claim, for reasons of their own, and which agents.
-        self._refused: dict[str, set[str]] = {}
+        self.refused: dict[str, set[str]] = {}
         self._forgot = False
         self._is_stale = False
         self._scan: _Scan | None = _Scan(self._prefix)
@@ -125,25 +125,20 @@ class View(ABC):
 
     def refuse(self, name: str, agent_id: object) -> bool:
         """This agent cannot claim a task, though others may; False if that was known."""
-        if len(self._refused) >= _MOST_PARKED:
+        if len(self.refused) >= _MOST_PARKED:
             self._forgot = True
             return False
-        agents = self._refused.setdefault(name, set())
+        agents = self.refused.setdefault(name, set())
         is_new = f"{agent_id}" not in agents
         agents.add(f"{agent_id}")
         return is_new
 
-    @property
-    def has_refused(self) -> bool:
-        """Whether there are tasks that some agents cannot claim."""
-        return bool(self._refused)
-
     def offer_refused(self, agent_id: object) -> None:
         """Let this agent try what only others have refused."""
-        gone = [name for name in self._refused if not os.path.lexists(self._prefix + name)]
+        gone = [name for name in self.refused if not os.path.lexists(self._prefix + name)]
         for name in gone:
-            del self._refused[name]
-        self.tell([n for n, agents in self._refused.items() if f"{agent_id}" not in agents])
+            del self.refused[name]
+        self.tell([n for n, agents in self.refused.items() if f"{agent_id}" not in agents])
 
     def missed(self) -> None:
         """Somebody else was faster."""
