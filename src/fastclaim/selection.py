@@ -396,7 +396,7 @@ class Selection:
         try:
             pause_s = min(self.enlist(waiter), left_s)
             if pause_s > 0:
-                if waiter is self._waiters.leader and not self._changes.blind:
+                if waiter is self._waiters.leader:
                     self._listen(waiter, pause_s)
                 else:
                     gate.acquire(timeout=pause_s)
@@ -410,11 +410,13 @@ class Selection:
 
     def _listen(self, waiter: Waiter, pause_s: float) -> None:
         """Wait for the kernel's word, or for that of another thread, who may have read it first."""
+        if self._changes.blind:
+            self._changes.wait(pause_s)
+            return
         try:
             bell = Bell()
         except OSError:
-            pause_s = min(pause_s, _BLIND_LOOK_S)
-            self._changes.wait(pause_s)
+            self._changes.wait(min(pause_s, _BLIND_LOOK_S))
             return
         with self.lock:
             waiter.bell = bell
