@@ -29,6 +29,7 @@ class Team:
         self._pool = pool
         self._reading, self._writing = os.pipe()
         self.members: list[int] = []
+        self.agent_id = "a"  # of who joins from now on
 
     def start(self, *capabilities: str, wait_s: float | None = None) -> int:
         """One more, which is going to wait."""
@@ -49,7 +50,7 @@ class Team:
     def _wait(self, capabilities: tuple[str, ...], wait_s: float | None) -> None:
         said = "nothing"
         try:
-            claim = self._pool.claim_next("a", capabilities, wait=wait_s)
+            claim = self._pool.claim_next(self.agent_id, capabilities, wait=wait_s)
             said = claim.task_id if claim else "none"
         except BaseException as error:
             said = f"{type(error).__name__}: {error}"
@@ -309,3 +310,15 @@ def test_a_place_that_was_cleared_away_wakes_nobody_for_ever(
     last.leave()
     assert sleeper.enter()
     sleeper.leave()
+
+
+def test_listeners_that_cannot_have_a_task_leave_their_places_to_those_who_can(
+    pool: TaskPool, team: Team
+) -> None:
+    team.agent_id = "a" * 150
+    for _ in range(PLACES):
+        team.join()
+    team.agent_id = "b"
+    assert team.sleeps(team.join())
+    pool.publish("t" * 120)
+    assert team.said() == "t" * 120

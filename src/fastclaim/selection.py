@@ -286,6 +286,10 @@ class Selection:
                 claim = claim_one()
                 if claim is not None:
                     return claim
+                if turnstile is not None and view.refused:
+                    # Others may have what we cannot, and need our place to hear of it.
+                    turnstile.leave()
+                    turnstile = None
         finally:
             if turnstile is not None:
                 turnstile.leave()
