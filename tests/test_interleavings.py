@@ -105,14 +105,12 @@ SHORT = [
     Scenario("foreign", ("completes", "releases"), 2),
     Scenario("foreign", ("completes", "releases"), 2, lock_files=True),
     Scenario("of_the_dead", ("completes", "completes"), 2),
-    Scenario("of_the_dead", ("completes", "completes"), 2, has_missed=True),
     Scenario("waiting", ("completes", "recovers"), 2),
     Scenario("waiting", ("completes", "recovers"), 2, lock_files=True),
     Scenario("waiting", ("completes", "recovers"), 2, lock_files=True, linked=True),
     Scenario("locked_long_ago", ("completes", "recovers"), 2, lock_files=True),
     Scenario("foreign", ("completes", "recovers"), 2),
     Scenario("of_the_dead", ("completes", "recovers"), 2),
-    Scenario("of_the_dead", ("completes", "recovers"), 2, has_missed=True),
     Scenario("of_the_dead", ("completes", "recovers"), 2, lists_backwards=True),
     Scenario("half_claimed", ("completes", "recovers"), 2),
     Scenario("half_completed", ("completes", "recovers"), 2),
@@ -126,6 +124,8 @@ SHORT = [
     Scenario("waiting", ("completes", "completes", "completes"), 0, has_missed=True),
 ]
 LONG = [
+    Scenario("of_the_dead", ("completes", "completes"), 2, has_missed=True),
+    Scenario("of_the_dead", ("completes", "recovers"), 2, has_missed=True),
     Scenario("waiting", ("completes", "completes", "completes"), 2),
     Scenario("waiting", ("completes", "completes", "completes"), 1, lock_files=True),
     Scenario("waiting", ("completes", "completes", "releases"), 1),
