@@ -137,7 +137,7 @@ class Changes:
                 if mask & (IN_Q_OVERFLOW | IN_IGNORED | IN_MOVE_SELF):
                     complete = False
                 elif (state := self._states.get(wd)) is not None and (
-                    # Most others in available/ are temporaries of publishers.
+                    # Others in available/ are lock files that originals truncate.
                     state != layout.AVAILABLE or name.endswith(_TASK_SUFFIX)
                 ):
                     changes.setdefault(state, []).append(layout.decode(name))

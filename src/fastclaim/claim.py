@@ -17,8 +17,8 @@ class Claim:
 
     As a context manager it completes the task at the end of the block with what `result` is by
     then. If the block raises, or that cannot be written as JSON, the claim fails with that error,
-    which is raised again; what is no
-    `Exception` (Ctrl-C, the cancelling of a coroutine, exit) gives the task back instead.
+    which is raised again; what is no `Exception` (Ctrl-C, the cancelling of a coroutine, exit)
+    gives the task back instead.
 
     Attributes
     ----------

@@ -153,7 +153,7 @@ class _Transition(ABC):
             raise self._lost(holder)
 
     def _lost(self, holder: object) -> ClaimLost:
-        if f"{holder}" == f"{self.agent_id}":
+        if holder is not None and f"{holder}" == f"{self.agent_id}":
             words = f"is claimed by {holder!r}, but not with that token"
         else:
             by = "" if holder is None else f"; it is claimed by {holder!r}"

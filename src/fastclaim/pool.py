@@ -618,7 +618,8 @@ class TaskPool(OriginalMethods):
         lease_s, bind
             As for `claim`.
         max_claims : int, optional
-            Claim nothing while the agent has this many claims already.
+            Claim nothing while the agent has this many claims already. Another process of the agent
+            that is stopped while it claims is waited for, up to a second.
 
         Returns
         -------
@@ -917,7 +918,7 @@ class _Attempt:
         self._last: tuple[str, str] | None = None  # a task, and the token of a claim of it
 
     def __call__(self, name: str, capabilities: bytes | None) -> tuple[int, Claim | None]:
-        """See `selection.Attempt`."""
+        """See `search.Attempt`."""
         task_id = name[: -len(layout.TASK_SUFFIX)]
         token = new_token()
         self._last = task_id, token

@@ -177,7 +177,7 @@ class ClaimOf:
         return database.run(work, task_id)
 
     def _lost(self, holder: object, why: str = "") -> ClaimLost:
-        if f"{holder}" == f"{self._agent_id}":
+        if holder is not None and f"{holder}" == f"{self._agent_id}":
             words = f"is claimed by {holder!r}, but not with that token"
         else:
             by = why if holder is None else f"; it is claimed by {holder!r}"
