@@ -43,6 +43,8 @@ def extensions() -> list[Extension]:
             "wraparound": False,
             "initializedcheck": False,
             "cdivision": True,
+            # Each call works on what is its own; what threads share is guarded in Python, by locks.
+            "freethreading_compatible": True,
         },
     )
     required = wanted("FASTCLAIM_REQUIRE_EXTENSIONS") or wanted("FASTCLAIM_SANITIZE")
