@@ -200,8 +200,6 @@ def test_many_are_claimed_beside_others_that_share_their_keys(pool: TaskPool) ->
 
 @pytest.mark.parametrize("end", ["release", "fail"])
 def test_an_exclusive_key_is_free_whichever_way_the_claim_ends(pool: TaskPool, end: str) -> None:
-    if not hasattr(pool, "fail"):
-        pytest.skip("this pool has no fail yet")
     pool.publish("x", exclusive=["k"])
     pool.publish("y", exclusive=["k"], priority=-1)
     pool.claim("x", "a")

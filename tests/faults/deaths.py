@@ -1,4 +1,4 @@
-"""Kills a process before and after every system call of every verb that changes files.
+"""Kills a process before every system call of every verb that changes files, and after the last.
 
     LD_PRELOAD=interpose.so python deaths.py CORE DURABILITY DIRECTORY [VERB]
 
@@ -372,9 +372,10 @@ class Deaths(Driver):
 
     @staticmethod
     def _deaths(count: int) -> Iterator[tuple[int, str, int]]:
+        """Before each call, which is after the one before it; and after the last."""
         for nth in range(count):
             yield KILL_BEFORE, "before", nth
-            yield KILL_AFTER, "after", nth
+        yield KILL_AFTER, "after", count - 1
 
     def complain(self, promise: str, verb: Verb, where: str, what: str) -> None:
         self.broken.append(driver.Broken(promise, verb.name, "killed", where, what))
