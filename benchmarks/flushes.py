@@ -1,6 +1,6 @@
 """What the disk takes for a durable write, step by step: the floors of a durable claim.
 
-    python benchmarks/flushes.py [--dir DIR] [--files 200] [--rounds 7]
+    python benchmarks/flushes.py [--dir DIR] [--files 192] [--rounds 7]
 
 Every row writes 512 bytes into a place that has its blocks already, and has them on the disk when
 it is done; the rows differ in what else is done to the file before, and in how it is flushed.
@@ -21,6 +21,10 @@ from pathlib import Path
 from fresh import FreshDirectories
 from machine import describe_load, describe_machine, describe_place, place_at
 
+from fastclaim import batches
+from fastclaim.file_system import stays_in_order
+
+BATCH = 64
 BLOCK_BYTES = 4096
 # Aligned to a page, as O_DIRECT wants it.
 _SECTOR = memoryview(mmap.mmap(-1, BLOCK_BYTES))[:512]
@@ -53,6 +57,29 @@ def _own_file(flags: int = 0, rename: bool = False, utime: bool = False) -> Step
     return step
 
 
+class _Together:
+    """Renames and writes one file after the other, and flushes a batch as `claim_many` does."""
+
+    def __init__(self) -> None:
+        self._files: list[tuple[bytes, int]] = []
+
+    def __call__(self, directory: Path, name: str, _: int) -> None:
+        path = f"{directory}/after/{name}"
+        os.rename(f"{directory}/before/{name}", path)
+        fd = os.open(path, _PLAIN)
+        os.pwritev(fd, [_SECTOR], 0)
+        self._files.append((os.fsencode(path), fd))
+        if len(self._files) == BATCH:
+            device = os.fstat(fd).st_dev
+            if stays_in_order(device):
+                batches._write_out(self._files)
+                batches._commit(os.fsencode(directory / "after"))
+            else:
+                batches._flush_each(self._files, device, os.fdatasync)
+            while self._files:
+                os.close(self._files.pop()[1])
+
+
 STEPS: dict[str, Step] = {
     "one file for all, fdatasync": _one_file,
     "own file, fdatasync": _own_file(),
@@ -62,6 +89,7 @@ STEPS: dict[str, Step] = {
     "own file, renamed before, fdatasync": _own_file(rename=True),
     "own file, renamed before, O_DSYNC": _own_file(os.O_DSYNC, rename=True),
     "own file, renamed before, fdatasync, mtime put back": _own_file(rename=True, utime=True),
+    "own file, renamed before, 64 flushed together": _Together(),
 }
 
 
@@ -83,12 +111,14 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--dir", default=tempfile.gettempdir(), help="default: $TMPDIR")
-    parser.add_argument("--files", type=int, default=200)
+    parser.add_argument("--files", type=int, default=192)
     parser.add_argument("--rounds", type=int, default=7)
     arguments = parser.parse_args()
     place = place_at(arguments.dir)
     if place.unusable:
         parser.error(place.unusable)
+    if arguments.files % BATCH:
+        parser.error(f"--files is a multiple of {BATCH}")
     directories = FreshDirectories(place)
     figures: dict[str, list[float]] = {name: [] for name in STEPS}
     try:
