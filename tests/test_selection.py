@@ -26,6 +26,7 @@ from fastclaim.inotify import Inotify
 from fastclaim.tasks_directory import TasksDirectory
 
 from .agents import agent
+from .other_hands import publish_unchecked
 from .test_transition import flocked
 
 ORDERS = ["priority", "oldest", "any"]
@@ -60,7 +61,7 @@ def test_a_higher_priority_comes_first_and_then_the_older(pool: TaskPool) -> Non
     pool.publish("none", created_at=2)
     pool.publish("new", priority=5, created_at=9)
     pool.publish("old", priority=5, created_at=3)
-    pool.publish("odd", priority="high", created_at=4)
+    publish_unchecked(pool, "odd", priority="high", created_at=4)
     assert drain(pool) == ["old", "new", "none", "odd", "low"]
 
 
@@ -80,7 +81,7 @@ def test_tasks_without_a_date_are_as_old_as_their_publication(pool: TaskPool) ->
 
 @pytest.mark.parametrize("odd", [float("nan"), 10**400, -(10**400), float("inf"), True, None, {}])
 def test_no_number_in_a_task_breaks_the_order(pool: TaskPool, odd: object) -> None:
-    pool.publish("odd", priority=odd, created_at=odd)
+    publish_unchecked(pool, "odd", priority=odd, created_at=odd)
     pool.publish("plain", priority=1, created_at=1)
     assert set(drain(pool)) == {"odd", "plain"}
 
@@ -166,7 +167,7 @@ def test_capabilities_match_exactly_as_the_originals_do(
 ) -> None:
     monkeypatch.setattr("orchestration.a2a_integration.A2A_BASE_DIR", str(pool.base_dir))
     for number, fields in enumerate(FIELDS):
-        pool.publish(f"x{number}", **fields)
+        publish_unchecked(pool, f"x{number}", **fields)
     original = Original()
     expected = set()
     for task in original.get_available_tasks(capabilities):
@@ -202,13 +203,13 @@ def test_a_task_waits_for_all_that_it_is_blocked_by(pool: TaskPool, order: str) 
 
 @pytest.mark.parametrize("blocked_by", [{"x": 1}, 1.5, ["a/b"], ["../claimed"], [None]])
 def test_a_dependency_that_can_never_be_is_never_met(pool: TaskPool, blocked_by: object) -> None:
-    pool.publish("x", blocked_by=blocked_by)
+    publish_unchecked(pool, "x", blocked_by=blocked_by)
     assert pool.claim_next("a") is None
 
 
 @pytest.mark.parametrize("blocked_by", [None, [], "", 0])
 def test_an_empty_blocked_by_blocks_nothing(pool: TaskPool, blocked_by: object) -> None:
-    pool.publish("x", blocked_by=blocked_by)
+    publish_unchecked(pool, "x", blocked_by=blocked_by)
     assert pool.claim_next("a") is not None
 
 

@@ -11,6 +11,8 @@ import pytest
 
 from fastclaim import InvalidName, TaskPool, pruning, recovery
 
+from .other_hands import publish_unchecked
+
 HOUR_S = 3600.0
 
 
@@ -81,7 +83,7 @@ def test_what_nobody_can_claim_is_said(pool: TaskPool) -> None:
     assert "not JSON" in pool.why("broken")
     (pool.available_dir / "taken.json").write_text('{"task_id": "taken", "status": "claimed"}')
     assert "recover()" in pool.why("taken")
-    pool.publish("odd", blocked_by=1.5)
+    publish_unchecked(pool, "odd", blocked_by=1.5)
     assert "blocked_by is not a list but float" in pool.why("odd")
     pool.publish("never", blocked_by=["a/b"])
     assert "can never be there" in pool.why("never")

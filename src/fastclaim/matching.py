@@ -60,7 +60,7 @@ def deadline(task: Task) -> float | None:
     return None
 
 
-def names_in(task: Task, field: str) -> list[object]:
+def names_in(task: Mapping[str, Any], field: str) -> list[object]:
     """The ids in ``blocked_by`` or the keys in ``exclusive``: a list, or one name.
 
     Raises
@@ -73,6 +73,8 @@ def names_in(task: Task, field: str) -> list[object]:
         return []
     if isinstance(value, list):
         return value
+    if isinstance(value, tuple):  # of a caller who publishes
+        return list(value)
     if isinstance(value, str | int):
         return [value]
     raise TypeError(f"{field} is not a list but {type(value).__name__}")

@@ -168,6 +168,7 @@ class TaskPool(OriginalMethods):
             any case: a waiting one is replaced, a claimed one is claimable again.
         **fields
             More fields: ``requirements``, ``priority``, ``blocked_by``, whatever the agents need.
+            Those that claims go by have to be what these take them for.
 
         Returns
         -------
@@ -194,7 +195,7 @@ class TaskPool(OriginalMethods):
         Parameters
         ----------
         tasks : iterable of Mapping
-            Each as for `publish`; an id may come once.
+            Each as for `publish`; an id may come once, and none may wait for itself in a circle.
         if_exists : {"error", "ignore", "replace"}
             As for `publish`.
 

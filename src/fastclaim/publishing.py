@@ -11,6 +11,7 @@ from itertools import islice
 from typing import Any, Final
 
 from . import exclusive, outcome
+from .checking import check_task, checked
 from .descriptors import sync_directory
 from .directories import Directories
 from .document import ENFORCEMENT, MANAGED_FIELDS, dumps_payload, lay_out
@@ -40,7 +41,7 @@ class Publication:
     Raises
     ------
     InvalidTask
-        No mapping, no `task_id`, or not JSON-serialisable.
+        Not JSON-serialisable.
     InvalidName
         The id cannot be part of a file name.
     """
@@ -53,10 +54,6 @@ class Publication:
         return publication
 
     def __init__(self, pool: Directories, task: Mapping[str, Any]) -> None:
-        if not isinstance(task, Mapping):
-            raise InvalidTask(f"a task is a mapping, not {type(task).__name__}")
-        if "task_id" not in task:
-            raise InvalidTask("the task has no task_id")
         self.task_id = task["task_id"]
         self.target = pool.available_file(self.task_id)
         self.mtime_ns = time.time_ns()
@@ -193,6 +190,7 @@ def publish(pool: Directories, task: Mapping[str, Any], if_exists: str) -> bool:
         Nothing new is there.
     """
     check_if_exists(if_exists)
+    check_task(task)
     publication = Publication.completable(pool, task)
     if if_exists == "replace":
         return publication.write(must_be_new=False)
@@ -227,7 +225,7 @@ def publish_many(pool: Directories, tasks: Iterable[Mapping[str, Any]], if_exist
     check_if_exists(if_exists)
     publications: dict[bytes, Publication] = {}
     known = set() if if_exists == "replace" else known_ids(pool)
-    for task in tasks:
+    for task in checked(tasks):
         publication = Publication.completable(pool, task)
         if publication.target in publications:
             raise TaskExists(f"task {publication.task_id!r} comes twice", publication.task_id)

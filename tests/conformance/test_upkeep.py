@@ -15,6 +15,7 @@ import pytest
 
 from fastclaim import AlreadyClaimed, ClaimLost, TaskNotAvailable, TaskPool, errors
 
+from ..other_hands import publish_unchecked
 from .conftest import MakePool
 
 CLAIM_AND_LIVE = """
@@ -285,7 +286,7 @@ def test_why_says_that_what_a_task_waits_for_has_failed_or_is_not_there(pool: Ta
 def test_a_task_whose_not_before_is_no_time_is_nobodys_next_and_why_says_so(
     pool: TaskPool,
 ) -> None:
-    pool.publish("x", not_before="x")
+    publish_unchecked(pool, "x", not_before="x")
     assert pool.claim_next("a", wait=0.05) is None
     assert pool.claim_many("a", 2) == []
     assert "cannot be claimed: not_before 'x' is no time" in pool.why("x")

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
+from ..checking import check_circles
 from ..errors import InvalidTask
 from ..matching import names_in
 
@@ -17,13 +17,7 @@ def check_dependencies(tasks: Iterable[Mapping[str, Any]]) -> None:
         for name in names:
             if name not in dependencies:
                 raise InvalidTask(f"task {task_id!r} is blocked by {name!r}, no task here", task_id)
-    try:
-        TopologicalSorter(dependencies).prepare()
-    except CycleError as error:
-        circle = error.args[1]
-        raise InvalidTask(
-            f"task {circle[0]!r} waits for itself: {' after '.join(reversed(circle))}", circle[0]
-        ) from None
+    check_circles(dependencies)
 
 
 def _blocked_by(task: Mapping[str, Any]) -> list[str]:

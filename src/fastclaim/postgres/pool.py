@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeVar, cast
 
 from .. import layout
+from ..checking import check_task
 from ..claim import Claim
 from ..diagnosis import Finding
 from ..directories import DURABILITIES
@@ -121,6 +122,7 @@ class PostgresPool(TaskPool):
         **fields: Any,
     ) -> bool:
         whole = _as_task(task, description, fields)
+        check_task(whole)
         values = row(whole)
         return publishing.publish(self._database, values, whole["task_id"], if_exists)
 

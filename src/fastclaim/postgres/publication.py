@@ -42,21 +42,17 @@ def row(task: Mapping[str, Any], suffix: str = layout.COMPLETED_SUFFIX) -> tuple
     Parameters
     ----------
     task : Mapping
-        The task.
+        The task; `task_id` names it.
     suffix : str
         What its file's name would end in: that must not become too long.
 
     Raises
     ------
     InvalidTask
-        No mapping, no `task_id`, or not JSON-serialisable.
+        Not JSON-serialisable.
     InvalidName
         The id could not be part of a file name: a pool can move to a directory at any time.
     """
-    if not isinstance(task, Mapping):
-        raise InvalidTask(f"a task is a mapping, not {type(task).__name__}")
-    if "task_id" not in task:
-        raise InvalidTask("the task has no task_id")
     task_id = task["task_id"]
     key = task_key(task_id, suffix)
     enforcement = task.get(ENFORCEMENT)

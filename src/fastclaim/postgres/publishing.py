@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from psycopg import errors as pg_errors
 
+from ..checking import checked
 from ..errors import LockTimeout, TaskExists
 from ..publishing import check_if_exists
 from .publication import COLUMNS, row
@@ -89,7 +90,7 @@ def publish_many(database: Database, tasks: Iterable[Mapping[str, Any]], if_exis
     """
     check_if_exists(if_exists)
     rows: dict[str, tuple[Any, ...]] = {}
-    for task in tasks:
+    for task in checked(tasks):
         values = row(task)
         if values[0] in rows:
             raise TaskExists(f"task {task['task_id']!r} comes twice", task["task_id"])
