@@ -106,6 +106,18 @@ def test_keep_going_publishes_the_rest_and_names_each_bad_line(base):
         ([], "either a file of tasks, or --id"),
         (["tasks.jsonl", "--id", "a"], "either a file of tasks, or --id"),
         (["tasks.jsonl", "--priority", "1"], "a task's fields come with --id, not with a file"),
+        (
+            ["--id", "a", "--priority", "1", "--field", "priority=2"],
+            "--priority and --field priority=... both give the task's priority",
+        ),
+        (
+            ["--id", "a", "--field", "task_id=b"],
+            "--id and --field task_id=... both give the task's task_id",
+        ),
+        (
+            ["--id", "a", "--field", "n=1", "--field", "n=2"],
+            "--field n=... and --field n=... both give the task's n",
+        ),
         (["nowhere.jsonl"], "nowhere.jsonl: No such file or directory"),
         (["/"], "/: Is a directory"),
         (["/dev/null"], "/dev/null: no tasks in it"),
@@ -124,6 +136,7 @@ def test_a_publication_of_nothing_sensible_is_a_usage_error(base, arguments, rea
         ("--max-attempts", "0"),
         ("--field", "x"),
         ("--field", "=1"),
+        ("--blocked-by", ""),
     ],
 )
 def test_a_field_that_makes_no_sense_is_a_usage_error(base, option):

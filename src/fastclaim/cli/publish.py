@@ -41,12 +41,15 @@ def add_publish_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_fields(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--id", type=options.not_empty, help="the task's id")
+    group.add_argument(
+        "--id", metavar="ID", dest="task_id", type=options.not_empty, help="the task's id"
+    )
     group.add_argument("--description", metavar="TEXT", help="what is to be done")
     group.add_argument(
         "--require",
         metavar="C",
         dest="requirements",
+        type=options.not_empty,
         action="append",
         help="a capability; an agent needs any of those that are given",
     )
@@ -54,11 +57,16 @@ def _add_fields(group: argparse._ArgumentGroup) -> None:
         "--priority", metavar="N", type=_number, help="higher ones are claimed first; default: 0"
     )
     group.add_argument(
-        "--blocked-by", metavar="ID", action="append", help="a task that must be completed first"
+        "--blocked-by",
+        metavar="ID",
+        type=options.not_empty,
+        action="append",
+        help="a task that must be completed first",
     )
     group.add_argument(
         "--exclusive",
         metavar="KEY",
+        type=options.not_empty,
         action="append",
         help="no two tasks with the same key are claimed at the same time",
     )
@@ -79,26 +87,44 @@ def _add_fields(group: argparse._ArgumentGroup) -> None:
     )
 
 
-_FIELDS = ("description", "requirements", "priority", "blocked_by", "exclusive", "max_attempts")
+_OPTIONS = {
+    "task_id": "--id",
+    "description": "--description",
+    "requirements": "--require",
+    "priority": "--priority",
+    "blocked_by": "--blocked-by",
+    "exclusive": "--exclusive",
+    "max_attempts": "--max-attempts",
+}
 
 
 def run_publish(arguments: argparse.Namespace) -> int:
     """Run the command; returns the exit status."""
-    given = {name: value for name in _FIELDS if (value := getattr(arguments, name)) is not None}
-    given |= dict(arguments.fields)
-    if (arguments.file is None) == (arguments.id is None):
+    given = _given(arguments)
+    if (arguments.file is None) == (arguments.task_id is None):
         raise exits.BadInput("either a file of tasks, or --id")
     if arguments.file is not None:
         if given:
             raise exits.BadInput("a task's fields come with --id, not with a file")
         return _publish_file(arguments)
     pool = options.open_pool(arguments)
-    done = pool.publish({"task_id": arguments.id, **given}, if_exists=arguments.if_exists)
+    done = pool.publish(given, if_exists=arguments.if_exists)
     said = "published" if done else "known already, and left as it is:"
-    answer(
-        arguments, {"published": int(done), "ignored": int(not done)}, f"{said} {arguments.id!r}"
-    )
+    value = {"published": int(done), "ignored": int(not done)}
+    answer(arguments, value, f"{said} {arguments.task_id!r}")
     return exits.OK
+
+
+def _given(arguments: argparse.Namespace) -> dict[str, object]:
+    """The task's fields, each of which may be given once."""
+    by = {name: option for name, option in _OPTIONS.items() if getattr(arguments, name) is not None}
+    given = {name: getattr(arguments, name) for name in by}
+    for name, value in arguments.fields:
+        option = f"--field {name}=..."
+        if name in given:
+            raise exits.BadInput(f"{by[name]} and {option} both give the task's {name}")
+        given[name], by[name] = value, option
+    return given
 
 
 def _publish_file(arguments: argparse.Namespace) -> int:
