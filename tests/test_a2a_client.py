@@ -36,6 +36,10 @@ def base_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     del a2a.A2A_BASE_DIR
 
 
+def test_a_client_says_whose_it_is_and_where(base_dir: Path) -> None:
+    assert repr(a_client("a1")) == f"<A2AClient of 'a1' at {str(base_dir)!r}>"
+
+
 def a_client(agent_id: str = "a1", capabilities: tuple[str, ...] = ("python",)) -> a2a.A2AClient:
     return a2a.create_a2a_client(agent_id, "testing", list(capabilities), "w")
 

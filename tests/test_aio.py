@@ -129,6 +129,45 @@ def test_work_is_a_loop_over_claims(pool: TaskPool) -> None:
     assert pool.counts()["completed"] == 20
 
 
+@pytest.mark.parametrize("verb", ["claim", "claim_next"])
+def test_a_claim_that_is_not_awaited_is_warned_of_as_a_coroutine_is(
+    pool: TaskPool, verb: str
+) -> None:
+    pool.publish("x")
+    with pytest.warns(RuntimeWarning, match=f"'AsyncTaskPool.{verb}' was never awaited"):
+        CLAIMS[verb](AsyncTaskPool(pool))
+    assert pool.counts()["claimed"] == 0
+
+
+def test_a_claim_to_come_can_be_a_task_of_asyncio(pool: TaskPool) -> None:
+    async def main() -> None:
+        tasks = AsyncTaskPool(pool)
+        waiting = asyncio.create_task(tasks.claim_next("a", wait=LONG_S))
+        never_begun = asyncio.create_task(tasks.claim_next("b", wait=LONG_S))
+        never_begun.cancel()
+        await tasks.publish("x")
+        assert (await waiting).agent_id == "a"
+        assert (await asyncio.wait([never_begun]))[1] == set()
+        claiming = tasks.claim_next("a")
+        assert await claiming is None
+        with pytest.raises(RuntimeError, match="already awaited"):
+            await claiming
+
+    run(main)
+
+
+def test_what_is_printed_says_where_and_whose(pool: TaskPool) -> None:
+    async def main() -> None:
+        tasks = AsyncTaskPool(pool)
+        assert repr(tasks) == f"<AsyncTaskPool at {str(pool.base_dir)!r}>"
+        await tasks.publish("x")
+        claiming = tasks.claim_next("a")
+        assert repr(claiming).startswith("<Claiming: <coroutine object AsyncTaskPool.claim_next ")
+        assert repr(await claiming) == "<AsyncClaim of 'x' by 'a'>"
+
+    run(main)
+
+
 def test_capabilities_may_come_from_a_generator(pool: TaskPool) -> None:
     pool.publish("x", requirements=["docs"])
     pool.publish("y", requirements=["docs"])

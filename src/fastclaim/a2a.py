@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import logging
+import os
 import sys
 import time
 import uuid
@@ -85,6 +86,10 @@ class A2AClient:
             workspace=workspace,
         )
         self.registry.register_agent(self.agent_info)
+
+    def __repr__(self) -> str:
+        place = os.fspath(self.task_pool.base_dir)
+        return f"<{type(self).__name__} of {self.agent_id!r} at {place!r}>"
 
     def send_message(self, to_agent: str, message_type: str, payload: dict[str, Any]) -> bool:
         """Send a message; "broadcast" sends it to all other agents.

@@ -121,18 +121,35 @@ class AsyncClaim:
         return f"<Async{repr(self._claim)[1:]}"
 
 
-class Claiming(Generic[_T]):
-    """A claim to come: ``await`` it, or use it as ``async with ... as claim``."""
+class Claiming(Coroutine[Any, Any, _T], Generic[_T]):
+    """A claim to come: ``await`` it, or use it as ``async with ... as claim``.
 
-    def __init__(self, start: Callable[[], Coroutine[Any, Any, _T]]) -> None:
-        self._start = start
+    It is a coroutine in all else, too: Python warns if it was never awaited.
+    """
+
+    def __init__(self, verb: str, coroutine: Coroutine[Any, Any, _T]) -> None:
+        # What Python calls it, where it warns.
+        self.__qualname__ = coroutine.__qualname__ = f"AsyncTaskPool.{verb}"  # type: ignore[attr-defined]
+        self._coroutine = coroutine
         self._claim: _T | None = None
 
     def __await__(self) -> Generator[Any, Any, _T]:
-        return self._start().__await__()
+        return self._coroutine.__await__()
+
+    def send(self, value: Any) -> Any:
+        """As of a coroutine."""
+        return self._coroutine.send(value)
+
+    def throw(self, *error: Any) -> Any:
+        """As of a coroutine."""
+        return self._coroutine.throw(*error)
+
+    def close(self) -> None:
+        """As of a coroutine."""
+        self._coroutine.close()
 
     async def __aenter__(self) -> _T:
-        self._claim = await self._start()
+        self._claim = await self
         return self._claim
 
     async def __aexit__(
@@ -143,6 +160,9 @@ class Claiming(Generic[_T]):
     ) -> None:
         if isinstance(self._claim, AsyncClaim):
             await self._claim.__aexit__(kind, error, traceback)
+
+    def __repr__(self) -> str:
+        return f"<Claiming: {self._coroutine!r}>"
 
 
 class AsyncTaskPool:
@@ -163,6 +183,9 @@ class AsyncTaskPool:
     def __getstate__(self) -> dict[str, object]:
         return self.__dict__ | {"_here": {}}
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} at {os.fspath(self.pool.base_dir)!r}>"
+
     # Claiming -----------------------------------------------------------------------------------
 
     def claim(
@@ -182,7 +205,7 @@ class AsyncTaskPool:
             )
             return [_read(claim)]
 
-        return Claiming(lambda: self._claim(claim, timeout))
+        return Claiming("claim", self._claim(claim, timeout))
 
     def claim_next(
         self,
@@ -210,7 +233,8 @@ class AsyncTaskPool:
             max_claims=max_claims,
         )
         terms = (agent_id, capabilities, order, max_claims)
-        return Claiming(lambda: self._claim_in_time(call, lambda: self._news(*terms), wait))
+        claiming = self._claim_in_time(call, lambda: self._news(*terms), wait)
+        return Claiming("claim_next", claiming)
 
     async def claim_many(
         self,
