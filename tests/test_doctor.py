@@ -22,7 +22,8 @@ def test_a_healthy_pool_is_called_healthy_and_left_as_it_was(pool: TaskPool) -> 
     pool.publish("t")
     before = sorted(os.listdir(pool.tasks_dir))
     findings = found(pool)
-    for check in ("flock", "O_CLOEXEC", "inotify", "RENAME_NOREPLACE", "owners", "contents"):
+    fine = "flock O_CLOEXEC inotify RENAME_NOREPLACE owners contents pause blocked"
+    for check in fine.split():
         assert findings[check].level == "ok", findings[check]
     assert findings["core"].message == pool._directories.core.NAME
     assert sorted(os.listdir(pool.tasks_dir)) == before
@@ -53,6 +54,49 @@ def test_orphans_are_reported_and_not_touched(pool: TaskPool) -> None:
         holder.kill()
     assert found(pool)["left behind"].advice == "run recover()"
     assert pool.counts()["claimed"] == 1
+
+
+def test_what_nobody_can_ever_come_to_is_named(pool: TaskPool) -> None:
+    pool.publish("done")
+    pool.claim("done", "a").complete()
+    pool.publish("good", blocked_by=["done", "free"])
+    pool.publish("free")
+    assert found(pool)["blocked"].level == "ok"
+    pool.publish("one", blocked_by=["other", "done"])
+    pool.publish("other", blocked_by="one")
+    assert found(pool)["blocked"].message.startswith("task 'one' waits for itself: one after other")
+    pool.prune("available", 0, dry_run=False)
+    pool.publish("lost", blocked_by=["free", "a/b", "done"])
+    assert found(pool)["blocked"].message == (
+        "tasks wait for what is nowhere: lost for free, lost for a/b"
+    )
+    pool.publish("free", if_exists="replace", max_attempts=1)
+    pool.publish("lost", blocked_by="free", if_exists="replace")
+    pool.claim("free", "a").fail("no")
+    assert found(pool)["blocked"] == diagnosis.Finding(
+        "warning",
+        "blocked",
+        "tasks wait for what has failed for good: lost for free",
+        "run retry_failed()",
+    )
+
+
+def test_files_that_are_not_called_as_their_tasks_are_named(pool: TaskPool) -> None:
+    for name in ("a_b", "c"):
+        pool.publish(name)
+        pool.claim(name, "x_y")
+    assert "names" not in found(pool)
+    (pool.available_dir / "copy.json").write_text('{"task_id": "t"}')
+    assert found(pool)["names"].message == "available/copy.json has the task_id 't'"
+    (pool.available_dir / "copy.json").write_text("{}")
+    assert found(pool)["names"].message == "available/copy.json has no task_id"
+    assert found(pool)["names"].level == "warning"
+
+
+def test_a_pause_in_force_is_told_of(pool: TaskPool) -> None:
+    pool.pause(reason="the limit of the API")
+    assert found(pool)["pause"].level == "warning"
+    assert "the limit of the API" in found(pool)["pause"].message
 
 
 @pytest.fixture

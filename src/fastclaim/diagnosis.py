@@ -15,12 +15,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from . import layout, owners, recovery
+from . import layout, owners, recovery, stuck
 from ._posix_py import RENAME_EXCHANGE, RENAME_NOREPLACE, rename_with
 from .directories import Directories
 from .file_system import lacks_journal
 from .inotify import Inotify
 from .inotify_masks import IN_CREATE
+from .pausing import described_pause, read_pause
 from .tasks_directory import AT_FDCWD
 
 OK: Final = "ok"
@@ -83,7 +84,9 @@ def diagnose(pool: Directories) -> list[Finding]:
         _cleaned(tasks_dir),
         _writers(pool),
         _owners(pool),
+        _pause(pool),
         *_contents(pool),
+        *_stuck(pool),
     ]
 
 
@@ -262,6 +265,20 @@ def _owners(pool: Directories) -> Finding:
         f"{directory} cannot be written: claims stay when their process dies",
         f"make {directory} writable, or run recover(older_than=...) now and then",
     )
+
+
+def _pause(pool: Directories) -> Finding:
+    pause = read_pause(pool.tasks)
+    if pause is None:
+        return Finding(OK, "pause", "not paused")
+    return Finding(WARNING, "pause", described_pause(pause), "run resume() when it is time")
+
+
+def _stuck(pool: Directories) -> Iterator[Finding]:
+    problems = list(stuck.problems(pool))
+    yield from (Finding(WARNING, *problem) for problem in problems)
+    if not problems:
+        yield Finding(OK, "blocked", "no task waits for what can never be")
 
 
 def _contents(pool: Directories) -> Iterator[Finding]:
