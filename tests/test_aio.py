@@ -156,6 +156,11 @@ def test_a_claim_to_come_can_be_a_task_of_asyncio(pool: TaskPool) -> None:
     run(main)
 
 
+def test_settings_beside_a_pool_that_has_its_own_are_refused(pool: TaskPool) -> None:
+    with pytest.raises(TypeError, match="not also durability"):
+        AsyncTaskPool(pool, durability="full")
+
+
 def test_what_is_printed_says_where_and_whose(pool: TaskPool) -> None:
     async def main() -> None:
         tasks = AsyncTaskPool(pool)

@@ -33,6 +33,9 @@ if TYPE_CHECKING:
     from .pausing import Pause
     from .recovery import RecoveryReport
 
+    A2A_BASE_DIR: str
+    __version__: str
+
 core = _core.NAME
 
 # Looked up when first asked for: most processes need none of them, and they take longer to import.
@@ -52,16 +55,18 @@ _LAZY = {
 }
 
 
-def __getattr__(name: str) -> object:
-    if name in _LAZY:
-        from importlib import import_module
+if not TYPE_CHECKING:  # which would take a misspelt name for one of these
 
-        return getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)
-    if name == "__version__":
-        from importlib.metadata import version  # takes longer than all the rest of this import
+    def __getattr__(name: str) -> object:
+        if name in _LAZY:
+            from importlib import import_module
 
-        return version("fastclaim")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+            return getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)
+        if name == "__version__":
+            from importlib.metadata import version  # takes longer than all the rest of this import
+
+            return version("fastclaim")
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 __all__ = [

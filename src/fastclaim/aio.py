@@ -29,7 +29,18 @@ from collections.abc import (
 )
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
-from typing import Any, Final, Generic, ParamSpec, Protocol, Self, TypeVar
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Final,
+    Generic,
+    ParamSpec,
+    Protocol,
+    Self,
+    TypedDict,
+    TypeVar,
+    Unpack,
+)
 
 from .claim import Claim
 from .diagnosis import Finding
@@ -42,6 +53,12 @@ from .selection import Selection
 from .tokens import owner_id
 from .views import View
 from .waiters import Waiter
+
+if TYPE_CHECKING:
+    from .directories import Durability
+    from .layout import PrunableState, State
+    from .matching import Order
+    from .publishing import IfExists
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -165,6 +182,15 @@ class Claiming(Coroutine[Any, Any, _T], Generic[_T]):
         return f"<Claiming: {self._coroutine!r}>"
 
 
+class Settings(TypedDict, total=False):
+    """What a `TaskPool` takes besides its place."""
+
+    durability: Durability
+    lock_files: bool
+    bind_claims: bool
+    max_attempts: int | None
+
+
 class AsyncTaskPool:
     """A `TaskPool` for coroutines.
 
@@ -173,11 +199,26 @@ class AsyncTaskPool:
     pool : TaskPool, or what a TaskPool takes as its first argument
         The pool to use, or where it is.
     **settings
-        As for `TaskPool`, if it is not one already.
+        As for `TaskPool`.
+
+    Raises
+    ------
+    TypeError
+        The pool is one already, and has its settings.
+    ValueError, OSError
+        As for `TaskPool`.
     """
 
-    def __init__(self, pool: Any = None, **settings: Any) -> None:
-        self.pool = pool if isinstance(pool, TaskPool) else TaskPool(pool, **settings)
+    def __init__(
+        self,
+        pool: TaskPool | str | os.PathLike[str] | None = None,
+        **settings: Unpack[Settings],
+    ) -> None:
+        if not isinstance(pool, TaskPool):
+            pool = TaskPool(pool, **settings)
+        elif settings:
+            raise TypeError(f"{pool!r} has its settings; not also {', '.join(settings)}")
+        self.pool = pool
         self._here: dict[str, _InProcess] = {}  # by the process
 
     def __getstate__(self) -> dict[str, object]:
@@ -212,7 +253,7 @@ class AsyncTaskPool:
         agent_id: object,
         capabilities: Iterable[str] = (),
         *,
-        order: str = "priority",
+        order: Order = "priority",
         wait: float | None = 0.0,
         lease_s: float | None = None,
         bind: bool | None = None,
@@ -242,7 +283,7 @@ class AsyncTaskPool:
         n: int,
         capabilities: Iterable[str] = (),
         *,
-        order: str = "priority",
+        order: Order = "priority",
         lease_s: float | None = None,
         bind: bool | None = None,
     ) -> list[AsyncClaim]:
@@ -260,7 +301,7 @@ class AsyncTaskPool:
         agent_id: object,
         capabilities: Iterable[str] = (),
         *,
-        order: str = "priority",
+        order: Order = "priority",
         wait: float | None = None,
         lease_s: float | None = None,
         bind: bool | None = None,
@@ -294,14 +335,14 @@ class AsyncTaskPool:
         task: str | Mapping[str, Any],
         description: str | None = None,
         *,
-        if_exists: str = "error",
+        if_exists: IfExists = "error",
         **fields: Any,
     ) -> bool:
         """As `TaskPool.publish`."""
         return await self._run(self.pool.publish, task, description, if_exists=if_exists, **fields)
 
     async def publish_many(
-        self, tasks: Iterable[Mapping[str, Any]], *, if_exists: str = "error"
+        self, tasks: Iterable[Mapping[str, Any]], *, if_exists: IfExists = "error"
     ) -> int:
         """As `TaskPool.publish_many`."""
         return await self._run(self.pool.publish_many, tasks, if_exists=if_exists)
@@ -374,7 +415,7 @@ class AsyncTaskPool:
         """As `TaskPool.recover`."""
         return await self._run(self.pool.recover, older_than, dry_run)
 
-    async def tasks(self, state: str = AVAILABLE) -> AsyncIterator[dict[str, Any]]:
+    async def tasks(self, state: State = AVAILABLE) -> AsyncIterator[dict[str, Any]]:
         """As `TaskPool.tasks`."""
         tasks = await self._run(self.pool.tasks, state)
         while (task := await self._run(next, tasks, None)) is not None:
@@ -392,7 +433,9 @@ class AsyncTaskPool:
         """As `TaskPool.why`."""
         return await self._run(self.pool.why, task_id, capabilities)
 
-    async def prune(self, state: str, older_than: float, *, dry_run: bool = True) -> list[str]:
+    async def prune(
+        self, state: PrunableState, older_than: float, *, dry_run: bool = True
+    ) -> list[str]:
         """As `TaskPool.prune`."""
         return await self._run(self.pool.prune, state, older_than, dry_run=dry_run)
 
@@ -497,7 +540,7 @@ class AsyncTaskPool:
         return claims
 
     def _news(
-        self, agent_id: object, capabilities: Iterable[str], order: str, max_claims: int | None
+        self, agent_id: object, capabilities: Iterable[str], order: Order, max_claims: int | None
     ) -> _News:
         # A pool on a server brings its own.
         of_server: Callable[..., _News] | None = getattr(self.pool, "_news", None)

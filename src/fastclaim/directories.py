@@ -13,9 +13,11 @@ from .tokens import new_token
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import ModuleType
-    from typing import Final
+    from typing import Final, Literal, TypeAlias
 
     from .deaths import Deaths
+
+    Durability: TypeAlias = Literal["none", "data", "full"]
 
 DURABILITIES: Final = {
     "none": outcome.SYNC_NONE,

@@ -22,7 +22,10 @@ import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Final
+    from typing import Final, Literal, TypeAlias
+
+    State: TypeAlias = Literal["available", "claimed", "completed", "failed"]
+    PrunableState: TypeAlias = Literal["available", "completed", "failed"]
 
 AVAILABLE: Final = "available"
 CLAIMED: Final = "claimed"

@@ -9,7 +9,9 @@ from .document import MARK
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from typing import Any, Final, TypeAlias
+    from typing import Any, Final, Literal, TypeAlias
+
+    Order: TypeAlias = Literal["priority", "oldest", "any"]
 
 ANY: Final = "any"
 OLDEST: Final = "oldest"

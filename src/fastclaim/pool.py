@@ -31,7 +31,11 @@ if TYPE_CHECKING:
     from typing import Any
 
     from .diagnosis import Finding
+    from .directories import Durability
+    from .layout import PrunableState, State
+    from .matching import Order
     from .pausing import Pause
+    from .publishing import IfExists
     from .recovery import RecoveryReport
     from .selection import Selection
 
@@ -74,7 +78,7 @@ class TaskPool(OriginalMethods):
         self,
         base_dir: str | os.PathLike[str] | None = None,
         *,
-        durability: str = "data",
+        durability: Durability = "data",
         lock_files: bool = True,
         bind_claims: bool = True,
         max_attempts: int | None = None,
@@ -151,7 +155,7 @@ class TaskPool(OriginalMethods):
         task: str | Mapping[str, Any],
         description: str | None = None,
         *,
-        if_exists: str = "error",
+        if_exists: IfExists = "error",
         **fields: Any,
     ) -> bool:
         """Publish one task: all of it, or nothing.
@@ -187,7 +191,9 @@ class TaskPool(OriginalMethods):
 
         return publish(self._directories, _as_task(task, description, fields), if_exists)
 
-    def publish_many(self, tasks: Iterable[Mapping[str, Any]], *, if_exists: str = "error") -> int:
+    def publish_many(
+        self, tasks: Iterable[Mapping[str, Any]], *, if_exists: IfExists = "error"
+    ) -> int:
         """Publish many tasks; all are looked at before the first is published.
 
         The disk is flushed for many at once.
@@ -527,7 +533,7 @@ class TaskPool(OriginalMethods):
 
         return read_pause(self._directories.tasks)
 
-    def tasks(self, state: str = layout.AVAILABLE) -> Iterator[dict[str, Any]]:
+    def tasks(self, state: State = layout.AVAILABLE) -> Iterator[dict[str, Any]]:
         """The tasks in one state, as they are read, in no particular order.
 
         Parameters
@@ -590,7 +596,7 @@ class TaskPool(OriginalMethods):
         agent_id: object,
         capabilities: Iterable[str] = (),
         *,
-        order: str = "priority",
+        order: Order = "priority",
         wait: float | None = 0.0,
         lease_s: float | None = None,
         bind: bool | None = None,
@@ -665,7 +671,7 @@ class TaskPool(OriginalMethods):
         n: int,
         capabilities: Iterable[str] = (),
         *,
-        order: str = "priority",
+        order: Order = "priority",
         lease_s: float | None = None,
         bind: bool | None = None,
     ) -> list[Claim]:
@@ -738,7 +744,7 @@ class TaskPool(OriginalMethods):
 
         return why(self._directories, task_id, capabilities)
 
-    def prune(self, state: str, older_than: float, *, dry_run: bool = True) -> list[str]:
+    def prune(self, state: PrunableState, older_than: float, *, dry_run: bool = True) -> list[str]:
         """Remove old tasks for good, or say which ones that would be.
 
         Completed tasks by which others are still ``blocked_by`` stay: without them these would

@@ -11,13 +11,16 @@ import os
 import sys
 import time
 import traceback
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import fastclaim
 from fastclaim import Claim, TaskPool
 
 from . import journal
 from .exits import SYSTEM, WRONG
+
+if TYPE_CHECKING:
+    from ..directories import Durability
 
 READY: Final = b"ready\n"
 GO: Final = b"go\n"
@@ -31,7 +34,7 @@ class Orders(NamedTuple):
     """What an agent is told when it is started."""
 
     base_dir: str
-    durability: str
+    durability: Durability
     lock_files: bool
     agent_id: str
     debug: bool

@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from .. import layout
 from ..directories import DURABILITIES, Directories
@@ -25,6 +25,9 @@ from .dependencies import check_dependencies
 from .fleet import Fleet
 from .output import Row, count, screen
 from .task_file import TaskFile, read_task_file
+
+if TYPE_CHECKING:
+    from ..directories import Durability
 
 SAMPLE: Final = Path(__file__).with_name("sample_tasks.jsonl")
 DEFAULT_AGENTS: Final = 8
@@ -101,7 +104,7 @@ class _Demo:
         self._agent_ids = [f"agent-{n}" for n in range(1, agents + 1)]
         # Absolute: agents are processes of their own.
         self._base_dir = os.path.abspath(base_dir)
-        self._durability: str = arguments.durability
+        self._durability: Durability = arguments.durability
         self._lock_files: bool = arguments.lock_files
         self._debug: bool = arguments.debug
         self._journal_files = {

@@ -44,7 +44,7 @@ def failed_ids(pool: TaskPool) -> list[str] | None:
     return [name.removesuffix(suffix) for name in names if name.endswith(suffix)]
 
 
-def _find_in(pool: TaskPool, state: str, task_id: str) -> Iterator[dict[str, Any]]:
+def _find_in(pool: TaskPool, state: layout.State, task_id: str) -> Iterator[dict[str, Any]]:
     directories = _directories(pool)
     if directories is None:
         yield from (task for task in pool.tasks(state) if f"{task.get('task_id')}" == task_id)

@@ -9,6 +9,7 @@ from typing import Any
 
 from ..errors import TaskPoolError
 from ..pool import TaskPool
+from ..publishing import IfExists
 from . import exits, options
 from .answer import answer, wants_json
 from .output import count, screen
@@ -153,14 +154,14 @@ def _publish_file(arguments: argparse.Namespace) -> int:
     return file.problems[0].status if file.problems else exits.OK
 
 
-def _publish_all(pool: TaskPool, file: TaskFile, if_exists: str) -> int:
+def _publish_all(pool: TaskPool, file: TaskFile, if_exists: IfExists) -> int:
     try:
         return pool.publish_many(file.tasks, if_exists=if_exists)
     except TaskPoolError as error:
         raise file.refuse(error) from error
 
 
-def _publish_each(pool: TaskPool, file: TaskFile, if_exists: str) -> int:
+def _publish_each(pool: TaskPool, file: TaskFile, if_exists: IfExists) -> int:
     """Publish what can be published; adds the others to the file's problems."""
     published = 0
     for task in file.tasks:

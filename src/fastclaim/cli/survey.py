@@ -127,7 +127,7 @@ class Survey:
             self._paused(),
         )
 
-    def tasks(self, state: str, limit: int) -> list[dict[str, Any]]:
+    def tasks(self, state: layout.State, limit: int) -> list[dict[str, Any]]:
         """Some tasks in one state: those longest in available/ and claimed/, else the latest."""
         if state == layout.AVAILABLE:
             entries = sorted(self._entries(state), key=lambda entry: entry.published_s)
@@ -181,7 +181,7 @@ class Survey:
         until = "further notice" if pause.until == math.inf else when(pause.until)
         return f"until {until}" + (f": {pause.reason}" if pause.reason else "")
 
-    def _entries(self, state: str) -> list[_Entry]:
+    def _entries(self, state: layout.State) -> list[_Entry]:
         tasks_dir = getattr(self._pool, "tasks_dir", None)
         if tasks_dir is None:
             return [_entry_of(task) for task in self._pool.tasks(state)]

@@ -81,7 +81,7 @@ class WatchApp(App[None]):
         self._pool_name = name
         self._interval_s = interval_s
         self._survey = Survey(pool)
-        self._state = layout.CLAIMED
+        self._state: layout.State = layout.CLAIMED
         self._tasks: list[dict[str, Any]] = []
         self._paused = False
 
@@ -143,7 +143,7 @@ class WatchApp(App[None]):
         return self._tasks[row] if 0 <= row < len(self._tasks) else None
 
     def on_tabs_tab_activated(self, event: Tabs.TabActivated) -> None:
-        self._state = event.tab.id or layout.CLAIMED
+        self._state = next((s for s in layout.STATES if s == event.tab.id), layout.CLAIMED)
         self._fill([])
         self._look()
 
