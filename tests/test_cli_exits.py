@@ -118,6 +118,17 @@ def test_a_mistyped_pool_is_named_and_not_made(tmp_path, command):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    "command",
+    [["claim", "--agent", "x"], ["work", "--agent", "x", "--until-empty", "--", "true"], ["pause"]],
+)
+def test_whoever_may_come_before_the_tasks_says_that_a_pool_was_made(tmp_path, command):
+    words, place = command[:1], ["--pool", tmp_path / "new"]
+    made = f"fastclaim {words[0]}: {tmp_path}/new: there was no pool; made a new one\n"
+    assert made in fastclaim(*words, *place, *command[1:]).stderr
+    assert made not in fastclaim(*words, *place, *command[1:]).stderr
+
+
 @pytest.mark.parametrize("command", [["list"], ["claim", "--agent", "x"], ["publish", "--id", "a"]])
 def test_a_pool_path_that_is_a_file_is_named(tmp_path, command):
     (tmp_path / "file").touch()

@@ -96,7 +96,7 @@ def _claim_now(arguments: argparse.Namespace) -> Claim | None:
     settings = {"bind": False, "lease_s": arguments.lease}
     wait_s = arguments.wait or 0.0
     # Who does not wait has no use for being told, and the end of a watch takes longer than a claim.
-    pool = options.open_pool(arguments, _ask_kernel=wait_s > 0)
+    pool = options.open_or_new_pool(arguments, _ask_kernel=wait_s > 0)
     if arguments.task is not None:
         timeout_s = 10.0 if arguments.wait is None else arguments.wait
         return pool.claim(arguments.task, arguments.agent, timeout=timeout_s, **settings)

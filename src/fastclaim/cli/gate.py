@@ -27,7 +27,7 @@ def add_pause_arguments(parser: argparse.ArgumentParser) -> None:
 def run_pause(arguments: argparse.Namespace) -> int:
     """Run the command; returns the exit status."""
     until_s = None if arguments.for_s is None else time.time() + arguments.for_s
-    options.open_pool(arguments).pause(until_s, arguments.reason)
+    options.open_or_new_pool(arguments).pause(until_s, arguments.reason)
     answer(
         arguments,
         {"paused": True, "until": until_s, "reason": arguments.reason},

@@ -10,7 +10,7 @@ import os
 
 from .. import layout
 from ..pool import TaskPool
-from .exits import BadInput
+from .exits import BadInput, complain, one_line
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -145,6 +145,19 @@ def open_pool(arguments: argparse.Namespace, **settings: Any) -> TaskPool:
         It cannot be made, or cannot be reached.
     """
     return _pool(pool_name(arguments), settings)
+
+
+def open_or_new_pool(arguments: argparse.Namespace, **settings: Any) -> TaskPool:
+    """The same for commands that agents run, which may rightly be there before any task.
+
+    But a mistyped name has to be seen: if a pool is made, they say so on stderr.
+    """
+    name = pool_name(arguments)
+    is_new = not layout.is_url(name) and not os.path.exists(os.path.join(name, "tasks"))
+    pool = _pool(name, settings)
+    if is_new:
+        complain(arguments.command, one_line(f"{name}: there was no pool; made a new one"))
+    return pool
 
 
 def existing_pool(arguments: argparse.Namespace, **settings: Any) -> TaskPool:

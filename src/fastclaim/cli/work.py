@@ -88,7 +88,7 @@ def run_work(arguments: argparse.Namespace) -> int:
     # Before a task is claimed for it.
     if shutil.which(command[0]) is None:
         raise exits.BadInput(f"{command[0]}: {_why_not(command[0])}")
-    pool = options.open_pool(arguments, max_attempts=arguments.max_attempts)
+    pool = options.open_or_new_pool(arguments, max_attempts=arguments.max_attempts)
     with Worker(arguments, pool, command) as worker:
         return worker.run()
 
