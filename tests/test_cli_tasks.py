@@ -341,6 +341,28 @@ def test_tasks_are_listed_by_state(claimed):
     assert answers("list", "--state", "completed", "--pool", claimed) == []
 
 
+def test_tasks_are_listed_as_they_are_claimed_or_since_when_they_are_where_they_are(base):
+    pool = TaskPool(base)
+    now_s = time.time()
+    for number, name in enumerate(["second", "third", "urgent", "last"]):
+        priority = {"urgent": 5, "last": -1}.get(name, 0)
+        pool.publish(name, created_at=now_s + number, priority=priority)
+    in_order = [claim.task_id for claim in pool.claim_many("a", 9)]
+    assert in_order == ["urgent", "second", "third", "last"]
+
+    def listed(*options):
+        return [task["task_id"] for task in answers("list", *options, "--pool", base)]
+
+    assert listed("--state", "claimed") == in_order
+    for name in sorted(in_order):
+        pool.release(name, "a")
+    assert listed() == in_order
+    assert listed("--limit", 2) == in_order[:2]
+    for name in in_order:
+        pool.claim(name, "a").complete()
+    assert listed("--state", "completed") == in_order[::-1]
+
+
 def test_an_agent_is_told_what_it_has(claimed):
     assert answer("mine", "--agent", "x", "--pool", claimed)["task_id"] == "a"
     assert answers("mine", "--agent", "y", "--pool", claimed) == []

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import itertools
-from collections.abc import Iterable, Iterator
-from typing import Any
+import heapq
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
+from typing import Any, Final
 
 from .. import layout
 from ..claim import Claim
 from ..errors import ClaimLost
-from . import answer, exits, lookup, options, tables
+from ..matching import PRIORITY, rank
+from . import answer, exits, fields, lookup, options, tables
 
 
 def add_show_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,20 +43,53 @@ def add_list_arguments(parser: argparse.ArgumentParser) -> None:
         "--state",
         choices=layout.STATES,
         default=layout.AVAILABLE,
-        help=f"which state; default: {layout.AVAILABLE}",
+        help=f"which state; default: {layout.AVAILABLE}, in the order in which they are claimed;"
+        " claimed: the longest held first; completed, failed: the latest first",
     )
-    parser.add_argument("--limit", metavar="N", type=_limit, help="show no more than this many")
+    parser.add_argument("--limit", metavar="N", type=_limit, help="show no more than the first N")
     options.add_pool(parser)
     options.add_json(parser)
 
 
 def run_list(arguments: argparse.Namespace) -> int:
     """Run the command; returns the exit status."""
-    found = options.existing_pool(arguments).tasks(arguments.state)
-    answer.tasks(
-        arguments, itertools.islice(found, arguments.limit), f"no tasks are {arguments.state}"
-    )
+    state, limit = arguments.state, arguments.limit
+    found = options.existing_pool(arguments).tasks(state)
+    answer.tasks(arguments, _in_order(found, state, limit), f"no tasks are {state}")
     return exits.OK
+
+
+def _in_order(
+    tasks: Iterable[dict[str, Any]], state: str, limit: int | None
+) -> list[dict[str, Any]]:
+    """The first tasks of a state, in the order in which people want to see them."""
+    place = _PLACES[state]
+
+    def key(task: dict[str, Any]) -> tuple[object, ...]:
+        return *place(task), f"{task.get('task_id')}"
+
+    return sorted(tasks, key=key) if limit is None else heapq.nsmallest(limit, tasks, key=key)
+
+
+def _next(task: Mapping[str, Any]) -> tuple[float, float]:
+    """As `matching.rank`, but that a task of unknown age comes last."""
+    published_s = fields.published(task)
+    return rank(dict(task), PRIORITY)[0], math.inf if published_s is None else published_s
+
+
+def _since(task: Mapping[str, Any], name: str, *, latest: bool) -> tuple[float]:
+    moment_s = fields.moment(task, name)
+    if moment_s is None:
+        return (math.inf,)
+    return (-moment_s if latest else moment_s,)
+
+
+_PLACES: Final[Mapping[str, Callable[[Mapping[str, Any]], tuple[float, ...]]]] = {
+    layout.AVAILABLE: _next,
+    layout.CLAIMED: partial(_since, name="claimed_at", latest=False),
+    layout.COMPLETED: partial(_since, name="completed_at", latest=True),
+    layout.FAILED: partial(_since, name="failed_at", latest=True),
+}
 
 
 def add_mine_arguments(parser: argparse.ArgumentParser) -> None:
@@ -68,7 +104,7 @@ def run_mine(arguments: argparse.Namespace) -> int:
     pool = options.existing_pool(arguments)
     answer.tasks(
         arguments,
-        _tasks_of(pool.mine(arguments.agent)),
+        _in_order(_tasks_of(pool.mine(arguments.agent)), layout.CLAIMED, None),
         f"{arguments.agent!r} has claimed nothing",
     )
     return exits.OK

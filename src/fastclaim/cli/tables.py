@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from ..document import MARK
+from ..matching import published_s
 from .exits import one_line
 from .output import Row, screen
 
@@ -66,7 +67,8 @@ def print_tasks(tasks: Iterable[Mapping[str, Any]], nothing: str) -> None:
 
 def _row(task: Mapping[str, Any]) -> tuple[str, ...]:
     since_s = next(
-        (task[name] for name in _MOMENTS if isinstance(task.get(name), int | float)), None
+        (task[name] for name in _MOMENTS if isinstance(task.get(name), int | float)),
+        published_s(task),
     )
     description = _text(first_line(task.get("description", "")))
     if len(description) > _MAX_DESCRIPTION:
