@@ -151,6 +151,10 @@ def test_a_claim_prints_the_task_and_outlives_the_command(base):
     TaskPool(base).publish("a", "Do it", priority=1)
     task = answer("claim", "a", "--agent", "x", "--pool", base)
     assert (task["task_id"], task["claimed_by"], task["priority"]) == ("a", "x", 1)
+    claim = {"status", "claimed_by", "claimed_at", "claim_token"}
+    assert task.keys() == claim | {"task_id", "description", "priority"}
+    assert answer("show", "a", "--pool", base) == task
+    assert answer("list", "--state", "claimed", "--pool", base) == task
     # Nobody takes it back because the process that claimed it has ended.
     assert refusal("claim", "--agent", "y", "--pool", base) == (1, "nothing to claim")
     assert states(base) == {"a": "claimed"}

@@ -100,6 +100,7 @@ task = json.load(sys.stdin)
 names = "FASTCLAIM_TASK_ID", "FASTCLAIM_AGENT", "FASTCLAIM_ATTEMPT", "A2A_BASE_DIR"
 print(json.dumps([task["description"], *(os.environ[name] for name in names)]))
 assert os.environ["FASTCLAIM_TOKEN"] == task["claim_token"]
+assert not {"fastclaim", "owner", "claim_lock_acquired_at"} & task.keys()
 """
     result = work("--once", "--", sys.executable, "-c", code)
     assert (result.returncode, result.stderr) == (0, "")

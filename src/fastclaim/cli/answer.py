@@ -8,11 +8,16 @@ from __future__ import annotations
 import json
 import sys
 
+from ..document import MARK
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterable, Mapping
     from typing import Any
+
+# What stands in a task for fastclaim and the original alone.
+_INTERNAL = (MARK, "claim_lock_acquired_at", "owner")
 
 
 def wants_json(arguments: argparse.Namespace) -> bool:
@@ -23,6 +28,11 @@ def wants_json(arguments: argparse.Namespace) -> bool:
 def line(value: object) -> None:
     """One JSON value, at once: whoever reads a pipe waits for it."""
     print(json.dumps(value), flush=True)
+
+
+def told(task: Mapping[str, Any]) -> dict[str, Any]:
+    """A task as it is shown to people and programs."""
+    return {name: value for name, value in task.items() if name not in _INTERNAL}
 
 
 def answer(arguments: argparse.Namespace, value: object, sentence: str) -> None:
@@ -39,7 +49,7 @@ def tasks(arguments: argparse.Namespace, found: Iterable[Mapping[str, Any]], not
     """Tasks, one a line, as they are or in columns; `nothing`: what to say where there are none."""
     if wants_json(arguments):
         for task in found:
-            line(task)
+            line(told(task))
     else:
         from . import tables
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..errors import ClaimLost, TaskPoolError
 from . import exits, options
-from .answer import wants_json
+from .answer import line, told, wants_json
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -62,9 +62,7 @@ def run_claim(arguments: argparse.Namespace) -> int:
 
 def _tell(arguments: argparse.Namespace, claim: Claim) -> None:
     if wants_json(arguments):
-        from .answer import line
-
-        line(claim.task)
+        line(told(claim.task))
     else:
         from .tables import print_task
 

@@ -31,7 +31,7 @@ def run_show(arguments: argparse.Namespace) -> int:
     for state, task in found:
         if answer.wants_json(arguments):
             # A document of another hand need not have a status, or not the right one.
-            answer.line({**task, "status": state})
+            answer.line({**answer.told(task), "status": state})
         else:
             tables.print_task(state, task)
     return exits.OK

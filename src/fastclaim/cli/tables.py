@@ -7,8 +7,8 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
-from ..document import MARK
 from ..matching import published_s
+from .answer import told
 from .exits import one_line
 from .output import Row, screen
 
@@ -48,7 +48,7 @@ def print_task(state: str, task: Mapping[str, Any]) -> None:
     """One task, field by field, under a heading that says its state."""
     out = screen()
     out.good(f"{state} {_text(task.get('task_id'))}")
-    shown = ((name, value) for name, value in task.items() if name not in _UNSHOWN)
+    shown = ((name, value) for name, value in told(task).items() if name != "task_id")
     out.rows([Row(one_line(name), _moment_or_text(name, value)) for name, value in shown])
 
 
@@ -83,8 +83,6 @@ def _row(task: Mapping[str, Any]) -> tuple[str, ...]:
     )
 
 
-# What stands in the heading, or is of no use to people.
-_UNSHOWN: Final = ("task_id", MARK, "claim_lock_acquired_at", "owner")
 _TIMES: Final = (
     "created_at",
     "claimed_at",

@@ -154,7 +154,8 @@ class Worker:
                 "FASTCLAIM_TOKEN": claim.token,
                 "FASTCLAIM_ATTEMPT": f"{fields.attempts(task) + 1}",
             }
-            job = Job(self._command, task, self._environment | variables, self._selector)
+            told = answer.told(task)
+            job = Job(self._command, told, self._environment | variables, self._selector)
         except BaseException:
             claim.release()
             raise
