@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from fastclaim import TaskPool
 from fastclaim.cli.survey import LATELY_S, Survey
 
+from .agents import agent
 from .commands import answer, on_a_terminal
 
 
@@ -35,6 +37,23 @@ def test_status_says_who_holds_what_and_since_when(pool):
     assert 0 < claims["t1"]["lease_left_s"] <= 600
     assert status["oldest_waiting"]["task_id"] == "t3"
     assert status["completed_last_minute"] == 1
+
+
+def test_claims_of_the_dead_are_told_from_those_that_stand(pool):
+    pool.publish_many([{"task_id": "a"}, {"task_id": "b"}])
+    pool.claim("a", "alive", bind=False)
+    with agent(lambda: pool.claim("b", "dead")) as holder:
+        holder.kill()
+    found = answer("status", "--pool", pool.base_dir)["agents"]
+    ends = {each["agent"]: [claim["ended"] for claim in each["claims"]] for each in found}
+    assert ends == {"alive": [None], "dead": ["its process ended"]}
+    _, shown = on_a_terminal("status", "--pool", pool.base_dir)
+    assert re.search(r"at work +1 agent\b", shown)
+    assert re.search(r"ended +1 claim +of which the next claimer takes the tasks", shown)
+    assert re.search(r"dead +b .*its process ended", shown)
+    _, shown = on_a_terminal("list", "--state", "claimed", "--pool", pool.base_dir)
+    assert re.search(r"^ ?b .*dead \(its process ended\)", shown, re.M)
+    assert re.search(r"^ ?a .*alive +\d", shown, re.M)
 
 
 def test_status_names_the_latest_failures(pool):

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 
 from . import exclusive
 from .directories import Directories
+from .endings import Endings
 from .errors import InvalidName, InvalidTask
 from .listing import claims_of, read_task
 from .matching import Task, deadline, epoch_s, missing_capability, names_in, not_before
@@ -72,7 +73,7 @@ def _whereabouts(pool: Directories, task_id: object) -> str:
     """Where a task is that is not completed."""
     try:
         for claim in claims_of(pool, task_id):
-            return _claimed_since(claim)
+            return _claimed_since(pool, claim)
         if os.path.lexists(pool.failed_file(task_id)):
             return "failed for good; see retry_failed()"
         if os.path.lexists(pool.available_file(task_id)):
@@ -84,7 +85,7 @@ def _whereabouts(pool: Directories, task_id: object) -> str:
 
 def _claimed(pool: Directories, task_id: object, _: object) -> str | None:
     for claim in claims_of(pool, task_id):
-        return f"task {task_id!r} is {_claimed_since(claim)}"
+        return f"task {task_id!r} is {_claimed_since(pool, claim)}"
     return None
 
 
@@ -122,13 +123,15 @@ def _described_claim(pool: Directories, claim_name: str) -> str:
         claim = read_task(os.path.join(os.fsdecode(pool.claimed), claim_name))
     except (FileNotFoundError, InvalidTask):
         return claim_name
-    return f"{claim.get('task_id', claim_name)} {_claimed_since(claim)}"
+    return f"{claim.get('task_id', claim_name)} {_claimed_since(pool, claim)}"
 
 
-def _claimed_since(claim: Task) -> str:
+def _claimed_since(pool: Directories, claim: Task) -> str:
     at_s = epoch_s(claim.get("claimed_at"))
     since = "" if at_s is None else f" since {local_time(at_s)}"
-    return f"claimed by {_named(claim.get('claimed_by', 'somebody'))}{since}"
+    said = f"claimed by {_named(claim.get('claimed_by', 'somebody'))}{since}"
+    end = Endings(pool.tasks).of(claim)
+    return said if end is None else f"{said}, but {end}: the next claimer takes it back"
 
 
 def _named(agent_id: object) -> str:

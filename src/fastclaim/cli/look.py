@@ -13,6 +13,7 @@ from .. import layout
 from ..claim import Claim
 from ..errors import ClaimLost
 from ..matching import PRIORITY, rank
+from ..pool import TaskPool
 from . import answer, exits, fields, lookup, options, tables
 
 
@@ -54,9 +55,24 @@ def add_list_arguments(parser: argparse.ArgumentParser) -> None:
 def run_list(arguments: argparse.Namespace) -> int:
     """Run the command; returns the exit status."""
     state, limit = arguments.state, arguments.limit
-    found = options.existing_pool(arguments).tasks(state)
-    answer.tasks(arguments, _in_order(found, state, limit), f"no tasks are {state}")
+    pool = options.existing_pool(arguments)
+    found = _in_order(pool.tasks(state), state, limit)
+    if state == layout.CLAIMED and not answer.wants_json(arguments):
+        found = _with_ends(pool, found)
+    answer.tasks(arguments, found, f"no tasks are {state}")
     return exits.OK
+
+
+def _with_ends(pool: TaskPool, claims: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Claims, of which those say so that have ended and are not taken back yet."""
+    from .survey import endings_in
+
+    endings = endings_in(pool)
+    ends = [None if endings is None else endings.of(claim) for claim in claims]
+    return [
+        claim if end is None else claim | {"claimed_by": f"{claim.get('claimed_by')} ({end})"}
+        for claim, end in zip(claims, ends, strict=True)
+    ]
 
 
 def _in_order(

@@ -51,8 +51,13 @@ def summary(snapshot: Snapshot) -> list[Row]:
         oldest = snapshot.oldest
         found.append(Row("oldest waiting", one_line(oldest.task_id), length(oldest.waited_s)))
     found.append(Row("done lately", count(snapshot.completed_lately, "task"), "in the last minute"))
-    agents = len(snapshot.by_agent())
-    found.append(Row("at work", count(agents, "agent")))
+    standing = {holding.agent_id for holding in snapshot.holdings if holding.ended is None}
+    found.append(Row("at work", count(len(standing), "agent")))
+    ended = sum(holding.ended is not None for holding in snapshot.holdings)
+    if ended:
+        found.append(
+            Row("ended", count(ended, "claim"), "of which the next claimer takes the tasks")
+        )
     if snapshot.paused is not None:
         found.append(Row("paused", one_line(snapshot.paused)))
     return found
@@ -60,7 +65,8 @@ def summary(snapshot: Snapshot) -> list[Row]:
 
 def _row(claim: Holding) -> tuple[str, ...]:
     held = "-" if claim.held_s is None else length(claim.held_s)
-    return one_line(claim.agent_id), one_line(claim.task_id), held, lease(claim.lease_left_s)
+    until = claim.ended or lease(claim.lease_left_s)
+    return one_line(claim.agent_id), one_line(claim.task_id), held, until
 
 
 def lease(left_s: float | None) -> str:

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
 from .. import layout, listing
+from ..endings import Endings
 from ..errors import InvalidTask
 from ..pool import TaskPool
 from . import fields
@@ -34,6 +35,7 @@ class Holding(NamedTuple):
     task_id: str
     held_s: float | None
     lease_left_s: float | None
+    ended: str | None  # why it has ended, if the next claimer takes the task back
 
     def as_dict(self) -> dict[str, object]:
         """What becomes JSON, where the agent is said already."""
@@ -141,6 +143,7 @@ class Survey:
 
     def _holdings(self, now_s: float) -> list[Holding]:
         found = []
+        endings = endings_in(self._pool)
         for task in self._pool.tasks(layout.CLAIMED):
             since_s = fields.moment(task, "claimed_at")
             until_s = fields.moment(task, "lease_expires_at")
@@ -150,6 +153,7 @@ class Survey:
                     f"{task.get('task_id')}",
                     None if since_s is None else max(0.0, now_s - since_s),
                     None if until_s is None else until_s - now_s,
+                    None if endings is None else endings.of(task),
                 )
             )
         return sorted(found, key=lambda holding: -(holding.held_s or 0.0))
@@ -195,6 +199,12 @@ class Survey:
             entries = list(_entries_in(directory))
             self._seen[state] = (changed_ns if settled else -1, entries)
         return entries
+
+
+def endings_in(pool: TaskPool) -> Endings | None:
+    """What tells which claims have ended; None for a database, which ends them itself."""
+    tasks_dir = getattr(pool, "tasks_dir", None)
+    return None if tasks_dir is None else Endings(os.fsencode(tasks_dir))
 
 
 def _entries_in(directory: str) -> Iterator[_Entry]:
