@@ -63,6 +63,11 @@ def test_the_refusal_of_a_task_that_is_known_changes_no_file(
     assert files(tmp_path) == before
 
 
+def test_a_pool_has_a_name() -> None:
+    with pytest.raises(ValueError, match="is empty"):
+        TaskPool("")
+
+
 def test_a_name_that_only_looks_like_a_claim_of_the_task_does_not_count(pool: TaskPool) -> None:
     pool.publish("a_b")
     pool.claim("a_b", "c")

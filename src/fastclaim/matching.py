@@ -8,7 +8,7 @@ from .document import MARK
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from typing import Any, Final, Literal, TypeAlias
 
     Order: TypeAlias = Literal["priority", "oldest", "any"]
@@ -22,6 +22,23 @@ NUMBER: Final = int | float  # made once: that takes longer than to look
 
 Task: TypeAlias = "dict[str, Any]"
 Capabilities = tuple[object, ...]
+
+
+def capabilities_in(given: Iterable[Any]) -> tuple[Any, ...]:
+    """What a caller says that an agent can do; raises TypeError if that is no list of names."""
+    try:
+        named = tuple(given)
+        hash(named)
+    except TypeError:
+        raise no_capabilities(given) from None
+    if isinstance(given, str | bytes):  # of which the letters would be meant
+        raise no_capabilities(given)
+    return named
+
+
+def no_capabilities(given: object) -> TypeError:
+    """The error that `capabilities_in` raises."""
+    return TypeError(f"capabilities is a list of names, not {given!r}")
 
 
 def missing_capability(task: Task, capabilities: Sequence[object]) -> object:

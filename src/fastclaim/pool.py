@@ -69,7 +69,7 @@ class TaskPool(OriginalMethods):
     Raises
     ------
     ValueError
-        `durability` is none of the three, or `max_attempts` is not positive.
+        `base_dir` is empty, `durability` none of the three, or `max_attempts` not positive.
     OSError
         The directories cannot be made.
     """
@@ -86,8 +86,9 @@ class TaskPool(OriginalMethods):
         _ask_kernel: bool = True,
     ) -> None:
         base = layout.default_base_dir() if base_dir is None else base_dir
-        if max_attempts is not None and max_attempts < 1:
-            raise ValueError(f"max_attempts {max_attempts!r} is not positive")
+        if base == "":
+            raise ValueError("the name of the pool's directory is empty")
+        _check_max_attempts(max_attempts)
         if layout.is_url(base):
             from .postgres.pool import become
 
@@ -104,7 +105,7 @@ class TaskPool(OriginalMethods):
         # Not by who claims once: to end a watch takes the kernel longer than to claim.
         self._asks_kernel = _ask_kernel
         self._selections: dict[str, Selection] = {}  # by the process
-        self._checked_agent_id: object = None
+        self._checked_agent_id: object = ""  # which can be one
         self._has_missed = False
         self._directories.make()
 
@@ -268,6 +269,7 @@ class TaskPool(OriginalMethods):
         OSError
             The system refused; the task is where it was.
         """
+        _check_is_agent(agent_id)
         _check_seconds("timeout", timeout)
         token = new_token()
         hold = self._hold(lease_s, bind)
@@ -652,6 +654,7 @@ class TaskPool(OriginalMethods):
         attempt = _Attempt(self, self._directories, agent_id, lease_s, bind)
         claim_one = functools.partial(selection.claim_one, view, attempt)
         if max_claims is not None:
+            _check_whole("max_claims", max_claims)
             claim_one = functools.partial(self._claim_one_within, max_claims, agent_id, claim_one)
         try:
             return selection.claim_at_once(view, claim_one) or selection.claim_later(
@@ -701,6 +704,7 @@ class TaskPool(OriginalMethods):
         from .batches import put_on_disk
 
         _check_agent_id(agent_id)
+        _check_whole("n", n)
         selection = self._selected()
         view = selection.view(order, capabilities)
         attempt = _Attempt(self, self._directories.for_a_batch(), agent_id, lease_s, bind)
@@ -771,6 +775,7 @@ class TaskPool(OriginalMethods):
         OSError
             The system refused; some may have been removed.
         """
+        _check_seconds("older_than", older_than, optional=False)
         from .pruning import prune
 
         return prune(self._directories, state, older_than, dry_run)
@@ -952,11 +957,31 @@ class _Attempt:
 
 def _check_agent_id(agent_id: object) -> None:
     """Raise InvalidName or InvalidTask if no claim can be made for this id, of whatever task."""
+    _check_is_agent(agent_id)
     try:
         layout.encode_name(f"_{agent_id}{layout.TASK_SUFFIX}")
     except ValueError as error:
         raise InvalidName(f"agent id {agent_id!r}: {error}") from None
     claim_stamp(agent_id, bound_to(None), "")
+
+
+def _check_is_agent(agent_id: object) -> None:
+    """Raise InvalidName for what ``os.environ.get`` gives of a variable that is not there."""
+    if agent_id is None:
+        raise InvalidName("agent id None: a claim is somebody's")
+
+
+def _check_max_attempts(number: object) -> None:
+    if number is not None:
+        _check_whole("max_attempts", number)
+        if number < 1:  # type: ignore[operator]
+            raise ValueError(f"max_attempts {number!r} is not positive")
+
+
+def _check_whole(name: str, number: object) -> None:
+    """Raise ValueError unless it is a whole number."""
+    if not isinstance(number, int) or isinstance(number, bool):
+        raise ValueError(f"{name} {number!r} is not a whole number")
 
 
 def _check_seconds(name: str, seconds: object, *, optional: bool = True) -> None:

@@ -14,7 +14,7 @@ from _thread import allocate_lock  # `threading` takes ten times as long to impo
 from . import layout
 from .changes import TASKS, Change, Changes
 from .directories import Directories
-from .matching import ANY, ORDERS, Capabilities
+from .matching import ANY, ORDERS, Capabilities, no_capabilities
 from .search import Search
 from .views import BUSY_S, AnyView, OrderedView, View
 from .waiters import Bell, Waiter, Waiters
@@ -72,14 +72,17 @@ class Selection:
         TypeError
             `capabilities` is a string, or not made of strings.
         """
-        key = (order, tuple(capabilities))
-        view = self._views.get(key)
+        try:
+            key = (order, tuple(capabilities))
+            view = self._views.get(key)
+        except TypeError:
+            raise no_capabilities(capabilities) from None
         if view is not None:
             return view
         if order not in ORDERS:
             raise ValueError(f"order {order!r} is none of {', '.join(ORDERS)}")
         if isinstance(capabilities, str | bytes):
-            raise TypeError(f"capabilities is a list of names, not {capabilities!r}")
+            raise no_capabilities(capabilities)
         with self.lock:
             if len(self._views) >= _MOST_VIEWS:
                 del self._views[next(iter(self._views))]

@@ -11,14 +11,22 @@ from .directories import Directories
 from .endings import Endings
 from .errors import InvalidName, InvalidTask
 from .listing import claims_of, read_task
-from .matching import Task, deadline, epoch_s, missing_capability, names_in, not_before
+from .matching import (
+    Task,
+    capabilities_in,
+    deadline,
+    epoch_s,
+    missing_capability,
+    names_in,
+    not_before,
+)
 from .pausing import described_pause, local_time, read_pause
 from .views import is_completed
 
 
 def why(pool: Directories, task_id: object, capabilities: Iterable[object] | None) -> str:
     """See `fastclaim.TaskPool.why`."""
-    told = None if capabilities is None else tuple(capabilities)
+    told = None if capabilities is None else capabilities_in(capabilities)
     # In the order in which tasks move on, and once more should it have been given back meanwhile.
     for state_of in (_waiting, _claimed, _completed, _failed, _waiting):
         sentence = state_of(pool, task_id, told)

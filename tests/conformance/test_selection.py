@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import re
 import threading
 import time
 from typing import Any
@@ -71,6 +72,44 @@ def test_an_unknown_order_is_refused_by_name(pool: TaskPool) -> None:
 def test_an_agent_that_cannot_have_a_claim_is_refused(pool: TaskPool) -> None:
     with pytest.raises(InvalidName):
         pool.claim_next("a/b")
+
+
+def test_an_argument_of_the_wrong_kind_is_named(pool: TaskPool) -> None:
+    wrong: Any
+    for wrong in ("python", None, 7, [["python"]]):
+        named = re.escape(f"capabilities is a list of names, not {wrong!r}")
+        with pytest.raises(TypeError, match=named):
+            pool.claim_next("a", wrong)
+        with pytest.raises(TypeError, match=named):
+            pool.claim_many("a", 2, wrong)
+        if wrong is not None:
+            with pytest.raises(TypeError, match=named):
+                pool.why("x", wrong)
+    for wrong in ("2", 1.5, True):
+        with pytest.raises(ValueError, match=f"max_claims {wrong!r} is not a whole number"):
+            pool.claim_next("a", max_claims=wrong)
+        with pytest.raises(ValueError, match=f"n {wrong!r} is not a whole number"):
+            pool.claim_many("a", wrong)
+    with pytest.raises(ValueError, match="older_than '7d' is not a number of seconds"):
+        pool.prune("completed", "7d")  # type: ignore[arg-type]
+
+
+def test_nobody_is_no_agent(pool: TaskPool) -> None:
+    pool.publish("x")
+    for claim in (
+        lambda: pool.claim("x", None),
+        lambda: pool.claim_next(None),
+        lambda: pool.claim_many(None, 2),
+    ):
+        with pytest.raises(InvalidName, match="agent id None"):
+            claim()
+    assert pool.counts()["claimed"] == 0
+
+
+def test_a_number_of_attempts_that_is_none_is_refused(make_pool: MakePool) -> None:
+    for wrong in ("3", 1.5, True, 0):
+        with pytest.raises(ValueError, match=f"max_attempts {wrong!r} is not"):
+            make_pool(max_attempts=wrong)
 
 
 # What is left out ---------------------------------------------------------------------------------

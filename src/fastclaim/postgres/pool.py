@@ -18,8 +18,16 @@ from ..errors import (
     TaskNotAvailable,
     TaskPoolError,
 )
+from ..matching import capabilities_in
 from ..pausing import Pause
-from ..pool import TaskPool, _as_task, _check_seconds
+from ..pool import (
+    TaskPool,
+    _as_task,
+    _check_is_agent,
+    _check_max_attempts,
+    _check_seconds,
+    _check_whole,
+)
 from ..recovery import RecoveryReport
 from ..tokens import new_token
 from . import claiming, finishing, health, listing, publishing, recovery, selecting, upkeep
@@ -89,8 +97,7 @@ class PostgresPool(TaskPool):
     ) -> None:
         if durability not in DURABILITIES:
             raise ValueError(f"durability {durability!r} is none of {', '.join(DURABILITIES)}")
-        if max_attempts is not None and max_attempts < 1:
-            raise ValueError(f"max_attempts {max_attempts!r} is not positive")
+        _check_max_attempts(max_attempts)
         url = layout.default_base_dir() if base_dir is None else base_dir
         self._database = Database(url, synchronous=durability != "none")
         self._bind_claims = bind_claims
@@ -138,6 +145,7 @@ class PostgresPool(TaskPool):
         lease_s: float | None = None,
         bind: bool | None = None,
     ) -> Claim:
+        _check_is_agent(agent_id)
         _check_seconds("timeout", timeout)
         token = new_token()
         hold = self._hold_for(lease_s, bind)
@@ -175,6 +183,7 @@ class PostgresPool(TaskPool):
         bind: bool | None = None,
     ) -> list[Claim]:
         wanted = _wanted(agent_id, capabilities, order, None)
+        _check_whole("n", n)
         if n < 1:
             return []
         return self._claim_next(wanted, n, self._hold_for(lease_s, bind), 0.0)
@@ -269,7 +278,8 @@ class PostgresPool(TaskPool):
         ]
 
     def why(self, task_id: object, capabilities: Iterable[str] | None = None) -> str:
-        return health.why(self._database, task_id, capabilities)
+        told = None if capabilities is None else capabilities_in(capabilities)
+        return health.why(self._database, task_id, told)
 
     def prune(self, state: str, older_than: float, *, dry_run: bool = True) -> list[str]:
         _check_seconds("older_than", older_than, optional=False)
@@ -400,12 +410,14 @@ def _rebuild(cls: type[TaskPool]) -> TaskPool:
 def _wanted(
     agent_id: object, capabilities: Iterable[str], order: str, max_claims: int | None
 ) -> Wanted:
+    _check_is_agent(agent_id)
     agent_key("", agent_id)
-    if isinstance(capabilities, str):
-        raise TypeError(f"capabilities is a list of names, not the string {capabilities!r}")
+    named = capabilities_in(capabilities)
+    if max_claims is not None:
+        _check_whole("max_claims", max_claims)
     if order not in claiming.ORDERS:
         raise ValueError(f"order {order!r} is none of {', '.join(claiming.ORDERS)}")
-    return Wanted(agent_id, tuple(capabilities), order, max_claims)
+    return Wanted(agent_id, named, order, max_claims)
 
 
 def _seconds(name: str, seconds: float | None) -> float | None:
