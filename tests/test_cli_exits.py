@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from fastclaim import TaskPool, TaskPoolError
-from fastclaim.cli import exits
+from fastclaim.cli import exits, parsers
 
 from .commands import fastclaim, python_path, refusal
 
@@ -205,6 +205,20 @@ def test_arguments_that_make_no_sense_are_usage_errors(arguments):
     status, line = refusal(*arguments)
     assert status == 2
     assert line.endswith(f" (see fastclaim {arguments[0]} --help)")
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["--id", "x", "--blocked_by", "y"], "--blocked_by; did you mean --blocked-by? (see"),
+        (["--id", "x", "--priorities=2"], "--priorities=2; did you mean --priority? (see"),
+        (["--id", "x", "--zzz"], "unrecognized arguments: --zzz (see"),
+    ],
+)
+def test_of_a_mistyped_option_it_is_said_which_may_be_meant(capsys, given, said):
+    with pytest.raises(SystemExit):
+        parsers.command_parser("publish").parse_args(given)
+    assert said in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", ["show", "why", "claim"])

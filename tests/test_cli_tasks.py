@@ -389,7 +389,8 @@ def test_while_a_pool_is_paused_nothing_is_claimed(base):
     status, line = refusal("claim", "a", "--agent", "x", "--pool", base)
     assert status == 1
     assert "deploy" in line
-    assert refusal("claim", "--agent", "x", "--pool", base)[0] == 1
+    nothing = "nothing to claim: the pool is paused until somebody resumes it: deploy"
+    assert refusal("claim", "--agent", "x", "--pool", base) == (1, nothing)
     assert "deploy" in answer("status", "--pool", base)["paused"]
     assert answer("resume", "--pool", base) == {"paused": False}
     answer("claim", "a", "--agent", "x", "--pool", base)

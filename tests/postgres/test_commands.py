@@ -96,7 +96,8 @@ def test_a_file_is_published_or_nothing_of_it(run, refused):
 def test_nothing_is_claimed_while_the_pool_is_paused(run, refused):
     run("publish", "--id", "a")
     run("pause", "--for", "1h", "--reason", "quiet")
-    assert refused("claim", "--agent", "x") == (1, "nothing to claim")
+    status, line = refused("claim", "--agent", "x")
+    assert (status, "nothing to claim: the pool is paused until" in line) == (1, True)
     status, line = refused("claim", "a", "--agent", "x")
     assert (status, "quiet" in line) == (1, True)
     run("resume")

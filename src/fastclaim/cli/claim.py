@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     import argparse
 
     from ..claim import Claim
+    from ..pool import TaskPool
 
 ORDERS = ("priority", "oldest", "any")
 
@@ -50,8 +51,6 @@ def run_claim(arguments: argparse.Namespace) -> int:
     if arguments.task is not None and (arguments.capabilities or arguments.order):
         raise exits.BadInput("--capability and --order choose a task; TASK has been chosen")
     claim = _claim(arguments)
-    if claim is None:
-        raise exits.Refusal(exits.NOT_DONE, "nothing to claim")
     try:
         _tell(arguments, claim)
     except BaseException:
@@ -80,7 +79,7 @@ def _give_back(claim: Claim) -> None:
         exits.complain("claim", exits.one_line(stays))
 
 
-def _claim(arguments: argparse.Namespace) -> Claim | None:
+def _claim(arguments: argparse.Namespace) -> Claim:
     if not arguments.wait:
         return _claim_now(arguments)
     from .stopping import EndOfWait  # imports signal, for which others need not wait
@@ -89,7 +88,7 @@ def _claim(arguments: argparse.Namespace) -> Claim | None:
         return _claim_now(arguments)
 
 
-def _claim_now(arguments: argparse.Namespace) -> Claim | None:
+def _claim_now(arguments: argparse.Namespace) -> Claim:
     # Not bound to this process, which is about to end.
     settings = {"bind": False, "lease_s": arguments.lease}
     wait_s = arguments.wait or 0.0
@@ -98,10 +97,20 @@ def _claim_now(arguments: argparse.Namespace) -> Claim | None:
     if arguments.task is not None:
         timeout_s = 10.0 if arguments.wait is None else arguments.wait
         return pool.claim(arguments.task, arguments.agent, timeout=timeout_s, **settings)
-    return pool.claim_next(
+    claim = pool.claim_next(
         arguments.agent,
         arguments.capabilities,
         order=arguments.order or "priority",
         wait=None if wait_s == float("inf") else wait_s,
         **settings,
     )
+    if claim is None:
+        raise exits.Refusal(exits.NOT_DONE, f"nothing to claim{_because_of_a_pause(pool)}")
+    return claim
+
+
+def _because_of_a_pause(pool: TaskPool) -> str:
+    from ..pausing import described_pause
+
+    pause = pool.paused()
+    return "" if pause is None else f": {exits.one_line(described_pause(pause))}"

@@ -75,8 +75,17 @@ def _refuse(argv: Sequence[str]) -> Never:
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> Never:
         """One line, as for every other error; the usage is what --help is for."""
+        message += self._meant(message)
         line = f"{self.prog}: {exits.one_line(message)} (see {self.prog} --help)\n"
         self.exit(exits.BAD_INPUT, line)
+
+    def _meant(self, message: str) -> str:
+        """Which option may be meant by one that there is not."""
+        word = message.removeprefix("unrecognized arguments: ").split()[0].partition("=")[0]
+        if not word.startswith("--"):
+            return ""
+        close = difflib.get_close_matches(word, self._option_string_actions, n=1)
+        return "".join(f"; did you mean {name}?" for name in close)
 
 
 class _Formatter(argparse.HelpFormatter):
