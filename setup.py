@@ -30,8 +30,8 @@ def extensions() -> list[Extension]:
         Extension(
             "fastclaim._transition_c",
             ["src/fastclaim/_transition_c.pyx"],
-            include_dirs=["src/fastclaim"],  # the generated C stands elsewhere than the header
-            depends=glob.glob("src/fastclaim/*.h"),
+            include_dirs=["src/fastclaim/_core"],  # the generated C stands not beside the header
+            depends=glob.glob("src/fastclaim/_core/*.h"),
             extra_compile_args=flags,
             extra_link_args=flags,
         ),

@@ -61,7 +61,7 @@ def test_the_house_has_every_module_in_it() -> None:
     package = ROOT / "src/fastclaim"
     house = (ROOT / "docs/design.md").read_text().partition("## The house")[2]
     server = (package / "postgres/__init__.py").read_text()
-    for path in [*package.rglob("*.py"), *package.rglob("*.pyx")]:
+    for path in [*package.rglob("*.py"), *package.rglob("*.pyx"), *package.rglob("*.pxd")]:
         listed = server if path.parent.name == "postgres" else house
         if not path.name.startswith("__"):
             assert re.search(rf"(?<![\w/]){re.escape(path.name)}", listed), path.name

@@ -1,4 +1,4 @@
-"""System calls for the Python core, as `_posix.h` and `_posix.pxd` have them for the compiled one.
+"""System calls for the Python core, as `_core/posix.pxd` has them for the compiled one.
 
 Names are looked up from `at`, a directory's descriptor or AT_FDCWD.
 """

@@ -1,6 +1,6 @@
 """What one try of a transition came to. These are values: only what nobody expects is an error.
 
-The numbers are those of the enum in `_transition_c.pyx`; a test compares the two.
+The numbers are those of the enum in `_core/outcome.pxd`; a test compares the two.
 """
 
 from __future__ import annotations

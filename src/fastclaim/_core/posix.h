@@ -1,4 +1,4 @@
-/* What POSIX and Linux have and Cython's posix.* does not declare, or declares without GNU names. */
+/* What Linux has and Cython's posix.* does not declare, or declares without GNU names. */
 #ifndef FASTCLAIM_POSIX_H
 #define FASTCLAIM_POSIX_H
 
@@ -15,6 +15,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#define FASTCLAIM_OPEN_FLAGS (O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC)
 #define FASTCLAIM_RENAME_NOREPLACE 1
 #define FASTCLAIM_RENAME_EXCHANGE 2
 
@@ -23,12 +24,8 @@ static inline int fastclaim_rename_with(int at, const char *from, const char *to
 {
 #if defined(__GLIBC__)
     return renameat2(at, from, at, to, flags);
-#elif defined(SYS_renameat2)
-    return (int)syscall(SYS_renameat2, at, from, at, to, flags);
 #else
-    (void)at, (void)from, (void)to, (void)flags;
-    errno = ENOSYS;
-    return -1;
+    return (int)syscall(SYS_renameat2, at, from, at, to, flags);
 #endif
 }
 
@@ -37,24 +34,14 @@ static inline void fastclaim_set_errno(int number)
     errno = number;
 }
 
-static inline int fastclaim_sync_content(int fd)
+static inline int64_t fastclaim_ns(struct timespec time)
 {
-#if defined(__APPLE__)
-    return fcntl(fd, F_FULLFSYNC);
-#else
-    return fdatasync(fd);
-#endif
+    return (int64_t)time.tv_sec * 1000000000 + time.tv_nsec;
 }
-
-#if defined(__APPLE__)
-#define FASTCLAIM_MTIME(status) ((status)->st_mtimespec)
-#else
-#define FASTCLAIM_MTIME(status) ((status)->st_mtim)
-#endif
 
 static inline int64_t fastclaim_mtime_ns(const struct stat *status)
 {
-    return (int64_t)FASTCLAIM_MTIME(status).tv_sec * 1000000000 + FASTCLAIM_MTIME(status).tv_nsec;
+    return fastclaim_ns(status->st_mtim);
 }
 
 static inline int fastclaim_set_mtime(int fd, int64_t mtime_ns)
@@ -71,15 +58,18 @@ static inline int64_t fastclaim_now_ns(void)
 {
     struct timespec now;
     clock_gettime(CLOCK_REALTIME, &now);
-    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+    return fastclaim_ns(now);
 }
 
+/* As much as the digits of any 64-bit number of seconds, a point and six more. */
+#define FASTCLAIM_TIMESTAMP_BYTES 27
+
 /* Seconds since the epoch to the microsecond, whatever the locale; the length. */
-static inline int fastclaim_timestamp(char *text, size_t size_bytes)
+static inline int fastclaim_timestamp(char text[FASTCLAIM_TIMESTAMP_BYTES])
 {
     /* By hand: snprintf() took a fifth of the instructions of a claim. */
     struct timespec now;
-    char digits[24];
+    char digits[FASTCLAIM_TIMESTAMP_BYTES];
     int at = sizeof digits, i, length;
     uint64_t seconds;
     long micros;
@@ -92,10 +82,8 @@ static inline int fastclaim_timestamp(char *text, size_t size_bytes)
     digits[--at] = '.';
     do
         digits[--at] = (char)('0' + seconds % 10);
-    while ((seconds /= 10) != 0 && at > 0);
+    while ((seconds /= 10) != 0);
     length = (int)sizeof digits - at;
-    if ((size_t)length > size_bytes)
-        return -1;
     memcpy(text, digits + at, (size_t)length);
     return length;
 }

@@ -1,0 +1,146 @@
+"""From available to claimed: move, then stamp."""
+
+from libc.errno cimport errno
+from libc.stdint cimport int64_t
+from libc.stdlib cimport malloc
+from libc.string cimport memcmp, memcpy
+
+from . cimport posix
+from .mark cimport ENFORCED, GUARDED, MARK_START, MARK_START_BYTES, Sector, Text, admits
+from .move cimport move, move_back
+from .outcome cimport DONE, FAILED, STALE, UNPROVEN
+from .replace cimport exchange, undo_exchange
+from .sector cimport (
+    SECTOR_BYTES,
+    STATE_CLAIMED,
+    STATE_CLAIMED_BYTES,
+    append,
+    append_mark,
+    append_timed,
+    pad,
+    waiting_state,
+)
+from .stamp cimport proven_sector, put_stamp, undo_stamp
+from .step cimport Destination, Step, fail, sync_directories
+
+cdef enum:
+    SMALL_BYTES = 4096  # documents up to here are read without an allocation
+    TICK_S = 3  # a change so soon after another may leave a directory with the same time
+
+
+# What a claim asks for and writes: see `_transition_py.claim`.
+cdef struct Demand:
+    Text enforcement
+    Text fields
+    Text capabilities  # NULL: none are asked for
+
+
+cdef inline bint is_paused(const Step *step, int64_t *unpaused_mtime_ns) noexcept nogil:
+    """Whether there is a file `paused`; looked for only if `tasks/` has changed since last time."""
+    cdef posix.stat_result status, found
+    if posix.fstat(step.at, &status) != 0:
+        return True
+    if posix.mtime_ns_of(&status) == unpaused_mtime_ns[0]:
+        return False
+    if (posix.fstatat(step.at, b"paused", &found, posix.AT_SYMLINK_NOFOLLOW) == 0
+            or errno != posix.ENOENT):
+        return True
+    if posix.now_ns() - posix.mtime_ns_of(&status) > <int64_t>TICK_S * 1000000000:
+        unpaused_mtime_ns[0] = posix.mtime_ns_of(&status)
+    return False
+
+
+cdef inline bint has_to_be_seen_to(
+    const Step *step, bint heed_pause, int64_t *unpaused_mtime_ns, int owner
+) noexcept nogil:
+    """Whether the pool is paused, or our owner file has gone, or it cannot be told."""
+    cdef posix.stat_result status
+    if heed_pause and is_paused(step, unpaused_mtime_ns):
+        return True
+    return owner >= 0 and (posix.fstat(owner, &status) != 0 or status.st_nlink == 0)
+
+
+cdef inline int read_held(
+    Step *step, bint whole, char *small, char **raw, Py_ssize_t *count
+) noexcept nogil:
+    """DONE or FAILED; `raw` is `small`, or to be freed."""
+    cdef Py_ssize_t wanted = SECTOR_BYTES
+    if whole and step.task_status.st_size > SECTOR_BYTES:
+        wanted = step.task_status.st_size
+    if wanted > SMALL_BYTES:
+        # What lies there may be a hole of a terabyte: only a document of ours is read whole.
+        count[0] = posix.read_all(step.task, small, SECTOR_BYTES)
+        if count[0] < 0:
+            return fail(step, step.path)
+        if count[0] < SECTOR_BYTES or memcmp(small, MARK_START, MARK_START_BYTES) != 0:
+            return DONE
+        raw[0] = <char *>malloc(wanted)
+        if raw[0] == NULL:
+            raw[0] = small
+            posix.set_errno(posix.ENOMEM)
+            return fail(step, step.path)
+    count[0] = posix.read_all(step.task, raw[0], wanted)
+    return DONE if count[0] >= 0 else fail(step, step.path)
+
+
+cdef inline bint claim_stamp(
+    char *stamp, const char *raw, const Sector *sector, const Demand *demand
+) noexcept nogil:
+    """False if the claim needs more of a judgement than this."""
+    cdef char now_text[posix.TIMESTAMP_BYTES]
+    cdef Text now
+    cdef int at, kept_at
+    if sector.flags & GUARDED:
+        return False
+    if demand.capabilities.at != NULL and not admits(raw, sector, demand.capabilities):
+        return False
+    kept_at = waiting_state(raw, sector)
+    if kept_at < 0:
+        return False
+    now.at, now.size_bytes = now_text, posix.timestamp(now_text)
+    at = append_mark(stamp, raw, sector, sector.size_bytes)
+    if sector.flags & ENFORCED:
+        at = append_timed(stamp, at, demand.enforcement, now)
+        at = append(stamp, at, b"}", 1)
+    at = append(stamp, at, STATE_CLAIMED, STATE_CLAIMED_BYTES)
+    at = append(stamp, at, raw + kept_at, sector.state_end - kept_at)
+    return pad(stamp, append_timed(stamp, at, demand.fields, now))
+
+
+cdef inline int claim_proven(
+    Step *step, char *raw, Py_ssize_t count, const Destination *to, const Demand *demand
+) noexcept nogil:
+    """Move and stamp what is held and proven; the stamp stands in `raw` afterwards."""
+    cdef char stamp[SECTOR_BYTES]
+    cdef Sector sector
+    cdef int outcome
+    if (not proven_sector(step, raw, count, &sector)
+            or not claim_stamp(stamp, raw, &sector, demand)):
+        return UNPROVEN
+    outcome = move(step, to.path, False)
+    if outcome == DONE:
+        outcome = put_stamp(step, stamp, sector.mtime_ns, to.sync)
+        if outcome == DONE:
+            outcome = sync_directories(step, to)
+        if outcome != DONE:
+            undo_stamp(step, raw, sector.mtime_ns)
+    if outcome == FAILED:
+        move_back(step, to.path)
+    if outcome == DONE:
+        memcpy(raw, stamp, SECTOR_BYTES)
+    return outcome
+
+
+cdef inline int claim_prepared(Step *step, const Destination *to) noexcept nogil:
+    """Move the task, then replace it by what was prepared."""
+    cdef int outcome = move(step, to.path, to.replace)
+    if outcome == DONE:
+        outcome = exchange(step, to.path)
+        if outcome == DONE:
+            outcome = sync_directories(step, to)
+        if outcome != DONE:
+            undo_exchange(step, to.path)
+            move_back(step, to.path)
+    elif outcome == FAILED:
+        move_back(step, to.path)
+    return outcome
