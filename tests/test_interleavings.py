@@ -38,6 +38,7 @@ from fastclaim import (
     TaskExists,
     TaskNotAvailable,
     TaskPool,
+    _core,
     _transition_py,
     layout,
     owners,
@@ -515,16 +516,16 @@ BROKEN = {
     "the task is not flocked": (
         Scenario("waiting", ("completes", "recovers"), 0),
         Mutation(
-            _transition_py.Held,
-            "_hold_once",
-            'if not try_flock(self._open["task"]):',
+            _core.hold,
+            "hold_once",
+            'if not try_flock(step.open["task"]):',
             "if False:",
         ),
     ),
     "what was moved is not compared": (
         Scenario("waiting", ("completes", "republishes"), 0),
         Mutation(
-            _transition_py.Held,
+            _core.claim,
             "move",
             "if outcome != DONE:",
             "if True:",
@@ -533,19 +534,19 @@ BROKEN = {
     "a claim stamps, then moves": (
         Scenario("waiting", ("completes", "completes"), 1),
         Mutation(
-            _transition_py,
-            "_claim_held",
-            "outcome = held.move(claimed)",
-            "_stamp(held, stamp, sector.mtime_ns, sync); outcome = held.move(claimed)",
+            _core.claim,
+            "claim_proven",
+            "outcome = move(step, to.path, to.replace)",
+            "put_stamp(step, stamp, mtime_ns, 0); outcome = move(step, to.path, to.replace)",
         ),
     ),
     "a completion moves, then stamps": (
         Scenario("waiting", ("completes", "completes"), 1),
         Mutation(
-            _transition_py,
-            "_finish_in_place",
-            "        _stamp(held, stamp, mtime_ns, sync)\n",
-            "        os.rename(held.path, target); _stamp(held, stamp, mtime_ns, sync)\n",
+            _core.finish,
+            "finish_in_place",
+            "        put_stamp(step, stamp, mtime_ns, to.sync)\n",
+            "        finish_move(step, to); put_stamp(step, stamp, mtime_ns, 0)\n",
         ),
     ),
     "recovery does not ask who lives": (
@@ -563,7 +564,7 @@ BROKEN = {
     ),
     "a late completion goes without its token": (
         Scenario("expired", ("completes_late", "completes", "recovers"), 0, same_agent=True),
-        Mutation(_transition_py, "_finished_state", "or expected not in claim_fields ", ""),
+        Mutation(_core.finish, "finished_state", "or ending.expected not in claim_fields ", ""),
     ),
     "an original's copy of a completion has the completion's owner": (
         Scenario("waiting", ("completes", "releases", "original"), 0, lock_files=True),

@@ -13,7 +13,7 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastclaim import _posix_py
+from fastclaim._core import posix
 from fastclaim.tasks_directory import AT_FDCWD
 
 from .stepping.kernel import (
@@ -93,7 +93,7 @@ class RealKernel:
             return os.link(*(self._base / path for path in arguments))
         if name == "rename":
             source, target = (os.fsencode(self._base / path) for path in arguments[:2])
-            return _posix_py.rename_with(AT_FDCWD, source, target, arguments[2])
+            return posix.rename_with(AT_FDCWD, source, target, arguments[2])
         descriptor = files.get(arguments[0], FIRST_DESCRIPTOR - 1)  # which nobody has open
         if name == "close":
             files.pop(arguments[0], None)

@@ -1,10 +1,10 @@
 """Hold, move, stamp, with the GIL released from the first open to the last close.
 
-The protocol is written at the head of `_transition_py`, which does the same, step by step and name
-by name. Here is what Python sees; the steps are in `_core`, in files that are named after them, and
-are compiled into this one extension. Functions there return an outcome; FAILED means that
-`step.error` and `step.where` say which system call's file failed how, and that everything was put
-back.
+The protocol is written at the head of `_transition_py`, which does the same. Here is what Python
+sees; the steps are in `_core`, each in a file that is named after it, function by function as in
+Python, and are compiled into this one extension. Functions there return an outcome; FAILED means
+that `step.error` and `step.where` say which system call's file failed how, and that everything was
+put back.
 """
 
 import os
@@ -20,16 +20,9 @@ from libc.stdint cimport int64_t
 from libc.stdlib cimport free
 
 from ._core cimport posix
-from ._core.claim cimport (
-    SMALL_BYTES,
-    Demand,
-    claim_prepared,
-    claim_proven,
-    has_to_be_seen_to,
-    read_held,
-)
-from ._core.finish cimport Ending, finish_prepared, finish_proven
-from ._core.hold cimport close_all, hold_task, hold_unverified, verify
+from ._core.claim cimport SMALL_BYTES, Content, Demand, claim_held, claim_prepared
+from ._core.finish cimport Ending, finish_held, finish_prepared
+from ._core.hold cimport close_all, hold_task
 from ._core.look cimport peek_at, read_file
 from ._core.mark cimport Sector, Text
 from ._core.move cimport move
@@ -236,9 +229,7 @@ def claim(object tasks not None, bint heed_pause, int owner,
     cdef Step step
     cdef Destination to
     cdef Demand demand
-    cdef char small[SMALL_BYTES]
-    cdef char *raw = small
-    cdef Py_ssize_t count = 0
+    cdef Content content
     cdef int outcome
     cdef object found = None
     cdef object locked = start_in(&step, tasks, path, lock)
@@ -246,23 +237,9 @@ def claim(object tasks not None, bint heed_pause, int owner,
     set_destination(&to, claimed, directories, sync, False)
     demand.enforcement, demand.fields = text_of(enforcement), text_of(fields)
     demand.capabilities = text_of(capabilities)
+    content.whole, content.raw, content.count = want_document, content.small, 0
     with nogil:
-        outcome = hold_unverified(&step)
-        if outcome == DONE:
-            if has_to_be_seen_to(&step, heed_pause, &unpaused_mtime_ns, owner):
-                outcome = STALE
-            else:
-                outcome = read_held(&step, want_document, small, &raw, &count)
-            if outcome == DONE:
-                outcome = claim_proven(&step, raw, count, &to, &demand)
-            if outcome == UNPROVEN and demand.capabilities.at != NULL:
-                outcome = UNJUDGED
-            if outcome == UNPROVEN:
-                outcome = verify(&step)
-                if outcome == DONE:
-                    outcome = UNPROVEN
-            else:
-                close_all(&step)
+        outcome = claim_held(&step, heed_pause, &unpaused_mtime_ns, owner, &to, &demand, &content)
     see_to_locked_inode(&step, tasks, locked)
     if unpaused_mtime_ns != known_ns:
         tasks.unpaused_mtime_ns = unpaused_mtime_ns
@@ -271,10 +248,10 @@ def claim(object tasks not None, bint heed_pause, int owner,
         if outcome == UNPROVEN:
             found = keep_held(&step, tasks, locked, path, lock)
         elif outcome == DONE and want_document:
-            found = PyBytes_FromStringAndSize(raw, count)
+            found = PyBytes_FromStringAndSize(content.raw, content.count)
     finally:
-        if raw != small:
-            free(raw)
+        if content.raw != content.small:
+            free(content.raw)
     return outcome, found
 
 
@@ -285,8 +262,6 @@ def finish(object tasks not None, bytes path not None, bytes lock, bytes target 
     cdef Step step
     cdef Destination to
     cdef Ending ending
-    cdef char raw[SECTOR_BYTES]
-    cdef Py_ssize_t count
     cdef int outcome
     cdef object locked = start_in(&step, tasks, path, lock)
     set_destination(&to, target, directories, sync, replace)
@@ -296,11 +271,7 @@ def finish(object tasks not None, bytes path not None, bytes lock, bytes target 
     with nogil:
         outcome = hold_task(&step)
         if outcome == DONE:
-            count = posix.read_all(step.task, raw, SECTOR_BYTES)
-            if count < 0:
-                outcome = fail(&step, step.path)
-            else:
-                outcome = finish_proven(&step, raw, count, &ending, &to)
+            outcome = finish_held(&step, &ending, &to)
             if outcome != UNPROVEN:
                 close_all(&step)
     see_to_locked_inode(&step, tasks, locked)

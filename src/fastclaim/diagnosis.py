@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from . import layout, owners, recovery, stuck
-from ._posix_py import RENAME_EXCHANGE, RENAME_NOREPLACE, rename_with
+from ._core.posix import RENAME_EXCHANGE, RENAME_NOREPLACE, rename_with
 from .directories import Directories
 from .file_system import lacks_journal
 from .inotify import Inotify

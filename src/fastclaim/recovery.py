@@ -468,7 +468,7 @@ def _is_temporary(path: bytes) -> bool:
 
 def put_back(taken: bytes, path: bytes) -> None:
     """Let a file that was taken aside be `path` again, unless another is there by now."""
-    from ._posix_py import rename_new  # few ever come here
+    from ._core.posix import rename_new  # few ever come here
     from .tasks_directory import AT_FDCWD
 
     with contextlib.suppress(FileNotFoundError):  # somebody else has put it back

@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from fastclaim import _posix_py, _transition_py, deaths, listing, owners, tokens, whole_file
+from fastclaim import _transition_py, deaths, listing, owners, tokens, whole_file
+from fastclaim._core import posix
 from fastclaim.directories import Directories
 
 from .kernel import FIRST_DESCRIPTOR
@@ -252,7 +253,7 @@ def in_memory() -> Iterator[pytest.MonkeyPatch]:
             patch.setattr(os, name, _stepped_by_descriptor(name))
         patch.setattr(os, "scandir", _scandir)
         patch.setattr(fcntl, "flock", _flock)
-        patch.setattr(_posix_py, "rename_with", _renameat2)
+        patch.setattr(posix, "rename_with", _renameat2)
         patch.setattr(listing, "core", _transition_py)
         patch.setattr(Directories, "make", lambda _: None)  # they are always there
         for module in (listing, whole_file):

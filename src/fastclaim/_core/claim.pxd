@@ -1,14 +1,15 @@
 """From available to claimed: move, then stamp."""
 
 from libc.errno cimport errno
-from libc.stdint cimport int64_t
+from libc.stdint cimport int64_t, uint64_t
 from libc.stdlib cimport malloc
 from libc.string cimport memcmp, memcpy
 
 from . cimport posix
+from .hold cimport close_all, hold_unverified, verify
 from .mark cimport ENFORCED, GUARDED, MARK_START, MARK_START_BYTES, Sector, Text, admits
 from .move cimport move, move_back
-from .outcome cimport DONE, FAILED, STALE, UNPROVEN
+from .outcome cimport DONE, FAILED, STALE, UNJUDGED, UNPROVEN
 from .replace cimport exchange, undo_exchange
 from .sector cimport (
     SECTOR_BYTES,
@@ -33,6 +34,13 @@ cdef struct Demand:
     Text enforcement
     Text fields
     Text capabilities  # NULL: none are asked for
+
+
+cdef struct Content:
+    bint whole  # is wanted
+    char *raw  # `small`, or to be freed
+    Py_ssize_t count
+    char small[SMALL_BYTES]
 
 
 cdef inline bint is_paused(const Step *step, int64_t *unpaused_mtime_ns) noexcept nogil:
@@ -60,27 +68,26 @@ cdef inline bint has_to_be_seen_to(
     return owner >= 0 and (posix.fstat(owner, &status) != 0 or status.st_nlink == 0)
 
 
-cdef inline int read_held(
-    Step *step, bint whole, char *small, char **raw, Py_ssize_t *count
-) noexcept nogil:
-    """DONE or FAILED; `raw` is `small`, or to be freed."""
+cdef inline int read_content(Step *step, Content *content) noexcept nogil:
+    """DONE or FAILED."""
     cdef Py_ssize_t wanted = SECTOR_BYTES
-    if whole and step.task_status.st_size > SECTOR_BYTES:
+    if content.whole and step.task_status.st_size > SECTOR_BYTES:
         wanted = step.task_status.st_size
     if wanted > SMALL_BYTES:
         # What lies there may be a hole of a terabyte: only a document of ours is read whole.
-        count[0] = posix.read_all(step.task, small, SECTOR_BYTES)
-        if count[0] < 0:
+        content.count = posix.read_all(step.task, content.raw, SECTOR_BYTES)
+        if content.count < 0:
             return fail(step, step.path)
-        if count[0] < SECTOR_BYTES or memcmp(small, MARK_START, MARK_START_BYTES) != 0:
+        if (content.count < SECTOR_BYTES
+                or memcmp(content.raw, MARK_START, MARK_START_BYTES) != 0):
             return DONE
-        raw[0] = <char *>malloc(wanted)
-        if raw[0] == NULL:
-            raw[0] = small
+        content.raw = <char *>malloc(wanted)
+        if content.raw == NULL:
+            content.raw = content.small
             posix.set_errno(posix.ENOMEM)
             return fail(step, step.path)
-    count[0] = posix.read_all(step.task, raw[0], wanted)
-    return DONE if count[0] >= 0 else fail(step, step.path)
+    content.count = posix.read_all(step.task, content.raw, wanted)
+    return DONE if content.count >= 0 else fail(step, step.path)
 
 
 cdef inline bint claim_stamp(
@@ -108,26 +115,47 @@ cdef inline bint claim_stamp(
 
 
 cdef inline int claim_proven(
-    Step *step, char *raw, Py_ssize_t count, const Destination *to, const Demand *demand
+    Step *step, char *raw, const char *stamp, uint64_t mtime_ns, const Destination *to
 ) noexcept nogil:
     """Move and stamp what is held and proven; the stamp stands in `raw` afterwards."""
-    cdef char stamp[SECTOR_BYTES]
-    cdef Sector sector
-    cdef int outcome
-    if (not proven_sector(step, raw, count, &sector)
-            or not claim_stamp(stamp, raw, &sector, demand)):
-        return UNPROVEN
-    outcome = move(step, to.path, False)
+    cdef int outcome = move(step, to.path, to.replace)
     if outcome == DONE:
-        outcome = put_stamp(step, stamp, sector.mtime_ns, to.sync)
+        outcome = put_stamp(step, stamp, mtime_ns, to.sync)
         if outcome == DONE:
             outcome = sync_directories(step, to)
         if outcome != DONE:
-            undo_stamp(step, raw, sector.mtime_ns)
+            undo_stamp(step, raw, mtime_ns)
     if outcome == FAILED:
         move_back(step, to.path)
     if outcome == DONE:
         memcpy(raw, stamp, SECTOR_BYTES)
+    return outcome
+
+
+cdef inline int claim_held(
+    Step *step, bint heed_pause, int64_t *unpaused_mtime_ns, int owner, const Destination *to,
+    const Demand *demand, Content *content
+) noexcept nogil:
+    """The whole try, from the hold on; all but UNPROVEN hold nothing."""
+    cdef char stamp[SECTOR_BYTES]
+    cdef Sector sector
+    cdef int outcome = hold_unverified(step)
+    if outcome != DONE:
+        return outcome
+    if has_to_be_seen_to(step, heed_pause, unpaused_mtime_ns, owner):
+        outcome = STALE
+    else:
+        outcome = read_content(step, content)
+    if outcome == DONE:
+        if (proven_sector(step, content.raw, content.count, &sector)
+                and claim_stamp(stamp, content.raw, &sector, demand)):
+            outcome = claim_proven(step, content.raw, stamp, sector.mtime_ns, to)
+        elif demand.capabilities.at != NULL:
+            outcome = UNJUDGED
+        else:
+            outcome = verify(step)
+            return UNPROVEN if outcome == DONE else outcome
+    close_all(step)
     return outcome
 
 

@@ -150,16 +150,18 @@ cdef inline int finish_with_result(
     return finish_prepared(step, to) if outcome == DONE else outcome
 
 
-cdef inline int finish_proven(
-    Step *step, const char *raw, Py_ssize_t count, const Ending *ending, const Destination *to
-) noexcept nogil:
-    """Stamp and move what is held and proven, if the stamp contains what is expected."""
+cdef inline int finish_held(Step *step, const Ending *ending, const Destination *to) noexcept nogil:
+    """Stamp and move what is held, if it is proven and contains what is expected."""
+    cdef char raw[SECTOR_BYTES]
     cdef char stamp[SECTOR_BYTES]
     cdef char now_text[posix.TIMESTAMP_BYTES]
     cdef Sector sector
     cdef ClaimedState state
     cdef Text now
     cdef int at
+    cdef Py_ssize_t count = posix.read_all(step.task, raw, SECTOR_BYTES)
+    if count < 0:
+        return fail(step, step.path)
     if (not proven_sector(step, raw, count, &sector)
             or not read_claimed_state(raw, &sector, ending.expected, &state)):
         return UNPROVEN

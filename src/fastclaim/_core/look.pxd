@@ -4,7 +4,8 @@ from libc.errno cimport errno
 
 from . cimport posix
 from .mark cimport Sector, Text, admits
-from .sector cimport SECTOR_BYTES, as_left, waiting_state
+from .sector cimport SECTOR_BYTES, waiting_state
+from .stamp cimport as_left
 from .step cimport Step, name_of
 
 

@@ -1,4 +1,4 @@
-"""The stamp sector in memory: what proves that a document is ours, what it says, and a new one."""
+"""The stamp sector in memory: what it says, and a new one."""
 
 from libc.stdint cimport int64_t
 from libc.stdio cimport snprintf
@@ -31,10 +31,8 @@ cdef enum:
     NOT_BEFORE_MEMBER_BYTES = 14
 
 
-cdef inline bint as_left(
-    const posix.stat_result *status, const char *raw, Py_ssize_t count, Sector *sector
-) noexcept nogil:
-    """Whether the file proves to be as its last writer of ours left it."""
+cdef inline bint read_sector(const char *raw, Py_ssize_t count, Sector *sector) noexcept nogil:
+    """Whether `raw` starts with a sector in our layout; what it says."""
     if count < SECTOR_BYTES or memcmp(raw + TEXT_BYTES, b",\n", 2) != 0:
         return False
     if (not read_mark(raw, sector)
@@ -46,9 +44,7 @@ cdef inline bint as_left(
         sector.state_end -= 8
     while sector.state_end > sector.head_end and raw[sector.state_end - 1] == c' ':
         sector.state_end -= 1
-    return (sector.size_bytes == status.st_size
-            and <int64_t>sector.mtime_ns == posix.mtime_ns_of(status)
-            and status.st_nlink == 1)
+    return True
 
 
 cdef inline int waiting_state(const char *raw, const Sector *sector) noexcept nogil:

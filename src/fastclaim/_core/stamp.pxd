@@ -1,18 +1,28 @@
-"""Stamp: the sector of what is held, written in place, and its undoing."""
+"""Stamp: what proves to be ours, its sector written in place, and the undoing of that."""
 
 from libc.stdint cimport int64_t, uint64_t
 
 from . cimport posix
 from .mark cimport Sector
 from .outcome cimport DONE, SYNC_DATA
-from .sector cimport SECTOR_BYTES, as_left
+from .sector cimport SECTOR_BYTES, read_sector
 from .step cimport Step, fail
+
+
+cdef inline bint as_left(
+    const posix.stat_result *status, const char *raw, Py_ssize_t count, Sector *sector
+) noexcept nogil:
+    """Whether the file proves to be as its last writer of ours left it."""
+    return (read_sector(raw, count, sector)
+            and sector.size_bytes == status.st_size
+            and <int64_t>sector.mtime_ns == posix.mtime_ns_of(status)
+            and status.st_nlink == 1)
 
 
 cdef inline bint proven_sector(
     const Step *step, const char *raw, Py_ssize_t count, Sector *sector
 ) noexcept nogil:
-    """Whether the file proves to be as we left it, and is ours to write."""
+    """Whether that can be proven, and the file is ours to write."""
     return step.writable and as_left(&step.task_status, raw, count, sector)
 
 

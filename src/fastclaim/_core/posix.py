@@ -1,4 +1,4 @@
-"""System calls for the Python core, as `_core/posix.pxd` has them for the compiled one.
+"""System calls that `os` does not offer, and what is made of system calls.
 
 Names are looked up from `at`, a directory's descriptor or AT_FDCWD.
 """
@@ -16,6 +16,8 @@ RENAME_NOREPLACE: Final = 1
 RENAME_EXCHANGE: Final = 2
 # A file system without the flag says EINVAL, a kernel without the call ENOSYS, a sandbox EPERM.
 UNSUPPORTED: Final = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM)
+# What open(2) says of a symlink, a directory, and a socket.
+NOT_REGULAR: Final = (errno.ELOOP, errno.EISDIR, errno.ENXIO)
 _READ_ONLY: Final = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ETXTBSY)
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -87,7 +89,7 @@ def same_inode(one: os.stat_result | None, other: os.stat_result) -> bool:
     return one is not None and one.st_ino == other.st_ino and one.st_dev == other.st_dev
 
 
-def pread(descriptor: int, size_bytes: int) -> bytes:
+def read_all(descriptor: int, size_bytes: int) -> bytes:
     """The start of a file, however many reads it takes."""
     content = b""
     while piece := os.pread(descriptor, size_bytes - len(content), len(content)):
@@ -95,7 +97,7 @@ def pread(descriptor: int, size_bytes: int) -> bytes:
     return content
 
 
-def pwrite(descriptor: int, content: bytes) -> None:
+def write_all(descriptor: int, content: bytes) -> None:
     """Write over the start of a file, however many writes it takes."""
     written = 0
     while written < len(content):
