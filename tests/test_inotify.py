@@ -85,15 +85,6 @@ def test_a_removed_directory_ends_its_watch_with_a_last_event(
     assert watch.read()[-1] == Event(wd, IN_IGNORED, b"")
 
 
-def test_a_watch_that_was_removed_tells_nothing_more(watch: Inotify, tmp_path: Path) -> None:
-    wd = watch.add(str(tmp_path), MASK)
-    watch.remove(wd)
-    (tmp_path / "a").touch()
-    assert watch.read() == [Event(wd, IN_IGNORED, b"")]
-    with pytest.raises(OSError, match="Invalid argument"):
-        watch.remove(wd)
-
-
 @pytest.fixture
 def as_a_wait_begins(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], object]], None]:
     """Has something done when a thread is about to block on the kernel."""

@@ -74,16 +74,6 @@ class Inotify:
         name = os.fsencode(path)
         return self._check(self._libc.inotify_add_watch(self._fd, name, mask), path)
 
-    def remove(self, wd: int) -> None:
-        """End a watch; its last event is IN_IGNORED.
-
-        Raises
-        ------
-        OSError
-            There is no such watch (EINVAL).
-        """
-        self._check(self._libc.inotify_rm_watch(self._fd, wd))
-
     def read(self) -> list[Event]:
         """The oldest events that wait, as many as one read brings; none: []. Never blocks.
 
@@ -182,7 +172,6 @@ def _libc() -> Any:
     try:
         libc.inotify_init1.argtypes = (ctypes.c_int,)
         libc.inotify_add_watch.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_uint32)
-        libc.inotify_rm_watch.argtypes = (ctypes.c_int, ctypes.c_int)
     except AttributeError:
         raise OSError(errno.ENOSYS, "this system has no inotify") from None
     return libc
