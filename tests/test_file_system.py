@@ -39,6 +39,14 @@ def test_what_cannot_be_told_is_not_taken_for_a_file_system_that_keeps_the_order
     assert not file_system.stays_in_order(os.stat("/proc").st_dev)
 
 
+def test_a_mount_may_have_any_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    listed = tmp_path / "mountinfo"
+    listed.write_bytes(b"36 35 98:1 / /a\\040\xff\xc3\xa4 rw,noatime - ext4 /dev/x rw\n")
+    monkeypatch.setattr(file_system, "open", lambda _, how: listed.open(how), raising=False)
+    where = os.fsdecode(b"/a \xff\xc3\xa4")
+    assert list(file_system.mounts()) == [file_system.Mount("98:1", where, "ext4")]
+
+
 @pytest.mark.parametrize("kind", [kind for kind, _ in KINDS])
 @pytest.mark.parametrize("durability", ["data", "full"])
 def test_every_name_of_a_batch_that_is_on_disk_is_that_of_a_whole_task(

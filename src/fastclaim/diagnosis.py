@@ -18,7 +18,7 @@ from typing import Final, NamedTuple
 from . import layout, owners, recovery, stuck
 from ._core.posix import RENAME_EXCHANGE, RENAME_NOREPLACE, rename_with
 from .directories import Directories
-from .file_system import lacks_journal
+from .file_system import lacks_journal, mounts, number_of
 from .inotify import Inotify
 from .inotify_masks import IN_CREATE
 from .pausing import described_pause, read_pause
@@ -114,20 +114,14 @@ def _file_system(path: Path) -> Finding:
 
 
 def _type_of_file_system(path: Path) -> str:
-    """As the kernel lists it: statfs(2) tells a number, which names no FUSE file system."""
-    device = os.stat(path).st_dev
-    number = f"{os.major(device)}:{os.minor(device)}"
+    """That of the mount nearest above it, but rather of one of the same device."""
+    number = number_of(os.stat(path).st_dev)
     real = os.path.realpath(path)
-    best = (-1, "unknown")
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/self/mountinfo").read_text().splitlines():
-            mount, _, source = line.partition(" - ")
-            _, _, numbers, _, where, *_ = mount.split()
-            where = where.encode().decode("unicode_escape")
-            is_above = real == where or real.startswith(where.rstrip("/") + "/")
-            if is_above:
-                best = max(best, (len(where) + 10**6 * (numbers == number), source.split()[0]))
-    return best[1]
+    best = (False, -1, "unknown")
+    for mount in mounts():
+        if real == mount.where or real.startswith(mount.where.rstrip("/") + "/"):
+            best = max(best, (mount.number == number, len(mount.where), mount.kind))
+    return best[2]
 
 
 def _tries(tasks_dir: Path) -> Iterator[Finding]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from typing import Final
+from collections.abc import Iterator
+from typing import Final, NamedTuple
 
 _JOURNALED: Final = ("ext4", "xfs")
 _NO_JOURNAL: Final = "<none>"
@@ -26,21 +27,38 @@ def lacks_journal(device: int) -> bool:
     return _kind(device) == "ext4" and _journal(device) == _NO_JOURNAL
 
 
-def _kind(device: int) -> str | None:
-    number = _number(device)
+class Mount(NamedTuple):
+    """A file system, where it is mounted: as the kernel lists it.
+
+    statfs(2) tells a number, which names no FUSE file system.
+    """
+
+    number: str  # of its device, as `number_of` has it
+    where: str
+    kind: str
+
+
+def mounts() -> Iterator[Mount]:
+    """All that this process sees; none, where /proc is not mounted."""
     try:
-        with open("/proc/self/mountinfo") as file:
+        with open("/proc/self/mountinfo", "rb") as file:
             for line in file:
-                if line.split()[2] == number:
-                    return line.partition(" - ")[2].split()[0]
+                mount, _, source = line.partition(b" - ")
+                _, _, number, _, where, *_ = mount.split()
+                plain = where.decode("unicode_escape").encode("latin-1")
+                yield Mount(number.decode(), os.fsdecode(plain), source.split()[0].decode())
     except OSError:
-        pass  # not Linux, or /proc is not mounted
-    return None
+        return
+
+
+def _kind(device: int) -> str | None:
+    number = number_of(device)
+    return next((mount.kind for mount in mounts() if mount.number == number), None)
 
 
 def _journal(device: int) -> str | None:
     """What ext4 says of its journal: the id of the thread that writes it, or that there is none."""
-    name = os.path.basename(os.path.realpath(f"/sys/dev/block/{_number(device)}"))
+    name = os.path.basename(os.path.realpath(f"/sys/dev/block/{number_of(device)}"))
     try:
         with open(f"/sys/fs/ext4/{name}/journal_task") as file:
             return file.read().strip()
@@ -48,5 +66,6 @@ def _journal(device: int) -> str | None:
         return None
 
 
-def _number(device: int) -> str:
+def number_of(device: int) -> str:
+    """A device's number, as the kernel writes it."""
     return f"{os.major(device)}:{os.minor(device)}"
