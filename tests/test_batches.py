@@ -138,7 +138,7 @@ def test_a_batch_publishes_what_single_publications_do(
     durability: str,
     if_exists: str,
 ) -> None:
-    monkeypatch.setattr(publishing, "_MOST_TOGETHER", 3)
+    monkeypatch.setattr(publishing, "MOST_TOGETHER", 3)
     monkeypatch.setattr("time.time_ns", lambda: 1_700_000_000_000_000_000)
     pool, other = make_pool(durability=durability), TaskPool(tmp_path / "other")
     pool.publish("x1", "older")
@@ -199,7 +199,7 @@ def test_an_error_of_a_flush_names_the_claim(
 def test_a_batch_that_cannot_be_put_on_disk_is_not_there(
     pool: TaskPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(publishing, "_MOST_TOGETHER", 2)
+    monkeypatch.setattr(publishing, "MOST_TOGETHER", 2)
     flush = os.fsync
 
     def fail_from_the_second_batch_on(descriptor: int) -> None:

@@ -25,14 +25,13 @@ from itertools import islice
 from typing import Any, Final
 
 from . import outcome
-from .descriptors import ErrorsOf, sync_directory
+from .descriptors import MOST_TOGETHER, ErrorsOf, sync_directory
 from .directories import Directories
 from .file_system import stays_in_order
 
 _File = tuple[bytes, int]  # its path, and a descriptor
 _WRITE: Final = 2  # SYNC_FILE_RANGE_WRITE
 _WRITE_AND_WAIT: Final = 7  # ... with both WAITs
-_MOST_TOGETHER: Final = 128  # that many files are open at a time
 
 
 def put_on_disk(pool: Directories, paths: Sequence[bytes]) -> None:
@@ -48,7 +47,7 @@ def put_on_disk(pool: Directories, paths: Sequence[bytes]) -> None:
     remaining = iter(paths)
     device = os.stat(pool.claimed).st_dev
     together = len(paths) > 1 and stays_in_order(device)
-    while piece := list(islice(remaining, _MOST_TOGETHER)):
+    while piece := list(islice(remaining, MOST_TOGETHER)):
         with ExitStack() as stack:
             opened = list(_opened(piece, stack))
             if together:

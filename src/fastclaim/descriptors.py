@@ -5,6 +5,12 @@ from __future__ import annotations
 import fcntl
 import os
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
+
+MOST_TOGETHER: Final = 128  # so many files of a batch are open at a time
+
 
 class ErrorsOf:
     """System errors get this file's name, also those of calls on a descriptor."""

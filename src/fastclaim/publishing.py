@@ -12,7 +12,7 @@ from typing import Any, Final, Literal, TypeAlias
 
 from . import exclusive, outcome
 from .checking import check_task, checked
-from .descriptors import sync_directory
+from .descriptors import MOST_TOGETHER, sync_directory
 from .directories import Directories
 from .document import ENFORCEMENT, MANAGED_FIELDS, dumps_payload, lay_out
 from .errors import InvalidTask, TaskExists
@@ -25,7 +25,6 @@ IfExists: TypeAlias = Literal["error", "ignore", "replace"]
 IF_EXISTS: Final = ("error", "replace", "ignore")
 # How often the directory may vanish between being made and being written to.
 _WRITE_TRIES: Final = 8
-_MOST_TOGETHER: Final = 128  # that many files are open at a time
 
 
 class Publication:
@@ -249,7 +248,7 @@ def _written(
     """Publish them, in their order; each with what `Publication.write` returns for it."""
     must_be_new = if_exists != "replace"
     remaining = iter(publications)
-    while piece := list(islice(remaining, _MOST_TOGETHER)):
+    while piece := list(islice(remaining, MOST_TOGETHER)):
         with ExitStack() as stack:
             written = list(zip(piece, _prepared(pool, piece, stack), strict=True))
             came_to = _publish_together(

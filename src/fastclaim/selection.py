@@ -103,7 +103,7 @@ class Selection:
     def claim_at_once(self, view: View, claim_one: Callable[[], Claim | None]) -> Claim | None:
         """Call `claim_one`, and let those who wait know what it has left."""
         claim = claim_one()
-        if self._waiters.everybody:
+        if self._waiters:
             self.pass_on(view)
         return claim
 
