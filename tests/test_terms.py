@@ -22,7 +22,7 @@ from fastclaim.document import (
 )
 from fastclaim.matching import ORDERS, missing_capability, rank
 from fastclaim.stamps import Hold, claim_stamp
-from fastclaim.terms import Terms, rank_of, terms_of, told
+from fastclaim.terms import Terms, encode_capabilities, rank_of, terms_of
 
 from .conftest import CORES
 from .test_document import MTIME_NS, both_cores, documents_of_ours, edited, edits
@@ -99,7 +99,7 @@ def test_a_mark_admits_nobody_whom_the_document_does_not(
 ) -> None:
     task = {"task_id": "x", "requirements": requirements}
     raw = lay_out({"status": "available"}, json.dumps(task)[1:-1].encode(), 1, terms_of(task, 1))
-    if admits(read_sector(raw), told(capabilities)):
+    if admits(read_sector(raw), encode_capabilities(capabilities)):
         assert missing_capability(task, capabilities) is None
 
 

@@ -90,7 +90,8 @@ _SECTOR_MARK: Final = (
     rb'\{"fastclaim":"1 ([0-9]{1,18}) ([0-9]{1,19}) ([0-9]{3}) ([0-9a-f])'
     rb'(| [-+.0-9e]{1,24} -?[0-9]{1,19})(| =[!#-\[\]-~]{1,48})"'
 )
-_scan_value: Any = make_scanner(json.JSONDecoder())  # type: ignore[arg-type]
+# The first value in a text and where it ends; StopIteration where none begins.
+scan_value: Final[Any] = make_scanner(json.JSONDecoder())  # type: ignore[arg-type]
 
 
 def _encoder(item_separator: str, key_separator: str) -> Callable[[object], str]:
@@ -158,7 +159,7 @@ def admits(sector: Sector, capabilities: bytes) -> bool:
     Parameters
     ----------
     capabilities : bytes
-        The agent's, as `terms.told` puts them; empty: it names none, and may have any task.
+        The agent's, from `terms.encode_capabilities`; empty: it names none, and may have any task.
     """
     if not sector.flags & UNCONSTRAINED:
         return False
@@ -205,7 +206,7 @@ def loads(document: bytes) -> dict[str, Any]:
     ValueError
         An integer has more digits than Python's present limit.
     """
-    fields: dict[str, Any] = _scan_value(document.decode(), 0)[0]
+    fields: dict[str, Any] = scan_value(document.decode(), 0)[0]
     return fields
 
 
@@ -336,7 +337,7 @@ def _callers_text(text: str) -> str:
     while text[position] == '"':
         start = position
         name, position = scanstring(text, position + 1)
-        _, end = _scan_value(text, find_value(text, position).end())
+        _, end = scan_value(text, find_value(text, position).end())
         position = find_next(text, end).end()
         if name not in MANAGED_FIELDS:
             kept.append(text[start:position])

@@ -25,10 +25,10 @@ from .stamps import (
     available_fields,
     claimed_by_member,
     completed_fields,
+    failed_fields,
     managed,
     result_member,
     token_member,
-    tried_in_vain,
 )
 from .waiting import turns
 
@@ -266,7 +266,7 @@ class Fail(_Transition):
         self.lock = pool.lock_file(pool.available_file(task_id))
 
     def _ending(self, fields: dict[str, Any], now_s: float) -> Ending:
-        tried = tried_in_vain(fields, self.error, self.max_attempts, now_s)
+        tried = failed_fields(fields, self.error, self.max_attempts, now_s)
         self.state = tried[STATUS]
         if self.retry_after_s is not None and self.state == layout.AVAILABLE:
             tried[NOT_BEFORE] = now_s + self.retry_after_s

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-from json.scanner import make_scanner
 
 from . import layout
 from .directories import Directories
-from .document import START_BYTES, may_be_object
+from .document import START_BYTES, may_be_object, scan_value
 from .errors import InvalidTask
 from .tasks_directory import TasksDirectory
 from .transition import core
@@ -20,7 +19,6 @@ if TYPE_CHECKING:
 
 # A reader that meets a stamp in mid-write sees half of it; the write takes under a microsecond.
 _READ_TRIES: Final = 3
-_scan_value: Final[Any] = make_scanner(json.JSONDecoder())  # type: ignore[arg-type]
 
 
 def read_task(path: str | bytes, tasks: TasksDirectory | None = None) -> dict[str, Any]:
@@ -61,7 +59,7 @@ def _parse(text: str) -> Any:
     """As `json.loads` does, which takes half as long again for a small task."""
     if text.startswith("{"):
         try:
-            value, end = _scan_value(text, 0)
+            value, end = scan_value(text, 0)
         except StopIteration:
             pass  # `json.loads` knows better words for it
         else:

@@ -22,7 +22,7 @@ from .directories import Directories
 from .document import FAILURES, STATUS, parse_held
 from .errors import InvalidName, InvalidTask
 from .finishing import Ending, rewrite, waiting_or_failed
-from .stamps import available_fields, tried_in_vain
+from .stamps import available_fields, failed_fields
 from .waiting import turns
 from .whole_file import sweep
 
@@ -291,7 +291,7 @@ class _Recovery:
         if verdict is _Verdict.STANDS:
             return None
         if verdict is _Verdict.LOST:
-            tried = tried_in_vain(fields, why, self.max_attempts, self.now_s)
+            tried = failed_fields(fields, why, self.max_attempts, self.now_s)
             return waiting_or_failed(pool, task_id, tried)
         if verdict is _Verdict.HALF_COMPLETION:
             return Ending({}, pool.completed_file(task_id), pool.completed, True, stamped=True)

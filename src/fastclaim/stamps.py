@@ -170,7 +170,7 @@ def completed_fields(fields: dict[str, Any], result: object, now_s: float) -> di
     return managed(fields) | {STATUS: "completed", "completed_at": now_s, "result": result}
 
 
-def tried_in_vain(
+def failed_fields(
     fields: dict[str, Any], error: str, max_attempts: int | None, now_s: float
 ) -> dict[str, Any]:
     """The managed fields of a claim that came to nothing: waiting again, or given up.

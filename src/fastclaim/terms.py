@@ -52,8 +52,8 @@ def marked_ns(fields: Mapping[str, Any], now_ns: int) -> int:
     return taken_ns if taken_ns is not None and 0 < taken_ns <= now_ns else now_ns
 
 
-def told(capabilities: Capabilities) -> bytes:
-    """An agent's capabilities, in one text, for `document.admits`; empty if it has none."""
+def encode_capabilities(capabilities: Capabilities) -> bytes:
+    """An agent's, in one text, for `document.admits`; empty if it has none."""
     plain = ",".join(name for name in capabilities if _is_plain(name))
     return f",{plain},".encode() if plain else b"," * bool(capabilities)
 

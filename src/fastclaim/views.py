@@ -31,7 +31,7 @@ from .matching import (
     not_before,
     rank,
 )
-from .terms import rank_of, told
+from .terms import encode_capabilities, rank_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class View(ABC):
         self._changes = changes
         self._capabilities = capabilities
         # Capabilities for a claim of what `take` has given, which may have changed since.
-        self.claims_with = told(capabilities)
+        self.claims_with = encode_capabilities(capabilities)
         self._prefix = os.path.join(os.fsdecode(pool.available), "")
         self._misses = 0
         self.rescan()
