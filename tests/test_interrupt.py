@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import pytest
 
 import fastclaim
-from fastclaim import TaskPool, finishing
+from fastclaim import TaskPool, _transition_py, finishing
 from fastclaim.locked_inode import LockedInode
 
 from .faults import driver
@@ -211,6 +211,18 @@ def test_an_interrupt_before_any_line_leaves_all_or_nothing(
     print(f"{nth} lines, {len(broken)} broken")
     assert nth > 20
     assert not broken, "\n".join([f"{len(broken)} of {nth} lines:", *broken[:SHOWN]])
+
+
+def test_an_interrupt_before_anything_is_held_is_no_second_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    reported: list[BaseException | None] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda seen: reported.append(seen.exc_value))
+    for nth in itertools.count():
+        if not interrupt(lambda: _transition_py.Held(None, b"x", None), nth).line:
+            break
+    assert nth > 5
+    assert reported == []
 
 
 # Waits for what we hold, and says so on its standard output when it has begun to wait.

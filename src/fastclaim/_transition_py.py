@@ -62,7 +62,9 @@ class Held(Step):
         """Give up a temporary file that is left, the lock file, and the hold; never fails."""
         close_all(self)
 
-    __del__ = close
+    def __del__(self) -> None:
+        if hasattr(self, "open"):  # else an interrupt came before there was anything to give up
+            self.close()
 
     def __enter__(self) -> Held:
         return self

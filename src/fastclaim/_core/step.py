@@ -40,11 +40,11 @@ class Step:
         self.path = path
         self.lock_path = lock
         self.temporary: bytes | None = None
-        self.open: dict[str, int] = {}  # "task", "lock" and "replacement"
         self.writable = False
         self.status: os.stat_result  # the task's
         self.ready = tasks.locked_inode if lock is not None and tasks is not None else None
         self.may_be_linked = False  # that inode, as the lock file
+        self.open: dict[str, int] = {}  # "task", "lock" and "replacement"; last: see `Held.__del__`
 
 
 def errors_of(step: Step, path: bytes) -> posix.NamedErrors:
