@@ -66,7 +66,7 @@ cdef inline int waiting_state(const char *raw, const Sector *sector) noexcept no
 
 cdef inline int append(char *stamp, int at, const char *text, Py_ssize_t size_bytes) noexcept nogil:
     """Where the next text goes, or -1 if this one, or an earlier one, does not fit."""
-    if at < 0 or size_bytes > TEXT_BYTES - at:
+    if at < 0 or <size_t>size_bytes > <size_t>(TEXT_BYTES - at):
         return -1
     memcpy(stamp + at, text, size_bytes)
     return at + <int>size_bytes
