@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import signal
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
@@ -137,6 +138,18 @@ def test_what_cannot_be_read_is_reported_and_never_deleted(pool: TaskPool) -> No
     path.write_text("{")
     assert str(path) in pool.recover(older_than=0).problems[0]
     assert path.read_text() == "{"
+
+
+@pytest.mark.parametrize("lock_files", [True, False])
+def test_a_claim_of_the_dead_goes_back_also_if_the_directory_for_it_has_gone(
+    make_pool: Callable[..., TaskPool], lock_files: bool
+) -> None:
+    pool = make_pool(lock_files=lock_files)
+    pool.publish("t")
+    with agent(lambda: pool.claim("t", "a")):
+        pass
+    pool.available_dir.rmdir()
+    assert pool.recover().returned == ["t"]
 
 
 def test_a_claim_of_the_dead_waits_for_a_newer_publication_to_go(pool: TaskPool) -> None:

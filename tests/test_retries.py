@@ -28,6 +28,17 @@ def test_a_task_is_given_up_after_max_attempts_and_can_be_tried_again(
         pool.retry_failed("t")
 
 
+def test_a_task_can_be_tried_again_though_the_directory_for_it_has_gone(
+    make_pool: Callable[..., TaskPool],
+) -> None:
+    pool = make_pool(max_attempts=1)
+    pool.publish("t")
+    pool.claim("t", "a").fail("one")
+    pool.available_dir.rmdir()
+    assert pool.retry_failed() == 1
+    assert pool.claim("t", "b")
+
+
 def test_a_task_is_not_claimed_before_its_time(pool: TaskPool) -> None:
     pool.publish("t")
     pool.claim("t", "a").fail("busy", retry_after_s=600)

@@ -257,6 +257,9 @@ class _Recovery:
             came_to = outcome.BUSY
             for _ in turns(_OTHERS_PASS_S if is_lost else 0):
                 came_to = self._settle_held(path, task_id)
+                if came_to == outcome.LOST:
+                    self.pool.make()  # the directory that it goes to has gone
+                    came_to = self._settle_held(path, task_id)
                 if came_to != outcome.BUSY:
                     break
             if came_to not in (outcome.DONE, outcome.ABSENT):

@@ -19,10 +19,10 @@ def retry(pool: Directories, task_id: object) -> None:
     """Let one task wait again; see `TaskPool.retry_failed`."""
     path, target = pool.failed_file(task_id), pool.available_file(task_id)
     for _ in turns(HOLD_TIMEOUT_S):
-        came_to, held = pool.core.hold(pool.current(), path, pool.lock_file(target))
-        if held is not None:
-            with held:
-                came_to = _rewrite(pool, held, task_id, target)
+        came_to = _once(pool, task_id, path, target)
+        if came_to == outcome.LOST:
+            pool.make()  # a directory has gone
+            came_to = _once(pool, task_id, path, target)
         if came_to == outcome.DONE:
             return
         if came_to == outcome.COLLISION:
@@ -44,6 +44,14 @@ def retry_all(pool: Directories) -> int:
                 continue  # somebody else did it
             count += 1
     return count
+
+
+def _once(pool: Directories, task_id: object, path: bytes, target: bytes) -> int:
+    came_to, held = pool.core.hold(pool.current(), path, pool.lock_file(target))
+    if held is None:
+        return int(came_to)
+    with held:
+        return _rewrite(pool, held, task_id, target)
 
 
 def _rewrite(pool: Directories, held: Any, task_id: object, target: bytes) -> int:
