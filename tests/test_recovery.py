@@ -140,6 +140,40 @@ def test_what_cannot_be_read_is_reported_and_never_deleted(pool: TaskPool) -> No
     assert path.read_text() == "{"
 
 
+def test_a_claim_of_the_dead_that_we_may_not_read_is_left_to_those_who_may(
+    pool: TaskPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: str) -> dict[str, object]:
+        raise PermissionError(13, "Permission denied", path)
+
+    pool.publish("t")
+    with agent(lambda: pool.claim("t", "a")):
+        pass
+    with monkeypatch.context() as patch:
+        patch.setattr(recovery.listing, "read_task", refuse)
+        assert pool.claim_next("b") is None
+    assert run(lambda: pool.claim_next("c")) == "<Claim of 't' by 'c'>"
+
+
+def test_a_waiting_task_that_we_may_not_read_keeps_no_owner_file_of_the_dead(
+    pool: TaskPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read_task = recovery.listing.read_task
+
+    def refuse(path: str) -> dict[str, object]:
+        if os.path.basename(path) == "theirs.json":
+            raise PermissionError(13, "Permission denied", path)
+        return read_task(path)
+
+    pool.publish("theirs")
+    pool.publish("t")
+    with agent(lambda: pool.claim("t", "a")):
+        pass
+    monkeypatch.setattr(recovery.listing, "read_task", refuse)
+    pool.recover()
+    assert list((pool.tasks_dir / "owners").glob("*.owner")) == []
+
+
 @pytest.mark.parametrize("lock_files", [True, False])
 def test_a_claim_of_the_dead_goes_back_also_if_the_directory_for_it_has_gone(
     make_pool: Callable[..., TaskPool], lock_files: bool

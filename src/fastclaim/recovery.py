@@ -200,6 +200,8 @@ class _Recovery:
             return None
         except PermissionError:
             self.report.problems.append(f"{path} is not ours to read")
+            if os.path.dirname(path) == os.fsdecode(self.pool.claimed):
+                self.unsettled = True  # who may read the claim has to find its owner's file
             return None
 
     def _judge(self, fields: dict[str, Any]) -> tuple[_Verdict, str]:
