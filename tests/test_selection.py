@@ -13,6 +13,7 @@ import tracemalloc
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -667,6 +668,19 @@ def test_that_we_may_not_claim_what_is_there_is_said(
             pool.claim_next("a", order=order)
     forbidden.clear()
     assert pool.claim_next("a", order=order).task_id == "poison"
+
+
+@pytest.mark.parametrize("order", ["priority", "any"])
+@pytest.mark.parametrize("put", [os.mkdir, os.mkfifo, partial(os.symlink, "elsewhere")])
+def test_what_stands_where_a_lock_file_should_keeps_nothing_else_from_us(
+    pool: TaskPool, order: str, put: Callable[[Path], None]
+) -> None:
+    pool.publish("poison", priority=9)
+    put(pool.available_dir / "poison.lock")
+    with pytest.raises(OSError, match=r"poison\.lock"):
+        pool.claim_next("a", order=order)
+    pool.publish("x")
+    assert pool.claim_next("a", order=order).task_id == "x"
 
 
 def test_links_that_lead_nowhere_are_passed(

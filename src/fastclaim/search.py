@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import time
 
 from . import layout, outcome
@@ -20,7 +21,7 @@ from .views import View
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Protocol
+    from typing import Final, Protocol
 
     from .claim import Claim
     from .selection import Selection
@@ -35,6 +36,14 @@ if TYPE_CHECKING:
 
             What `claiming.claim` came to, and the claim; ABSENT if somebody else was faster.
             """
+
+
+# What the system says of one file: it is not ours, or it is no regular one where a lock file or a
+# key's file should be. Of other tasks it may not say so.
+_OF_ONE_TASK: Final = (
+    *(errno.EACCES, errno.EPERM),
+    *(errno.EISDIR, errno.ELOOP, errno.ENXIO, errno.EINVAL),
+)
 
 
 class Search:
@@ -55,13 +64,11 @@ class Search:
 
         Raises
         ------
-        PermissionError
-            There was nothing else than what we may not claim.
         OSError
-            The system refused.
+            The system refused; if it was one task alone that it refused, there was no other.
         """
         selection, view, agent_id = self._selection, self._view, self._attempt.agent_id
-        forbidden: dict[str, PermissionError] = {}
+        forbidden: dict[str, OSError] = {}
         told: BaseException | None = None  # after which every task is in its place
         started_s = time.monotonic()
         try:
@@ -71,13 +78,13 @@ class Search:
             while (name := selection.take(view, started_s)) is not None:
                 try:
                     claim = self._try(name)
-                except PermissionError as error:
-                    forbidden[name] = error  # others may be ours to claim
                 except PoolPaused as error:
                     if not selection.heed_pause(view, name, error.until):
                         return None
                 except BaseException as error:
-                    if not self._is_settled(name, error):
+                    if isinstance(error, OSError) and error.errno in _OF_ONE_TASK:
+                        forbidden[name] = error  # others may be ours to claim
+                    elif not self._is_settled(name, error):
                         selection.put_back(view, [name])  # as far as we know it is still there
                         told = error
                         raise

@@ -112,8 +112,8 @@ class Selection:
 
         Raises
         ------
-        PermissionError
-            There was nothing else but what the system does not let us claim.
+        OSError
+            The system refused; if it was one task alone that it refused, there was no other.
         """
         search = Search(self, view, attempt)
         if (claim := search.run()) is not None or not search.was_busy:
