@@ -138,6 +138,31 @@ def test_a_forked_child_has_no_part_in_it(linking: TaskPool) -> None:
     assert ready(linking) is locked
 
 
+def test_a_child_that_is_forked_while_it_is_made_does_not_keep_it(
+    pool: TaskPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fstat = os.fstat
+    children: list[int] = []
+
+    def fork_first(descriptor: int) -> os.stat_result:
+        if not children:
+            children.append(0)
+            children[0] = os.fork()
+            if children[0] == 0:
+                try:
+                    fstat(descriptor)
+                except OSError:
+                    os._exit(0)
+                os._exit(1)
+        return fstat(descriptor)
+
+    tasks = pool._directories.opened()
+    monkeypatch.setattr(os, "fstat", fork_first)
+    made = LockedInode(tasks.path)
+    assert os.waitpid(children[0], 0)[1] == 0
+    assert made.number == fstat(made.descriptor).st_ino
+
+
 @pytest.mark.parametrize("harm", ["its name has gone", "it is closed"])
 def test_one_that_cannot_be_linked_is_done_without(linking: TaskPool, harm: str) -> None:
     locked = ready(linking)

@@ -26,44 +26,6 @@ class ErrorsOf:
             error.filename = os.fsdecode(self._path)
 
 
-class LockFile:
-    """An open file to flock; unlocked and closed when nobody has it any more.
-
-    So an interrupt between two lines leaves no lock that nobody can drop.
-
-    Raises
-    ------
-    OSError
-        It cannot be opened.
-    """
-
-    __slots__ = ("_open", "_process_id")
-
-    def __init__(self, path: str | bytes, flags: int) -> None:
-        self._open: list[int] = []  # the descriptor, until it is closed
-        self._process_id = os.getpid()
-        self._open.append(os.open(path, flags | os.O_CLOEXEC, 0o666))
-
-    def fileno(self) -> int:
-        """The descriptor."""
-        return self._open[0]
-
-    def close(self) -> None:
-        """Unlock and close it; again: nothing. Never fails."""
-        try:
-            if self._open and self._process_id == os.getpid():  # a forked child's is the parent's
-                fcntl.flock(self._open[0], fcntl.LOCK_UN)
-        except OSError:
-            pass  # the close does it, too
-        try:
-            if self._open:
-                os.close(self._open.pop())  # never twice: the number may be another file's then
-        except OSError:
-            pass  # it is closed all the same
-
-    __del__ = close
-
-
 def try_flock(descriptor: int) -> bool:
     """Take the exclusive flock without waiting; False if somebody else has it."""
     try:

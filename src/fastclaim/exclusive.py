@@ -23,10 +23,11 @@ import contextlib
 import os
 
 from . import layout, outcome
-from .descriptors import ErrorsOf, LockFile, is_named, sync_directory, try_flock
+from .descriptors import ErrorsOf, is_named, sync_directory, try_flock
 from .directories import Directories
 from .document import EXCLUSIVE
 from .errors import InvalidTask, KeyHeld
+from .lock_file import LockFile
 from .matching import Task, names_in
 from .waiting import turns
 

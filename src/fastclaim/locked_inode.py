@@ -82,7 +82,8 @@ def _in_child() -> None:
     for locked in list(_all):
         descriptor, locked.descriptor = locked.descriptor, -1
         with contextlib.suppress(OSError):
-            if os.fstat(descriptor).st_ino == locked.number:
+            # -1: the fork came before it was known.
+            if locked.number in (-1, os.fstat(descriptor).st_ino):
                 os.close(descriptor)
     _all.clear()
 

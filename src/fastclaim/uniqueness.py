@@ -12,8 +12,9 @@ from __future__ import annotations
 import errno
 import os
 
-from .descriptors import ErrorsOf, LockFile, try_flock
+from .descriptors import ErrorsOf, try_flock
 from .directories import Directories
+from .lock_file import LockFile
 from .waiting import turns
 
 TYPE_CHECKING = False
