@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import time
+from collections.abc import Iterator
 
 import pytest
 
@@ -169,6 +170,25 @@ def test_what_others_are_blocked_by_stays(old: TaskPool) -> None:
     old.publish("y", blocked_by=["old-c"])
     assert old.prune("completed", HOUR_S, dry_run=False) == []
     assert "y" in {claim.task_id for claim in old.claim_many("a", 9)}
+
+
+@pytest.mark.parametrize("comes_from", ["claimed", "failed"])
+def test_what_a_task_is_blocked_by_stays_though_it_comes_back_while_we_look(
+    old: TaskPool, monkeypatch: pytest.MonkeyPatch, comes_from: str
+) -> None:
+    old.publish("y", blocked_by=["old-c"], max_attempts=1)
+    claim = old.claim("y", "a")
+    if comes_from == "failed":
+        claim.fail("no")
+    task_files = pruning.task_files
+
+    def come_back(directory: bytes) -> Iterator[str]:
+        if os.path.basename(directory) == comes_from.encode():
+            _ = claim.release() if comes_from == "claimed" else old.retry_failed("y")
+        return task_files(directory)
+
+    monkeypatch.setattr(pruning, "task_files", come_back)
+    assert old.prune("completed", HOUR_S, dry_run=False) == []
 
 
 @pytest.mark.parametrize(

@@ -53,12 +53,17 @@ def check_state(state: str) -> None:
 def _needed(pool: Directories) -> set[str]:
     """The ids that tasks which are not completed are blocked by."""
     needed: set[str] = set()
-    for state in (layout.AVAILABLE, layout.CLAIMED, layout.FAILED):
+    seen: set[str] = set()
+    # Those that wait once more at the end: one may have come back before we looked where it was.
+    for state in (layout.AVAILABLE, layout.CLAIMED, layout.FAILED, layout.AVAILABLE):
         for path in task_files(os.path.join(pool.tasks, state.encode())):
+            if path in seen:
+                continue
             try:
                 needed.update(f"{name}" for name in names_in(read_task(path), "blocked_by"))
             except (FileNotFoundError, InvalidTask, TypeError):
                 continue
+            seen.add(path)
     return needed
 
 
