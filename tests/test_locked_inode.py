@@ -17,6 +17,7 @@ import pytest
 
 from fastclaim import TaskPool, outcome
 from fastclaim.locked_inode import LockedInode
+from fastclaim.tasks_directory import TasksDirectory
 
 
 @pytest.fixture
@@ -174,6 +175,21 @@ def test_one_that_cannot_be_linked_is_done_without(linking: TaskPool, harm: str)
     linking.claim("x", "b").release()
     linking.claim("x", "c").complete()
     assert not lock_of(linking).exists()
+
+
+def test_an_interrupt_while_it_is_given_up_leaves_nothing_held(
+    linking: TaskPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    lock_of(linking).with_name("x.json").write_text('{"task_id": "x"}')  # as originals write
+    kept(linking)[0].unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr(TasksDirectory, "replace_locked_inode", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            linking.claim("x", "b")
+    assert linking.claim("x", "b", timeout=0).task_id == "x"
 
 
 def test_its_name_goes_with_the_pool_object(

@@ -214,11 +214,13 @@ def hold(object tasks not None, bytes path not None, bytes lock):
     cdef Step step
     cdef int outcome
     cdef object locked = start_in(&step, tasks, path, lock)
+    cdef Held held = None
     with nogil:
         outcome = hold_task(&step)
-    see_to_locked_inode(&step, tasks, locked)
-    checked(&step, outcome)
-    return outcome, keep_held(&step, tasks, locked, path, lock) if outcome == DONE else None
+    if outcome == DONE:
+        held = keep_held(&step, tasks, locked, path, lock)
+    see_to_locked_inode(&step, tasks, locked)  # runs Python: an interrupt may come
+    return checked(&step, outcome), held
 
 
 def claim(object tasks not None, bint heed_pause, int owner,
@@ -240,14 +242,13 @@ def claim(object tasks not None, bint heed_pause, int owner,
     content.whole, content.raw, content.count = want_document, content.small, 0
     with nogil:
         outcome = claim_held(&step, heed_pause, &unpaused_mtime_ns, owner, &to, &demand, &content)
-    see_to_locked_inode(&step, tasks, locked)
-    if unpaused_mtime_ns != known_ns:
-        tasks.unpaused_mtime_ns = unpaused_mtime_ns
     try:
-        checked(&step, outcome)
         if outcome == UNPROVEN:
             found = keep_held(&step, tasks, locked, path, lock)
-        elif outcome == DONE and want_document:
+        see_to_locked_inode(&step, tasks, locked)  # runs Python: an interrupt may come
+        if unpaused_mtime_ns != known_ns:
+            tasks.unpaused_mtime_ns = unpaused_mtime_ns
+        if checked(&step, outcome) == DONE and want_document:
             found = PyBytes_FromStringAndSize(content.raw, content.count)
     finally:
         if content.raw != content.small:
@@ -263,6 +264,7 @@ def finish(object tasks not None, bytes path not None, bytes lock, bytes target 
     cdef Destination to
     cdef Ending ending
     cdef int outcome
+    cdef Held held = None
     cdef object locked = start_in(&step, tasks, path, lock)
     set_destination(&to, target, directories, sync, replace)
     ending.expected, ending.status = text_of(expected), text_of(status)
@@ -274,9 +276,10 @@ def finish(object tasks not None, bytes path not None, bytes lock, bytes target 
             outcome = finish_held(&step, &ending, &to)
             if outcome != UNPROVEN:
                 close_all(&step)
-    see_to_locked_inode(&step, tasks, locked)
-    checked(&step, outcome)
-    return outcome, keep_held(&step, tasks, locked, path, lock) if outcome == UNPROVEN else None
+    if outcome == UNPROVEN:
+        held = keep_held(&step, tasks, locked, path, lock)
+    see_to_locked_inode(&step, tasks, locked)  # runs Python: an interrupt may come
+    return checked(&step, outcome), held
 
 
 def publish(bytes temporary not None, bytes target not None, tuple directories not None,
