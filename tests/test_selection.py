@@ -21,7 +21,17 @@ from typing import Any
 import pytest
 from orchestration.a2a_integration import TaskPool as Original
 
-from fastclaim import InvalidName, TaskPool, candidates, claiming, listing, views
+from fastclaim import (
+    InvalidName,
+    TaskPool,
+    candidates,
+    claiming,
+    exclusive,
+    listing,
+    search,
+    selection,
+    views,
+)
 from fastclaim.candidates import Ordered
 from fastclaim.inotify import Inotify
 from fastclaim.tasks_directory import TasksDirectory
@@ -628,6 +638,28 @@ def test_who_does_not_wait_is_not_kept_by_who_holds_a_task_for_long(
     with flocked(pool.available_dir / "x.json"):
         assert pool.claim_next("a", order=order) is None
     assert pool.claim_next("a", order=order, wait=60) is not None
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_who_does_not_wait_comes_to_an_end_though_many_need_a_key_that_is_held(
+    pool: TaskPool, monkeypatch: pytest.MonkeyPatch, order: str
+) -> None:
+    for module in (search, selection, views):
+        monkeypatch.setattr(module, "BUSY_S", 0.0)  # as if all took longer to try than that
+    tries = itertools.count()
+    claim = claiming.claim
+
+    def counted(*how: Any, **more: Any) -> Any:
+        assert next(tries) < 100
+        return claim(*how, **more)
+
+    monkeypatch.setattr(claiming, "claim", counted)
+    pool.publish_many({"task_id": f"x{n}", "priority": 9, "exclusive": ["k"]} for n in range(3))
+    pool.publish("y", priority=0)
+    with exclusive.held(pool._directories, {"k"}, "x", "x_a.json"):  # by who is stopped there
+        assert pool.claim_next("a", order=order).task_id == "y"
+        assert pool.claim_next("a", order=order) is None
+    assert pool.claim_next("a", order=order).task_id != "y"
 
 
 # What is not for us to claim ----------------------------------------------------------------------

@@ -17,7 +17,7 @@ from .errors import (
     PoolPaused,
     TaskNotAvailable,
 )
-from .views import View
+from .views import BUSY_S, View
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -70,12 +70,12 @@ class Search:
         selection, view, agent_id = self._selection, self._view, self._attempt.agent_id
         forbidden: dict[str, OSError] = {}
         told: BaseException | None = None  # after which every task is in its place
-        started_s = time.monotonic()
+        started_s, due_s = time.monotonic(), time.time() + BUSY_S
         try:
             if view.refused:
                 with selection.lock:
                     view.offer_refused(agent_id)
-            while (name := selection.take(view, started_s)) is not None:
+            while (name := selection.take(view, started_s, due_s)) is not None:
                 try:
                     claim = self._try(name)
                 except PoolPaused as error:

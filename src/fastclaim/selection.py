@@ -122,21 +122,24 @@ class Selection:
         time.sleep(BUSY_S)
         return search.run()
 
-    def take(self, view: View, started_s: float) -> str | None:
-        """The next task to try, as a search that began then (monotonic) finds it."""
+    def take(self, view: View, started_s: float, due_s: float) -> str | None:
+        """The next task to try, as a search that began then (monotonic) finds it.
+
+        For `due_s` see `View.take`.
+        """
         with self.lock:
             try:
                 name = None
                 if view.is_eager and self._changes.blind and self._is_late(view, _BLIND_LOOK_S):
                     view.rescan()
                 if view.has_names:
-                    name = view.take()
+                    name = view.take(due_s)
                 if name is None:
                     self._refresh()
-                    name = view.take()
+                    name = view.take(due_s)
                 if name is None and self._may_have_more(view, started_s):
                     view.rescan()
-                    name = view.take()
+                    name = view.take(due_s)
             except BaseException:
                 view.invalidate()
                 raise

@@ -83,8 +83,15 @@ class View(ABC):
         self._is_stale = True
 
     @abstractmethod
-    def take(self) -> str | None:
-        """The file name of the next task to try, which the view then knows no more of."""
+    def take(self, due_s: float) -> str | None:
+        """The file name of the next task to try, which the view then knows no more of.
+
+        Parameters
+        ----------
+        due_s : float
+            Of those that were left alone until a time, the latest to be tried, since the epoch: a
+            search must not come back to what it has found busy itself.
+        """
 
     def judge(self, name: str) -> bool:
         """Whether that task may be claimed now; else it is parked or forgotten."""
@@ -170,10 +177,10 @@ class View(ABC):
         """Whether it knows less than it has read: only a rescan brings that back."""
         return self._forgot
 
-    def _catch_up(self) -> None:
+    def _catch_up(self, due_s: float) -> None:
         if self._is_stale:
             self.rescan()
-        while self._due and self._due[0][0] <= time.time():
+        while self._due and self._due[0][0] <= min(due_s, time.time()):
             self.tell([heapq.heappop(self._due)[1]])
 
     def _read_piece(self) -> list[str]:
@@ -260,8 +267,8 @@ class AnyView(View):
         self._from_scan = False
         self._again = False
 
-    def take(self) -> str | None:
-        self._catch_up()
+    def take(self, due_s: float) -> str | None:
+        self._catch_up(due_s)
         while self._names or self._refill():
             name = self._names.popleft()
             if self._misses == 0 or not self._has_gone(name):
@@ -325,8 +332,8 @@ class OrderedView(View):
     def due_in_s(self) -> float:
         return super().due_in_s() if self._ranked.is_empty else 0.0
 
-    def take(self) -> str | None:
-        self._catch_up()
+    def take(self, due_s: float) -> str | None:
+        self._catch_up(due_s)
         self._examine_all()
         candidate = self._best()
         if candidate is None and self._ranked.dropped:
