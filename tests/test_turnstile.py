@@ -108,6 +108,15 @@ def _locks(process_id: int, descriptor: str) -> str:
         return ""
 
 
+def test_who_may_read_what_others_may_not_does_not_leave_listening_to_them(
+    pool: TaskPool, make_pool: Callable[..., TaskPool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours = pool._selected().view("any", ["b", "a"])
+    assert make_pool()._selected().view("priority", ["a", "b"]).kind == ours.kind
+    monkeypatch.setattr(os, "getgroups", lambda: [4711])
+    assert make_pool()._selected().view("any", ["b", "a"]).kind != ours.kind
+
+
 @pytest.fixture
 def team(pool: TaskPool, monkeypatch: pytest.MonkeyPatch) -> Iterator[Team]:
     monkeypatch.setattr(turnstile, "PLACES", PLACES)

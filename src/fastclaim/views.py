@@ -52,8 +52,9 @@ class View(ABC):
     is_eager = True  # whether it must know of all tasks before it can say which is next
 
     def __init__(self, pool: Directories, changes: Changes, capabilities: Capabilities) -> None:
-        # What those who find the same tasks have in common.
-        self.kind = (os.geteuid(), os.getegid(), sorted({f"{name}" for name in capabilities}))
+        # What those who find the same tasks, and may read and claim them, have in common.
+        names = sorted({f"{name}" for name in capabilities})
+        self.kind = (os.geteuid(), os.getegid(), sorted(os.getgroups()), names)
         self._pool = pool
         self._changes = changes
         self._capabilities = capabilities
