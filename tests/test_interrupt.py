@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import itertools
 import linecache
@@ -20,6 +21,7 @@ import pytest
 
 import fastclaim
 from fastclaim import TaskPool, _transition_py, finishing
+from fastclaim.lock_file import LockFile
 from fastclaim.locked_inode import LockedInode
 
 from .faults import driver
@@ -300,6 +302,27 @@ def test_ctrl_c_ends_the_wait_for_what_another_process_holds(
         pool.complete("x", "a")
     else:
         pool.claim("x", "another", timeout=0)
+
+
+def test_an_interrupt_that_comes_while_a_file_with_a_lock_is_opened_leaves_it_closed(
+    tmp_path: Path,
+) -> None:
+    watched = os.open(tmp_path, os.O_RDONLY)
+    handler = signal.signal(signal.SIGIO, signal.default_int_handler)
+    before = descriptors()
+    try:
+        try:
+            fcntl.fcntl(watched, fcntl.F_NOTIFY, fcntl.DN_CREATE)  # a SIGIO when a file is made
+        except OSError:
+            pytest.skip("this kernel has no dnotify")
+        with contextlib.suppress(KeyboardInterrupt):
+            LockFile(os.fspath(tmp_path / "x"), os.O_RDWR | os.O_CREAT)
+            pytest.fail("no interrupt came")
+    finally:
+        signal.signal(signal.SIGIO, handler)
+        os.close(watched)
+    assert (tmp_path / "x").exists()
+    assert descriptors() == before - {watched}
 
 
 def after_mtime(pool: TaskPool, name: str) -> int:

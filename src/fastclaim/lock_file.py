@@ -26,8 +26,9 @@ class LockFile:
         self._open: list[int] = []  # the descriptor, until it is closed
         self._process_id = os.getpid()
         with no_fork:
-            self._open.append(os.open(path, flags | os.O_CLOEXEC, 0o666))
-            _descriptors.add(self._open[0])
+            # Without a step of Python's in between, before which an interrupt could come.
+            self._open.extend(map(os.open, (path,), (flags | os.O_CLOEXEC,), (0o666,)))
+            _descriptors.update(self._open)
 
     def fileno(self) -> int:
         """The descriptor."""
@@ -41,9 +42,10 @@ class LockFile:
             fcntl.flock(self._open[0], fcntl.LOCK_UN)
         except OSError:
             pass  # the close does it, too
-        _descriptors.discard(self._open[0])
+        _descriptors.difference_update(self._open)
         try:
-            os.close(self._open.pop())  # never twice: the number may be another file's then
+            # Likewise; and never twice: the number may be another file's then.
+            next(map(os.close, map(self._open.pop, (0,))))
         except OSError:
             pass  # it is closed all the same
 
