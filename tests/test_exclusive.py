@@ -241,6 +241,19 @@ def test_free_keys_are_forgotten_and_held_ones_are_not(keyed: TaskPool) -> None:
         keyed.claim("y", "b")
 
 
+def test_the_file_of_an_agent_is_forgotten_unless_that_is_just_claiming(pool: TaskPool) -> None:
+    def files() -> int:
+        return len(list((pool.tasks_dir / "keys").iterdir()))
+
+    with exclusive.agent_lock(pool._directories, "claiming"):
+        pool.claim_next("a", max_claims=1)
+        assert files() == 2
+        pool.prune("completed", 0, dry_run=False)
+        assert files() == 1
+    pool.prune("completed", 0, dry_run=False)
+    assert files() == 0
+
+
 def test_who_waits_for_a_key_file_that_is_removed_makes_it_anew(
     keyed: TaskPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -105,14 +105,14 @@ def holder_of(pool: Directories, key: str) -> str | None:
 
 
 def forget_free_keys(pool: Directories) -> None:
-    """Remove the files of keys that nobody holds."""
+    """Remove the files of keys that nobody holds, and of agents none of which is just claiming."""
     try:
         names = os.listdir(_directory(pool))
     except FileNotFoundError:
         return
     for name in names:
         path = os.path.join(_directory(pool), name)
-        file = _flocked(path) if name.endswith(_KEY_SUFFIX) else None
+        file = _flocked(path) if name.endswith((_KEY_SUFFIX, _AGENT_SUFFIX)) else None
         if file is None:
             continue
         try:
@@ -167,7 +167,7 @@ def _check_is_free(
 
 
 def _standing(pool: Directories, record: bytes) -> str | None:
-    """The claim that a key's file names, if it stands."""
+    """The claim that a key's file names, if it stands; an agent's names none."""
     name = os.fsdecode(record.partition(_END)[0])
     if name and os.path.lexists(os.path.join(os.fsdecode(pool.claimed), name)):
         return name
