@@ -2,11 +2,72 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
 
 from fastclaim import TaskPool
 from fastclaim.uniqueness import PublishLock
+
+# Says which modules verbs import after a fork of a process with threads.
+VERBS = """
+import fcntl, importlib, json, os, sys, threading
+from fastclaim import LockTimeout, PoolPaused, TaskPool
+
+core = importlib.import_module(sys.argv[2])
+end = threading.Event()
+other = threading.Thread(target=end.wait)
+other.start()
+child = os.fork()
+if child == 0:
+    os._exit(0)
+os.waitpid(child, 0)
+end.set()
+other.join()
+before = set(sys.modules)
+pool = TaskPool(sys.argv[1], _core=core, durability="none", max_attempts=1)
+pool.claim_task("none", "a")
+pool.claim_task("none", "a")
+assert pool.claim_next("a", wait=0.001) is None
+pool.publish("x", exclusive=["k"], blocked_by=["y"])
+pool.publish_many([{"task_id": "y"}, {"task_id": "z"}])
+with open(pool.available_dir / "z.json") as held:
+    fcntl.flock(held, fcntl.LOCK_EX)
+    try:
+        pool.claim("z", "a", timeout=0.001)
+    except LockTimeout:
+        pass
+pool.pause()
+try:
+    pool.claim("z", "a")
+except PoolPaused:
+    pool.resume()
+pool.claim("z", "a", lease_s=60).renew(60)
+(claim,) = pool.claim_many("a", 2, order="any")
+claim.complete()
+pool.claim_next("a", max_claims=2).fail("error")
+pool.retry_failed()
+pool.recover()
+pool.why("x")
+pool.prune("completed", 60)
+(pool.available_dir / "foreign.json").write_text('{"not_before": 0, "created_at": "2026-11-28"}')
+pool.claim_task("foreign", "a")
+pool.paused()
+pool.doctor()
+print(json.dumps(sorted(sys.modules.keys() - before)))
+"""
+
+
+def test_after_a_fork_of_a_process_with_threads_no_verb_imports_anything(
+    core: ModuleType, tmp_path: Path
+) -> None:
+    command = [sys.executable, "-c", VERBS, str(tmp_path), core.__name__]
+    said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    assert json.loads(said) == []
 
 
 def test_a_child_that_was_forked_in_the_middle_of_a_publication_keeps_no_flock(

@@ -23,6 +23,7 @@ from _thread import RLock  # `threading` takes ten times as long to import
 
 from . import layout
 from .descriptors import ErrorsOf, is_named, unlock_and_close
+from .forks import import_the_rest
 from .tokens import owner_id
 
 TYPE_CHECKING = False
@@ -261,6 +262,11 @@ def owner_file(identity: tuple[int, int]) -> OwnerFile:
         return _files.setdefault(identity, OwnerFile())
 
 
+def _before_fork() -> None:
+    import_the_rest()  # first: somebody who imports may want `no_fork`
+    no_fork.acquire()
+
+
 def _in_child() -> None:
     # They stay known: a pool that came along goes on with them, and a grandchild must forget too.
     for file in _files.values():
@@ -268,6 +274,4 @@ def _in_child() -> None:
     no_fork.release()
 
 
-os.register_at_fork(
-    before=no_fork.acquire, after_in_parent=no_fork.release, after_in_child=_in_child
-)
+os.register_at_fork(before=_before_fork, after_in_parent=no_fork.release, after_in_child=_in_child)

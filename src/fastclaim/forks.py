@@ -1,0 +1,33 @@
+"""A process with several threads imports, before it forks, all that a verb might still import.
+
+Verbs import most of what they need when they are first called, as `import fastclaim` is to be
+quick. A child that is forked while another thread is in the middle of that has the import's lock,
+which nobody will ever release, and would wait for it as soon as it needs the module itself.
+"""
+
+from __future__ import annotations
+
+import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
+
+_OURS: Final = (
+    *("_core.posix", "batches", "candidates", "changes", "checking", "deaths", "diagnosis"),
+    *("exclusive", "inotify", "leases", "locked_inode", "matching", "pausing", "pruning"),
+    *("publishing", "recovery", "retrying", "selection", "terms", "turnstile", "why"),
+)
+_OTHERS: Final = (
+    *("array", "copy", "datetime", "hashlib", "logging", "pathlib", "random", "urllib.parse"),
+    *("encodings.unicode_escape", "graphlib", "weakref"),
+)
+
+
+def import_the_rest() -> None:
+    """Import it, unless this is the only thread."""
+    threading = sys.modules.get("threading")
+    if threading is None or threading.active_count() == 1:
+        return
+    for name in (*(f"{__package__}.{name}" for name in _OURS), *_OTHERS):
+        __import__(name)
