@@ -7,6 +7,7 @@ import errno
 import multiprocessing
 import os
 import shutil
+import signal
 import subprocess
 import threading
 import time
@@ -17,9 +18,9 @@ from typing import Any
 import psycopg
 import pytest
 
-from fastclaim import ClaimLost, LockTimeout, errors
+from fastclaim import AlreadyClaimed, ClaimLost, LockTimeout, errors
+from fastclaim.postgres import recovery, trouble
 from fastclaim.postgres import server as server_module
-from fastclaim.postgres import trouble
 from fastclaim.postgres.messaging import PostgresMessaging
 from fastclaim.postgres.pool import PostgresPool
 
@@ -89,6 +90,40 @@ def test_claims_outlive_a_restart_of_the_server(own_server: Server) -> None:
     # Before this process's session stands again as well as after it.
     assert other.recover().returned == []
     claim.complete()
+
+
+def claim_and_wait(url: str, told: Any) -> None:
+    PostgresPool(url).claim("x", "a")
+    told.send(os.getpid())
+    time.sleep(60)
+
+
+def test_claims_outlive_the_crash_of_a_backend(
+    own_server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The postmaster lives on, as one that has run for long; but all sessions are gone.
+    for name in ("_RECOVER", "_WOULD_RECOVER"):
+        text = getattr(recovery, name).replace("pg_postmaster_start_time()", "'-infinity'")
+        monkeypatch.setattr(recovery, name, text)
+    pool = PostgresPool(own_server.url, bind_claims=False)
+    pool.publish("x")
+    spawn = multiprocessing.get_context("spawn")
+    here, there = spawn.Pipe()
+    holder = spawn.Process(target=claim_and_wait, args=(own_server.url, there))
+    holder.start()
+    os.kill(here.recv(), signal.SIGSTOP)  # it makes no new session before others have looked
+    try:
+        with psycopg.connect(own_server.url) as victim:
+            os.kill(victim.info.backend_pid, signal.SIGKILL)
+        assert pool.recover().returned == []
+        with pytest.raises(AlreadyClaimed):
+            pool.claim("x", "b", timeout=60)
+        monkeypatch.setattr(recovery, "RECONNECT_GRACE_S", 0.0)
+        assert pool.recover(dry_run=True).returned == ["x"]
+        pool.claim("x", "b").complete()
+    finally:
+        holder.kill()
+        holder.join()
 
 
 def test_a_server_that_does_not_come_back_is_given_up_in_one_line(

@@ -161,6 +161,7 @@ SELECT t.state, t.claimed_by, t.token, t.owner,
     t.not_before > clock.now AND t.not_before <> 'NaN' AS early,
     t.lease_expires_at <= clock.now AS expired,
     t.owner <> %(owner)s AND pg_try_advisory_xact_lock(t.owner) AS dead,
+    {recovery.SETTLED} AS settled,
     (SELECT k.key FROM {{schema}}.exclusive_keys k WHERE k.key = ANY(t.exclusive) LIMIT 1) AS key,
     p.paused_until > clock.now AS paused, p.paused_until, p.paused_reason
 FROM clock CROSS JOIN {{schema}}.pool p LEFT JOIN {{schema}}.tasks t ON t.task_id = %(task_id)s
@@ -177,6 +178,7 @@ class Refusal(NamedTuple):
     early: bool | None
     expired: bool | None
     dead: bool | None
+    settled: bool | None
     key: str | None
     paused: bool | None
     paused_until: float
@@ -240,9 +242,9 @@ def claim(
             if rows:
                 return Taken(token, rows[0].row)
             found = _look(database, parameters)
-            if found.state == "claimed" and _is_over(found):
-                recovery.recover(database, hold.max_attempts, task_id=task_id)
-            elif (held := _refuse(database, found, task_id, agent_id, hold)) is not None:
+            if found.state == "claimed" and _ends(database, found, task_id, hold):
+                continue
+            if (held := _refuse(database, found, task_id, agent_id, hold)) is not None:
                 return held
         tries = 0
     raise LockTimeout(
@@ -250,12 +252,20 @@ def claim(
     )
 
 
-def _is_over(found: Refusal) -> bool:
-    return bool(found.expired or found.dead)
+def _ends(database: Database, found: Refusal, task_id: object, hold: Hold) -> bool:
+    """Whether the claim that stands is over, and given back by us or by others."""
+    if not (found.expired or found.dead):
+        return False
+    is_back = bool(recovery.recover(database, hold.max_attempts, task_id=task_id))
+    return is_back or bool(found.expired or found.settled)
 
 
 def _look(database: Database, parameters: dict[str, Any]) -> Refusal:
-    asked = {"task_id": parameters["task_id"], "owner": parameters["owner"] or 0}
+    asked = {
+        "task_id": parameters["task_id"],
+        "owner": parameters["owner"] or 0,
+        "grace_s": recovery.RECONNECT_GRACE_S,
+    }
     return Refusal(*database.query(_WHY_NOT, asked)[0])
 
 

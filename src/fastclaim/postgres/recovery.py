@@ -28,20 +28,30 @@ def and_failure(error: str) -> str:
 # After a restart of the server every session is gone; so long the living have to make theirs anew.
 RECONNECT_GRACE_S: Final = 10.0
 
+# Whether that is over: null if the sessions are gone and nobody has written down since when.
+SETTLED: Final = """(
+    pg_postmaster_start_time() < clock_timestamp() - make_interval(secs => %(grace_s)s)
+    AND (SELECT since FROM {schema}.sessions_since) < {now} - %(grace_s)s::float8)
+"""
+_SINCE_NOW: Final = """
+    INSERT INTO {schema}.sessions_since (since)
+    SELECT {now} WHERE NOT EXISTS (SELECT FROM {schema}.sessions_since) ON CONFLICT DO NOTHING
+"""
+
 # The owners of claims, one index look-up each however many claims they have, and of these the dead.
 # A bigint's lock shows as two halves.
-_DEAD: Final = """
+_DEAD: Final = f"""
 RECURSIVE owners AS (
-    (SELECT owner FROM {schema}.tasks WHERE state = 'claimed' AND owner IS NOT NULL
+    (SELECT owner FROM {{schema}}.tasks WHERE state = 'claimed' AND owner IS NOT NULL
      ORDER BY owner LIMIT 1)
     UNION ALL
-    SELECT (SELECT t.owner FROM {schema}.tasks t
+    SELECT (SELECT t.owner FROM {{schema}}.tasks t
             WHERE t.state = 'claimed' AND t.owner IS NOT NULL AND t.owner > owners.owner
             ORDER BY t.owner LIMIT 1)
     FROM owners WHERE owners.owner IS NOT NULL
 ), dead AS MATERIALIZED (
     SELECT owner FROM owners WHERE owner IS NOT NULL
-    AND pg_postmaster_start_time() < clock_timestamp() - make_interval(secs => %(grace_s)s)
+    AND {SETTLED}
     EXCEPT
     SELECT classid::bigint << 32 | objid::bigint FROM pg_locks
     WHERE locktype = 'advisory' AND objsubid = 1 AND granted
@@ -75,7 +85,7 @@ WITH {_DEAD}, clock AS MATERIALIZED (SELECT {{now}} AS now), found AS MATERIALIZ
 )"""
 
 _RECOVER: Final = f"""
-{_LOST}, back AS (
+{_LOST}, restarted AS ({_SINCE_NOW}), back AS (
     UPDATE {{schema}}.tasks t SET
         attempts = t.attempts + 1, owner = NULL, lease_expires_at = NULL,
         failures = {and_failure("(%(reasons)s::text[])[lost.reason]")},

@@ -158,8 +158,18 @@ CREATE INDEX IF NOT EXISTS inboxes ON {schema}.messages (to_agent, name)
     WHERE received_at IS NULL;
 """
 
+# Unlogged: the server empties it when it recovers from a crash, also where its postmaster lived on,
+# and when a standby is promoted. Who finds it empty writes down when: see `recovery`.
+_VERSION_2: Final = """
+CREATE UNLOGGED TABLE IF NOT EXISTS {schema}.sessions_since (
+    one boolean PRIMARY KEY DEFAULT true CHECK (one),
+    since float8 NOT NULL
+);
+INSERT INTO {schema}.sessions_since (since) VALUES ('-infinity') ON CONFLICT DO NOTHING;
+"""
+
 # Each brings a pool from the version before to its own; never changed once released.
-MIGRATIONS: Final = (_VERSION_1,)
+MIGRATIONS: Final = (_VERSION_1, _VERSION_2)
 VERSION: Final = len(MIGRATIONS)
 
 
