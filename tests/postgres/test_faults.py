@@ -19,7 +19,7 @@ import psycopg
 import pytest
 
 from fastclaim import AlreadyClaimed, ClaimLost, LockTimeout, errors
-from fastclaim.postgres import recovery, trouble
+from fastclaim.postgres import claiming, recovery, trouble
 from fastclaim.postgres import server as server_module
 from fastclaim.postgres.messaging import PostgresMessaging
 from fastclaim.postgres.pool import PostgresPool
@@ -467,6 +467,53 @@ def test_ctrl_c_in_a_wait_leaves_no_claim_that_nobody_knows_of(
         with pytest.raises(KeyboardInterrupt):
             claim()
         assert pool.counts()["available"] == 1
+
+
+@pytest.fixture
+def gate(outsider: psycopg.Connection, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Keeps claims between their look at the tasks and their lock, until `outsider` unlocks."""
+    gated = claiming._CLAIM_NEXT.replace(
+        "locked AS MATERIALIZED",
+        "gate AS MATERIALIZED (SELECT *, pg_advisory_xact_lock_shared(7) AS gate FROM candidates),"
+        " locked AS MATERIALIZED",
+    )
+    monkeypatch.setattr(
+        claiming, "_CLAIM_NEXT", gated.replace("FROM candidates c J", "FROM gate c J")
+    )
+    claiming._claim_next.cache_clear()
+    outsider.execute("SELECT pg_advisory_lock(7)")
+    yield
+    claiming._claim_next.cache_clear()
+
+
+WAITS_AT_GATE = """
+SELECT FROM pg_locks WHERE locktype = 'advisory' AND NOT granted AND objid = 7 AND classid = 0
+"""
+
+
+def publish_for_others(pool: PostgresPool) -> None:
+    pool.publish("x", requirements=["rust"], if_exists="replace")
+
+
+def put_off(pool: PostgresPool) -> None:
+    pool.claim("x", "b").release(not_before=time.time() + 3600)
+
+
+@pytest.mark.usefixtures("gate")
+@pytest.mark.parametrize("change", [publish_for_others, put_off])
+def test_what_is_changed_between_a_claims_look_and_its_lock_is_not_handed_out(
+    pool: PostgresPool, outsider: psycopg.Connection, change: Callable[[PostgresPool], None]
+) -> None:
+    pool.publish("x")
+    claims: list[object] = []
+    claimer = threading.Thread(target=lambda: claims.append(pool.claim_next("a", ["python"])))
+    claimer.start()
+    while not outsider.execute(WAITS_AT_GATE).fetchall():
+        pass
+    change(pool)
+    outsider.execute("SELECT pg_advisory_unlock(7)")
+    claimer.join()
+    assert claims == [None]
 
 
 # Forks --------------------------------------------------------------------------------------------

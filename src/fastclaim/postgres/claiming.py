@@ -79,7 +79,8 @@ WITH {_CLOCK}, open_lanes AS MATERIALIZED (
             WHERE m.state = 'claimed' AND m.agent = %(agent)s))
 ), candidates AS MATERIALIZED (
     SELECT c.* FROM open_lanes l CROSS JOIN clock CROSS JOIN LATERAL (
-        SELECT t.task_id, t.priority, t.created_at, t.exclusive, false AS was_delayed
+        SELECT t.task_id, t.publication, t.not_before, t.priority, t.created_at, t.exclusive,
+            false AS was_delayed
         FROM {{schema}}.tasks t
         WHERE t.lane = l.lane AND t.state = 'available' AND NOT t.delayed AND NOT t.blocked
             AND (t.deadline IS NULL OR t.deadline >= clock.now)
@@ -88,7 +89,7 @@ WITH {_CLOCK}, open_lanes AS MATERIALIZED (
     ) c
     UNION ALL
     SELECT * FROM (
-        SELECT t.task_id, t.priority, t.created_at, t.exclusive, true
+        SELECT t.task_id, t.publication, t.not_before, t.priority, t.created_at, t.exclusive, true
         FROM clock CROSS JOIN {{schema}}.tasks t
         WHERE t.state = 'available' AND t.delayed AND NOT t.blocked AND t.not_before <= clock.now
             AND t.lane IN (SELECT lane FROM open_lanes)
@@ -99,7 +100,9 @@ WITH {_CLOCK}, open_lanes AS MATERIALIZED (
 ), locked AS MATERIALIZED (
     SELECT t.task_id, c.priority, c.created_at, c.was_delayed
     FROM candidates c JOIN {{schema}}.tasks t ON t.task_id = c.task_id
-    WHERE t.state = 'available' <and no key of an earlier one>
+    -- Asked again of a row that was changed since it was looked at: published anew, put off.
+    WHERE t.state = 'available' AND t.publication = c.publication
+        AND t.not_before IS NOT DISTINCT FROM c.not_before <and no key of an earlier one>
     ORDER BY <among candidates> LIMIT %(wanted)s
     FOR UPDATE OF t SKIP LOCKED
 ), picked AS MATERIALIZED (
