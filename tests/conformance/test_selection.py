@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import random
 import re
 import threading
 import time
@@ -236,6 +237,27 @@ def test_many_are_claimed_beside_others_that_share_their_keys(pool: TaskPool) ->
     for claim in claims:
         claim.complete()
     assert len(pool.claim_many("a", 2)) == 2
+
+
+# Of what does not compress: an index stores a text compressed.
+LONG_NAME = "".join(map(chr, random.Random(0).choices(range(0x4E00, 0x9FA0), k=4000)))
+
+
+@pytest.mark.parametrize("key", [LONG_NAME, "\ud800", "a\0b"], ids=["long", "surrogate", "NUL"])
+def test_any_text_is_a_key_or_the_name_of_a_blocker(pool: TaskPool, key: str) -> None:
+    for rank, task_id in enumerate("xyz"):
+        own = [f"{key}z"] if task_id == "z" else [key]
+        pool.publish(task_id, exclusive=own, priority=9 - rank)
+    pool.publish_many([{"task_id": "blocked", "blocked_by": [key]}])
+    first, other = pool.claim_next("a"), pool.claim_next("a")
+    assert first is not None
+    assert other is not None
+    assert [first.task_id, other.task_id] == ["x", "z"]
+    with pytest.raises(TaskNotAvailable):
+        pool.claim("y", "a")
+    first.complete()
+    assert ids_in_order(pool) == ["y"]
+    assert pool.why("blocked")
 
 
 @pytest.mark.parametrize("end", ["release", "fail"])

@@ -34,6 +34,8 @@ COLUMNS: Final = {
 }
 # What no agent can do: capabilities are compared as JSON texts, and this is none.
 _UNREADABLE: Final = "not a list"
+# Characters; an index takes 2,704 bytes, and no task's id is as long as that.
+_LONGEST_NAME: Final = 512
 
 
 def row(task: Mapping[str, Any], suffix: str = layout.COMPLETED_SUFFIX) -> tuple[Any, ...]:
@@ -170,4 +172,10 @@ def _texts(value: object) -> list[str] | None:
     names = value if isinstance(value, list | tuple) else [value]
     if not value or not all(isinstance(name, str | int | float) for name in names):
         return None
-    return sorted({f"{name}".replace("\0", "\\0") for name in names})
+    return sorted({_indexable(f"{name}") for name in names})
+
+
+def _indexable(name: str) -> str:
+    """A name as a text that an index can hold: of a long one its start, and a hash of all."""
+    text = name.replace("\0", "\\0").encode("utf-8", "backslashreplace").decode()
+    return text if len(text) <= _LONGEST_NAME else f"{text[:_LONGEST_NAME]}...{lock_number(name):x}"
