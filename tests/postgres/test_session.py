@@ -15,9 +15,11 @@ import psycopg
 import pytest
 
 from fastclaim import TaskPoolError
-from fastclaim.postgres import selecting
+from fastclaim.postgres import finishing, selecting
 from fastclaim.postgres import server as server_module
+from fastclaim.postgres import session as session_module
 from fastclaim.postgres.pool import PostgresPool
+from fastclaim.postgres.server import server_of
 
 
 @pytest.fixture
@@ -269,3 +271,35 @@ def test_behind_a_pooler_claims_cannot_be_bound_but_leased(
     unbound.publish("y")
     unbound.claim("y", "a").complete()
     server_module.close_all()
+
+
+def test_a_row_that_somebody_holds_holds_up_no_other_claim(
+    pool: PostgresPool, outsider: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session_module, "_LINGER_S", 0.05)
+    schema = pool._database.schema
+    state = f"SELECT state FROM {schema}.tasks WHERE task_id = 'x'"
+    for task_id in ("x", "y"):
+        pool.publish(task_id)
+    nobodys = pool.claim("x", "a", bind=False)
+    with outsider.transaction():
+        outsider.execute(f"SELECT FROM {schema}.tasks WHERE task_id = 'x' FOR UPDATE")
+        finishing.release_by_token_later(pool._database, "a", [nobodys.token])
+        pool.claim("y", "a").complete()
+    while outsider.execute(state).fetchall() != [("available",)]:
+        time.sleep(0.02)
+
+
+@pytest.mark.usefixtures("_new_session")
+def test_a_process_ends_though_its_session_waits_for_a_lock(
+    pool: PostgresPool, outsider: psycopg.Connection
+) -> None:
+    session = server_of(pool._database.address).session
+    outsider.execute("SELECT pg_advisory_lock(%s)", [session._owner])
+    session._start()
+    while not holders(pool, outsider, session._owner, granted=False):
+        time.sleep(0.01)
+    ending = threading.Thread(target=server_module.close_all, daemon=True)
+    ending.start()
+    ending.join(30)
+    assert not ending.is_alive()

@@ -25,6 +25,7 @@ import os
 import random
 import secrets
 import select
+import socket
 import threading
 import time
 from collections.abc import Callable, Hashable, Iterator, Mapping
@@ -58,6 +59,12 @@ _SETTINGS: Final = (
 )
 
 
+# Who holds a row that a claim is to be given back in must not hold up the session.
+_NOT_FOR_LONG: Final = "SET LOCAL lock_timeout = '100ms'"
+# For how long it is waited that the thread ends by itself, in seconds.
+_PATIENCE_S: Final = 0.5
+
+
 class Session:
     """See the head of this module.
 
@@ -73,7 +80,8 @@ class Session:
         self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)
         self._thread: threading.Thread | None = None
-        self._connection: Connection | None = None
+        self._line: Connection | None = None
+        self._connection: Connection | None = None  # the same, once it holds the lock
         self._problem: Exception = TimeoutError("it does not answer")
         self._closing = False
         self._pause_s = _FIRST_PAUSE_S
@@ -83,6 +91,8 @@ class Session:
         self._waiting_locks: dict[str, int] = {}  # a channel's lock
         self._armed: set[str] = set()
         self._owed: list[tuple[str, Mapping[str, Any]]] = []  # statements
+        self._put_off: list[tuple[str, Mapping[str, Any]]] = []  # those that were refused
+        self._put_off_until_s = 0.0
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
 
     def owner(self) -> int:
@@ -112,7 +122,7 @@ class Session:
         return self._pooler or (self._connection is not None and not self._owed)
 
     def owe(self, statement: str, parameters: Mapping[str, Any]) -> None:
-        """Run a statement as soon as the line stands, at least once, and before `owner` returns.
+        """Run a statement as soon as the line stands, at least once; tried before `owner` returns.
 
         Parameters
         ----------
@@ -166,7 +176,13 @@ class Session:
             thread = self._thread
         self._wake()
         if thread is not None:
-            thread.join()
+            thread.join(_PATIENCE_S)
+            # It may wait for a lock that others keep for ever.
+            if thread.is_alive() and (line := self._line) is not None:
+                _break_off(line)
+                thread.join(_PATIENCE_S)
+            if thread.is_alive():
+                return  # it is connecting, and ends when it has
         os.close(self._wake_read)
         os.close(self._wake_write)
 
@@ -203,6 +219,9 @@ class Session:
         """Until the connection breaks."""
         forks = _forks
         with psycopg.connect(self._conninfo, autocommit=True) as connection:
+            self._line = connection
+            if self._closing:
+                return
             pid = connection.execute("SELECT pg_backend_pid()").fetchall()[0][0]
             # A pooler makes up the number that it tells at connecting.
             if pid != connection.info.backend_pid:
@@ -234,25 +253,38 @@ class Session:
     def _idle(self, connection: Connection) -> None:
         while not self._closing:
             self._settle(connection)
-            _wait_for([self._wake_read], _LINGER_S if self._owed else None)
+            _wait_for([self._wake_read], _LINGER_S if self._put_off else None)
             _drain(self._wake_read)
 
     def _settle(self, connection: Connection) -> None:
         """Do what is owed; what is refused is tried again later, unless it always will be."""
-        while self._owed:
-            statement, parameters = self._owed[0]
+        with self._changed:
+            owed = [*self._owed]
+            if time.monotonic() >= self._put_off_until_s:
+                owed += self._put_off
+        for statement, parameters in owed:
+            is_refused = False
             try:
-                connection.execute(statement, parameters)
+                with connection.transaction():
+                    connection.execute(_NOT_FOR_LONG)
+                    connection.execute(statement, parameters)
             except psycopg.ProgrammingError as error:
                 logger.error("%s: claims cannot be given back: %s", self._shown, error)
-            except psycopg.Error as error:
+            except psycopg.Error:
                 if connection.closed:
                     raise
-                self._problem = error
-                return
-            with self._changed:
-                del self._owed[0]
-                self._changed.notify_all()
+                is_refused = True
+                self._put_off_until_s = time.monotonic() + _LINGER_S
+            self._settled((statement, parameters), is_refused)
+
+    def _settled(self, owed: tuple[str, Mapping[str, Any]], is_refused: bool) -> None:
+        with self._changed:
+            for owing in (self._owed, self._put_off):
+                if owed in owing:
+                    owing.remove(owed)
+            if is_refused:
+                self._put_off.append(owed)
+            self._changed.notify_all()
 
     def _serve(self, connection: Connection) -> None:
         """Listen to the channels that are wanted, and pass on what comes."""
@@ -269,7 +301,7 @@ class Session:
             self._settle(connection)
             # A notification may have come with the answer to one of these statements.
             self._pass_on(connection)
-            timeout_s = _LINGER_S if self._armed or self._owed else None
+            timeout_s = _LINGER_S if self._armed or self._put_off else None
             _wait_for([connection.fileno(), self._wake_read], timeout_s)
             _drain(self._wake_read)
 
@@ -399,6 +431,14 @@ def abandon(connection: Connection) -> None:
         os.dup2(nowhere, connection.fileno(), inheritable=False)
         os.close(nowhere)
         connection.close()
+
+
+def _break_off(connection: Connection) -> None:
+    """End whatever a thread waits for with this connection."""
+    with contextlib.suppress(OSError, psycopg.Error):
+        line = socket.socket(fileno=os.dup(connection.fileno()))
+        with line:
+            line.shutdown(socket.SHUT_RDWR)
 
 
 def _wait_for(descriptors: list[int], timeout_s: float | None) -> None:
