@@ -23,6 +23,8 @@ from fastclaim.postgres import claiming, recovery, trouble
 from fastclaim.postgres import server as server_module
 from fastclaim.postgres.messaging import PostgresMessaging
 from fastclaim.postgres.pool import PostgresPool
+from fastclaim.postgres.server import server_of
+from fastclaim.postgres.session import _break_off
 
 from .. import postgres_server
 from ..postgres_server import Server
@@ -467,6 +469,66 @@ def test_ctrl_c_in_a_wait_leaves_no_claim_that_nobody_knows_of(
         with pytest.raises(KeyboardInterrupt):
             claim()
         assert pool.counts()["available"] == 1
+
+
+def test_a_broken_line_is_asked_for_by_one_connection_and_not_by_all(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server_module.close_all()
+    pool = PostgresPool(postgres_url)
+    barrier = threading.Barrier(3)
+
+    def open_one() -> None:
+        pool._database.run(lambda *_: barrier.wait())
+
+    threads = [threading.Thread(target=open_one) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    old = {*server_of(pool._database.address)._opened}
+    assert len(old) == 3
+    asked: list[psycopg.Connection] = []
+    execute = psycopg.Connection.execute
+
+    def execute_or_break(connection: Any, query: Any, *args: Any, **kwargs: Any) -> Any:
+        if connection in old:
+            asked.append(connection)
+            connection.close()
+            raise psycopg.OperationalError("the line is silent")
+        return execute(connection, query, *args, **kwargs)
+
+    monkeypatch.setattr(psycopg.Connection, "execute", execute_or_break)
+    pool.counts()
+    assert len(asked) == 1
+
+
+# Backends that wait for a lock that is somebody else's.
+WAITING_BACKENDS = "SELECT pid FROM pg_locks WHERE locktype = 'transactionid' AND NOT granted"
+
+
+def test_a_backend_that_was_cut_off_in_mid_claim_claims_nothing_beside_the_next_try(
+    pool: PostgresPool, outsider: psycopg.Connection
+) -> None:
+    server_module.close_all()
+    pool.publish("x", exclusive=["k"], priority=1)
+    pool.publish("y")
+    claims: list[Any] = []
+    claimer = threading.Thread(target=lambda: claims.append(pool.claim_next("a")))
+    with outsider.transaction(force_rollback=True):
+        outsider.execute(f"INSERT INTO {pool._database.schema}.exclusive_keys VALUES ('k', 'z')")
+        claimer.start()
+        while not (first := outsider.execute(WAITING_BACKENDS).fetchall()):
+            pass
+        for connection in [*server_of(pool._database.address)._opened]:
+            _break_off(connection)
+        while claimer.is_alive() and outsider.execute(WAITING_BACKENDS).fetchall() in (first, []):
+            pass
+    claimer.join()
+    while outsider.execute("SELECT FROM pg_stat_get_activity(%s)", first[0]).fetchall():
+        pass
+    (task,) = pool.tasks("claimed")
+    assert task["task_id"] == claims[0].task_id
 
 
 @pytest.fixture

@@ -10,14 +10,16 @@ A statement whose connection breaks may have been carried out or not. Whoever ru
 from __future__ import annotations
 
 import atexit
+import contextlib
 import logging
+import math
 import os
 import random
 import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
 import psycopg
 import psycopg_pool
@@ -62,10 +64,33 @@ _GONE: Final = (
 # because a plan made for an empty table would read all of it when it is full; not through a pooler,
 # which gives the connection, settings and all, to others.
 _SETTINGS: Final = """
-SELECT set_config('default_transaction_isolation', 'read committed', false),
+SELECT CASE WHEN pg_backend_pid() = %s THEN
+    (SELECT backend_start::text FROM pg_stat_get_activity(pg_backend_pid())) END,
+    set_config('default_transaction_isolation', 'read committed', false),
     set_config('lock_timeout', %s, false),
     CASE WHEN pg_backend_pid() = %s THEN set_config('enable_seqscan', 'off', false) END
 """
+# What a backend has begun it carries out, also for a client that has gone: after a wait for a lock,
+# say. So it is ended, and waited for, before anybody looks whether it has; the time is in ms.
+_END_BACKEND: Final = """
+SELECT pg_terminate_backend(%(pid)s, 5000) FROM pg_stat_get_activity(%(pid)s)
+WHERE backend_start = %(since)s::timestamptz
+"""
+
+
+class _Opened(NamedTuple):
+    """A connection of the pool's.
+
+    Attributes
+    ----------
+    at_s : float
+        Since when, by the monotonic clock.
+    backend : dict
+        Its parameters for `_END_BACKEND`; empty behind a pooler, where the backend is others' too.
+    """
+
+    at_s: float
+    backend: dict[str, object]
 
 
 class Server:
@@ -80,7 +105,8 @@ class Server:
     def __init__(self, address: Address) -> None:
         self._shown = address.shown
         self._conninfo = address.conninfo
-        self._opened: weakref.WeakSet[Connection] = weakref.WeakSet()
+        self._opened: weakref.WeakKeyDictionary[Connection, _Opened] = weakref.WeakKeyDictionary()
+        self._broken_at_s = -math.inf
         self.session = Session(address)
         self._pool = psycopg_pool.ConnectionPool(
             self._conninfo,
@@ -90,14 +116,25 @@ class Server:
             timeout=trouble.RECONNECT_S,
             reconnect_timeout=trouble.RECONNECT_S,
             configure=self._configure,
+            check=self._check,
             num_workers=2,
             name="fastclaim",
             open=True,
         )
 
     def _configure(self, connection: Connection) -> None:
-        self._opened.add(connection)
-        connection.execute(_SETTINGS, [f"{LOCK_TIMEOUT_S:g}s", connection.info.backend_pid])
+        pid = connection.info.backend_pid
+        self._opened[connection] = _Opened(time.monotonic(), {})
+        settings = [pid, f"{LOCK_TIMEOUT_S:g}s", pid]
+        ((since, *_),) = connection.execute(_SETTINGS, settings).fetchall()
+        if since is not None:
+            self._opened[connection] = _Opened(time.monotonic(), {"pid": pid, "since": since})
+
+    def _check(self, connection: Connection) -> None:
+        """Raise if it is as dead as another one; to ask it would take as long as for that one."""
+        if self._opened[connection].at_s <= self._broken_at_s:
+            connection.close()
+            raise psycopg.OperationalError("opened before the line broke")
 
     def connect(self) -> Connection:
         """A connection beside the pool, for what happens once.
@@ -150,15 +187,20 @@ class Server:
             Somebody's transaction holds the row.
         """
         retried = False
+        backends: list[dict[str, object]] = []  # of the connections that broke
         for left_s in _turns(trouble.RECONNECT_S):
+            opened = None
             try:
                 with self._pool.connection(timeout=left_s) as connection:
+                    opened = self._opened[connection]
+                    _end(connection, backends)
                     try:
                         return work(connection, retried)
                     except _GONE:
                         connection.close()  # a standby's is not broken, but of no use
                         raise
             except psycopg_pool.PoolTimeout:
+                self._end_later(backends)
                 raise self._unreachable() from None
             except pg_errors.LockNotAvailable:
                 what = "a task" if task_id is None else f"task {task_id!r}"
@@ -167,21 +209,28 @@ class Server:
                 ) from None
             except (pg_errors.SerializationFailure, pg_errors.DeadlockDetected) as error:
                 problem: psycopg.Error = error  # nothing was done: try again
+                continue
             except _GONE as error:
-                problem, retried = error, True
+                problem = error
             except psycopg.OperationalError as error:
                 # With a code it is the server's word about this statement; without, a lost line.
                 if error.sqlstate is not None and not error.sqlstate.startswith("08"):
                     raise unavailable(self._shown, error) from None
-                problem, retried = error, True
+                problem = error
             except pg_errors.IntegrityError:
                 raise
             except psycopg.Error as error:
                 raise unavailable(self._shown, error) from None
-            if retried:
-                # The idle connections are as dead as this one.
-                self._pool.check()
+            retried = True
+            if opened is not None:
+                self._broken_at_s = time.monotonic()
+                backends += [opened.backend] if opened.backend else []
+        self._end_later(backends)
         raise unavailable(self._shown, problem)
+
+    def _end_later(self, backends: list[dict[str, object]]) -> None:
+        for backend in backends:
+            self.session.owe(_END_BACKEND, backend)
 
     def _unreachable(self) -> PoolUnavailable:
         """What keeps us from connecting, asked once more: psycopg's pool does not say."""
@@ -205,6 +254,14 @@ class Server:
             abandon(connection)
         self._pool._closed = True  # or its __del__ waits for threads that the child does not have
         self.session.forget()
+
+
+def _end(connection: Connection, backends: list[dict[str, object]]) -> None:
+    """Let these have carried out what they were told, or never do it; then forget them."""
+    while backends:
+        with contextlib.suppress(pg_errors.InsufficientPrivilege):  # of a role that the URL sets
+            connection.execute(_END_BACKEND, backends[-1])
+        backends.pop()
 
 
 def _turns(timeout_s: float) -> Iterator[float]:
