@@ -57,16 +57,9 @@ def _reason(pool: Directories, task: Task, capabilities: tuple[object, ...] | No
     pause = read_pause(pool.tasks)
     if pause is not None:
         return f"waits because {described_pause(pause)}"
-    until_s = deadline(task)
-    if until_s is not None and until_s < time.time():
-        return f"had to be claimed before {local_time(until_s)}"
-    if capabilities is not None:
-        missing = missing_capability(task, capabilities)
-        if missing is not None:
-            return f'needs capability "{missing}"'
-    from_s = not_before(task)
-    if from_s > time.time():
-        return f"may not be claimed before {local_time(from_s)}"
+    reason = reason_in(task, capabilities, time.time())
+    if reason is not None:
+        return reason
     for dependency in names_in(task, "blocked_by"):
         if not is_completed(pool, dependency):
             return f"waits for {dependency} ({_whereabouts(pool, dependency)})"
@@ -74,6 +67,27 @@ def _reason(pool: Directories, task: Task, capabilities: tuple[object, ...] | No
         claim_name = exclusive.holder_of(pool, key)
         if claim_name is not None:
             return f'is held by key "{key}" ({_described_claim(pool, claim_name)})'
+    return None
+
+
+def reason_in(task: Task, capabilities: tuple[object, ...] | None, now_s: float) -> str | None:
+    """What in a waiting task itself keeps an agent from it; as `why` has it, after its name.
+
+    Raises
+    ------
+    TypeError, ValueError
+        A field is not what can be understood: nobody's `claim_next` gets the task.
+    """
+    until_s = deadline(task)
+    if until_s is not None and until_s < now_s:
+        return f"had to be claimed before {local_time(until_s)}"
+    if capabilities is not None:
+        missing = missing_capability(task, capabilities)
+        if missing is not None:
+            return f'needs capability "{missing}"'
+    from_s = not_before(task)
+    if from_s > now_s:
+        return f"may not be claimed before {local_time(from_s)}"
     return None
 
 
@@ -104,9 +118,14 @@ def _completed(pool: Directories, task_id: object, _: object) -> str | None:
         return None
     except InvalidTask:
         task = {}
+    return f"task {task_id!r} {completed_sentence(task)}"
+
+
+def completed_sentence(task: Task) -> str:
+    """Who has completed a task, and when; after its name."""
     by, at_s = task.get("claimed_by"), epoch_s(task.get("completed_at"))
     return (
-        f"task {task_id!r} is completed"
+        "is completed"
         + (f" by {_named(by)}" if by is not None else "")
         + (f" since {local_time(at_s)}" if at_s is not None else "")
     )
@@ -119,11 +138,16 @@ def _failed(pool: Directories, task_id: object, _: object) -> str | None:
         return None
     except InvalidTask:
         task = {}
+    return f"task {task_id!r} {failed_sentence(task)}"
+
+
+def failed_sentence(task: Task) -> str:
+    """Why a task was given up; after its name."""
     failures = task.get("failures")
     last = failures[-1] if isinstance(failures, list) and failures else None
     error = last.get("error") if isinstance(last, dict) else None
     reason = "" if error is None else f": {error}"
-    return f"task {task_id!r} has failed for good (retry_failed() brings it back){reason}"
+    return f"has failed for good (retry_failed() brings it back){reason}"
 
 
 def _described_claim(pool: Directories, claim_name: str) -> str:
@@ -134,10 +158,15 @@ def _described_claim(pool: Directories, claim_name: str) -> str:
     return f"{claim.get('task_id', claim_name)} {_claimed_since(pool, claim)}"
 
 
-def _claimed_since(pool: Directories, claim: Task) -> str:
+def claimed_since(claim: Task) -> str:
+    """Who has a task, and since when."""
     at_s = epoch_s(claim.get("claimed_at"))
     since = "" if at_s is None else f" since {local_time(at_s)}"
-    said = f"claimed by {_named(claim.get('claimed_by', 'somebody'))}{since}"
+    return f"claimed by {_named(claim.get('claimed_by', 'somebody'))}{since}"
+
+
+def _claimed_since(pool: Directories, claim: Task) -> str:
+    said = claimed_since(claim)
     end = Endings(pool.tasks).of(claim)
     return said if end is None else f"{said}, but {end}: the next claimer takes it back"
 

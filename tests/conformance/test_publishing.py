@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from fastclaim import InvalidName, InvalidTask, TaskExists, TaskPool
+from fastclaim import InvalidName, InvalidTask, TaskExists, TaskNotAvailable, TaskPool
 
 from .conftest import MakePool
 
@@ -198,6 +199,36 @@ def test_every_other_id_is_a_plain_name(pool: TaskPool, plain: str) -> None:
         pool.publish("x", if_exists="replace")
         pool.claim("x", plain).complete()
     assert pool.counts()["claimed"] == 0
+
+
+@pytest.mark.parametrize("task_id", ["a/b", "a\0b", "\ud800", "x" * 255])
+def test_who_asks_for_what_cannot_be_an_id_is_told(pool: TaskPool, task_id: str) -> None:
+    for verb in (pool.why, pool.retry_failed):
+        with pytest.raises(InvalidName):
+            verb(task_id)
+    assert pool.mine(task_id) == []
+
+
+@pytest.mark.parametrize("when", ["2999-01-01T00:00:00+00:00", 7, 10**400, 0])
+def test_a_time_comes_back_as_it_was_given(pool: TaskPool, when: object) -> None:
+    pool.publish("x", not_before=when)
+    (task,) = pool.tasks()
+    assert (task["not_before"], type(task["not_before"])) == (when, type(when))
+
+
+def test_a_time_that_a_claim_has_put_off_is_the_new_one(pool: TaskPool) -> None:
+    pool.publish("x", not_before=7)
+    claim = pool.claim("x", "a")
+    assert "not_before" not in claim.task
+    claim.release()
+    (task,) = pool.tasks()
+    assert "not_before" not in task
+    later = time.time() + 3600
+    pool.claim("x", "a").release(not_before=later)
+    (task,) = pool.tasks()
+    assert task["not_before"] == later
+    with pytest.raises(TaskNotAvailable, match="may not be claimed before"):
+        pool.claim("x", "a")
 
 
 def test_a_number_is_an_id_as_it_is_written(pool: TaskPool) -> None:

@@ -451,6 +451,18 @@ def test_a_row_that_somebody_holds_is_waited_for_until_the_timeout(
     server_module.close_all()
 
 
+def test_who_claims_beside_a_stopped_process_of_its_agent_finds_nothing_for_now(
+    pool: PostgresPool, outsider: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(claiming, "_PLACE_TIMEOUT", "50ms")
+    pool.publish("x")
+    lock = pool._database.address.key("max_claims of a in")
+    outsider.execute("SELECT pg_advisory_lock(%s)", [lock])
+    assert pool.claim_next("a", max_claims=1) is None
+    outsider.execute("SELECT pg_advisory_unlock(%s)", [lock])
+    assert pool.claim_next("a", max_claims=1) is not None
+
+
 def test_ctrl_c_in_a_wait_leaves_no_claim_that_nobody_knows_of(
     pool: PostgresPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -17,7 +17,7 @@ from ..errors import (
     TaskNotAvailable,
     TaskPoolError,
 )
-from ..pausing import Pause, described_pause
+from ..pausing import Pause, described_pause, local_time
 from ..waiting import turns
 from . import finishing, recovery
 from .documents import COLUMNS, Row
@@ -161,7 +161,7 @@ WHERE t.state = 'claimed' AND t.agent = %(agent)s AND t.token = ANY(%(tokens)s::
 _WHY_NOT: Final = f"""
 WITH {_CLOCK}
 SELECT t.state, t.claimed_by, t.token, t.owner,
-    t.not_before > clock.now AND t.not_before <> 'NaN' AS early,
+    CASE WHEN t.not_before > clock.now AND t.not_before <> 'NaN' THEN t.not_before END AS early,
     t.lease_expires_at <= clock.now AS expired,
     t.owner <> %(owner)s AND pg_try_advisory_xact_lock(t.owner) AS dead,
     {recovery.SETTLED} AS settled,
@@ -171,6 +171,15 @@ FROM clock CROSS JOIN {{schema}}.pool p LEFT JOIN {{schema}}.tasks t ON t.task_i
 """
 
 
+# Or each of an agent's processes counts without the others'. One that is stopped while it has the
+# lock is waited for as long as in a directory, and loses it to its successors after a while.
+_ONE_AFTER_THE_OTHER: Final = """
+SELECT set_config('lock_timeout', %s, true),
+    set_config('idle_in_transaction_session_timeout', '5s', true), pg_advisory_xact_lock(%s)
+"""
+_PLACE_TIMEOUT: Final = "1s"
+
+
 class Refusal(NamedTuple):
     """Why a task was not claimed: a row of `_WHY_NOT`."""
 
@@ -178,7 +187,7 @@ class Refusal(NamedTuple):
     claimed_by: str | None
     token: str | None
     owner: int | None
-    early: bool | None
+    early_until_s: float | None
     expired: bool | None
     dead: bool | None
     settled: bool | None
@@ -276,9 +285,6 @@ def _refuse(
     database: Database, found: Refusal, task_id: object, agent_id: object, hold: Hold
 ) -> Taken | None:
     """Raise what stands against the claim, or return it if it stands already; None: try again."""
-    if found.paused:
-        pause = Pause(found.paused_until, found.paused_reason or "")
-        raise PoolPaused(described_pause(pause), task_id, until=pause.until)
     if found.state == "claimed":
         holder = json.loads(found.claimed_by or "null")
         is_ours = found.owner is not None and found.owner == hold.owner
@@ -288,8 +294,12 @@ def _refuse(
         raise AlreadyClaimed(f"task {task_id!r} is claimed by {holder!r}", task_id, holder)
     if found.state != "available":
         raise TaskNotAvailable(f"task {task_id!r} is not available", task_id)
-    if found.early:
-        raise TaskNotAvailable(f"task {task_id!r} may not be claimed yet: not_before", task_id)
+    if found.paused:
+        pause = Pause(found.paused_until, found.paused_reason or "")
+        raise PoolPaused(described_pause(pause), task_id, until=pause.until)
+    if found.early_until_s is not None:
+        when = local_time(found.early_until_s)
+        raise TaskNotAvailable(f"task {task_id!r} may not be claimed before {when}", task_id)
     if found.key is not None:
         raise TaskNotAvailable(
             f"task {task_id!r} has to wait: another claimed task has the exclusive key"
@@ -368,6 +378,8 @@ def _run_over_keys(
             return _run(database, statement, parameters)
         except pg_errors.UniqueViolation:
             pass  # of an exclusive key: the next look sees that somebody has it
+        except LockTimeout:
+            break
     return []  # others are faster, again and again: a wider look would be no better
 
 
@@ -403,9 +415,8 @@ def _run(
         if parameters.get("max_claims") is None:
             return connection.execute(text, parameters).fetchall()
         with connection.transaction():
-            # One after the other, or each of an agent's processes counts without the others'.
             lock = database.address.key(f"max_claims of {parameters['agent']} in")
-            connection.execute("SELECT pg_advisory_xact_lock(%s)", [lock])
+            connection.execute(_ONE_AFTER_THE_OTHER, [_PLACE_TIMEOUT, lock])
             return connection.execute(text, parameters).fetchall()
 
     try:

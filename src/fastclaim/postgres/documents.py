@@ -8,6 +8,7 @@ from typing import Any, Final, NamedTuple
 
 from ..document import ENFORCEMENT, NOT_BEFORE
 from ..layout import CLAIMED, COMPLETED, FAILED
+from ..matching import epoch_s
 
 
 class Row(NamedTuple):
@@ -30,10 +31,11 @@ class Row(NamedTuple):
     def task(self) -> dict[str, Any]:
         """The task; ValueError if an integer has more digits than Python's present limit."""
         task: dict[str, Any] = json.loads(self.payload)
-        # What is no time, and NaN in the table, stands in the payload, for as long as it counts.
+        # As it was published, for as long as that counts. What is no time is NaN in the table.
         if self.not_before is None:
-            task.pop(NOT_BEFORE, None)
-        elif not math.isnan(self.not_before):
+            if task.get(NOT_BEFORE) or self.token is not None:
+                task.pop(NOT_BEFORE, None)
+        elif not math.isnan(self.not_before) and epoch_s(task.get(NOT_BEFORE)) != self.not_before:
             task[NOT_BEFORE] = self.not_before
         if self.enforcement is not None:
             task[ENFORCEMENT] = json.loads(self.enforcement)

@@ -3,31 +3,32 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from ..diagnosis import Finding
-from ..layout import AVAILABLE, CLAIMED, FAILED
-from ..pausing import Pause, described_pause, local_time
-from .publication import capability_keys
+from ..errors import InvalidName
+from ..layout import AVAILABLE, CLAIMED, COMPLETED, FAILED
+from ..matching import Task, names_in
+from ..pausing import Pause, described_pause
+from ..why import claimed_since, completed_sentence, failed_sentence, reason_in
+from .documents import COLUMNS, Row
+from .publication import indexable, task_key
 
 if TYPE_CHECKING:
     from .database import Database
 
-_WHY: Final = """
-WITH clock AS MATERIALIZED (SELECT {now} AS now)
-SELECT t.state, t.claimed_by, t.not_before - clock.now, t.deadline < clock.now,
-    (SELECT json_agg(json_build_array(blocker, d.state, d.claimed_by))
-     FROM unnest(t.blocked_by) AS blocker LEFT JOIN {schema}.tasks d ON d.task_id = blocker
+_WHY: Final = f"""
+WITH clock AS MATERIALIZED (SELECT {{now}} AS now)
+SELECT {COLUMNS}, clock.now, p.paused_until, p.paused_reason,
+    (SELECT json_object_agg(blocker, json_build_array(d.state, d.claimed_by, d.claimed_at))
+     FROM unnest(t.blocked_by) AS blocker LEFT JOIN {{schema}}.tasks d ON d.task_id = blocker
      WHERE d.state IS DISTINCT FROM 'completed'),
-    (SELECT k.key || ' (task ' || k.task_id || ')' FROM {schema}.exclusive_keys k
-     WHERE k.key = ANY(t.exclusive) LIMIT 1),
-    t.requirements, t.required, t.attempts,
-    CASE WHEN t.not_before = 'NaN' THEN t.payload END,
-    p.paused_until, p.paused_reason
-FROM clock LEFT JOIN {schema}.tasks t ON t.task_id = %s
-    LEFT JOIN {schema}.pool p ON p.paused_until > clock.now
+    (SELECT json_build_array(k.key, h.task_id, h.claimed_by, h.claimed_at)
+     FROM {{schema}}.exclusive_keys k JOIN {{schema}}.tasks h ON h.task_id = k.task_id
+     WHERE k.key = ANY(t.exclusive) ORDER BY k.key LIMIT 1)
+FROM clock LEFT JOIN {{schema}}.tasks t ON t.task_id = %s
+    LEFT JOIN {{schema}}.pool p ON p.paused_until > clock.now
 """
 
 _SERVER: Final = """
@@ -49,59 +50,83 @@ _LONG_TRANSACTION_S: Final = 300.0
 _DEAD_ROWS_SHARE: Final = 0.5
 
 
-def why(database: Database, task_id: object, capabilities: Iterable[str] | None) -> str:
-    """Why a task waits, or where it is, in one sentence."""
-    (found,) = database.query(_WHY, [f"{task_id}"])
-    state, claimed_by, wait_s, late, blockers, key, requirements, required, attempts, *others = (
-        found
-    )
-    name = f"task {task_id!r}"
-    if state is None:
-        return f"{name} is not in the pool."
-    if state == "claimed":
-        return f"{name} is claimed by {json.loads(claimed_by)!r}."
-    if state == "failed":
-        return f"{name} has failed after {attempts} attempts; retry_failed() makes it available."
-    if state != "available":
-        return f"{name} is {state}."
-    unreadable, until, reason = others
-    if until is not None:
-        return f"{name} waits because {described_pause(Pause(until, reason))}."
-    if unreadable is not None:
-        return f"{name} cannot be claimed: not_before {_not_before(unreadable)!r} is no time."
-    if blockers:
-        waits_for = [f"{blocker} ({_whereabouts(*where)})" for blocker, *where in blockers]
-        return f"{name} waits for {', '.join(waits_for)}."
-    if wait_s is not None and wait_s > 0:
-        return f"{name} may not be claimed before {local_time(time.time() + wait_s)}."
-    if late:
-        return f"{name} is past its deadline: claim_next leaves it out."
-    if key is not None:
-        return f"{name} waits for the exclusive key {key}."
-    if capabilities is not None and (missing := _missing(requirements, required, capabilities)):
-        return f"{name} needs a capability that is not among those given: {missing}."
-    return f"{name} is available."
+def why(database: Database, task_id: object, capabilities: Iterable[object] | None) -> str:
+    """Why a task waits, or where it is, in one sentence: the one that a directory has for it.
+
+    Raises
+    ------
+    InvalidName
+        No task can have that id.
+    PoolUnavailable
+        The server cannot be reached, or refuses.
+    """
+    (found,) = database.query(_WHY, [task_key(task_id)])
+    row, others = Row(*found[: len(Row._fields)]), found[len(Row._fields) :]
+    told = None if capabilities is None else tuple(capabilities)
+    return f"task {task_id!r} {_sentence(row, told, *others)}"
 
 
-def _not_before(payload: str) -> object:
-    return json.loads(payload).get("not_before")
+def _sentence(
+    row: Row,
+    capabilities: tuple[object, ...] | None,
+    now_s: float,
+    paused_until_s: float | None,
+    paused_reason: str | None,
+    blockers: dict[str, tuple[Any, ...]] | None,
+    held: tuple[Any, ...] | None,
+) -> str:
+    """All but the task's name."""
+    if row.state is None:
+        return "is not there"
+    if row.state == CLAIMED:
+        return f"is {claimed_since(row._claim())}"
+    try:
+        task = row.task()
+        if row.state == COMPLETED:
+            return completed_sentence(task)
+        if row.state == FAILED:
+            return failed_sentence(task)
+        if paused_until_s is not None:
+            pause = Pause(paused_until_s, paused_reason or "")
+            return f"waits because {described_pause(pause)}"
+        reason = _reason(task, capabilities, now_s, blockers or {}, held)
+    except (TypeError, ValueError) as error:
+        return f"cannot be claimed: {error}"
+    return reason or "waits for an agent to claim it"
 
 
-def _whereabouts(state: str | None, claimed_by: str | None) -> str:
-    """Where a task is that is not completed; as of one in a directory."""
-    if state == CLAIMED:
-        return f"claimed by {json.loads(claimed_by or 'null')}"
-    return _WHEREABOUTS[state]
+def _reason(
+    task: Task,
+    capabilities: tuple[object, ...] | None,
+    now_s: float,
+    blockers: dict[str, tuple[Any, ...]],
+    held: tuple[Any, ...] | None,
+) -> str | None:
+    reason = reason_in(task, capabilities, now_s)
+    if reason is not None:
+        return reason
+    for dependency in names_in(task, "blocked_by"):
+        where = blockers.get(indexable(f"{dependency}"))
+        if where is not None:
+            return f"waits for {dependency} ({_whereabouts(dependency, *where)})"
+    if held is not None:
+        key, holder, *claim = held
+        return f'is held by key "{key}" ({holder} {_claimed(*claim)})'
+    return None
 
 
-def _missing(requirements: list[str], required: list[str], capabilities: Iterable[str]) -> str:
-    have = set(capability_keys(capabilities))
-    lacking = [capability for capability in required if capability not in have]
-    if lacking:
-        return " and ".join(lacking)
-    if requirements and have and not have & set(requirements):
-        return " or ".join(requirements)
-    return ""
+def _whereabouts(task_id: object, state: str | None, *claim: Any) -> str:
+    """Where a task is that is not completed."""
+    try:
+        task_key(task_id)
+    except InvalidName as error:
+        return f"can never be there: {error}"
+    return _claimed(*claim) if state == CLAIMED else _WHEREABOUTS[state]
+
+
+def _claimed(claimed_by: str | None, claimed_at: float) -> str:
+    holder = json.loads(claimed_by or "null")
+    return claimed_since({"claimed_by": holder, "claimed_at": claimed_at})
 
 
 def findings(database: Database) -> list[Finding]:

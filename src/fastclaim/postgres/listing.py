@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from ..layout import AVAILABLE, CLAIMED, COMPLETED, FAILED, STATES
 from .documents import COLUMNS, Row
+from .publication import plain_text
 
 if TYPE_CHECKING:
     from .database import Database
@@ -90,7 +91,7 @@ def counts(database: Database) -> dict[str, int]:
 
 def mine(database: Database, agent_id: object) -> list[Row]:
     """The claims that an agent holds, the oldest first."""
-    return [Row(*row) for row in database.query(_MINE, [f"{agent_id}"])]
+    return [Row(*row) for row in database.query(_MINE, [plain_text(agent_id)])]
 
 
 def oldest_waiting(database: Database) -> tuple[str, float] | None:

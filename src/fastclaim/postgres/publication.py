@@ -62,9 +62,9 @@ def row(task: Mapping[str, Any], suffix: str = layout.COMPLETED_SUFFIX) -> tuple
         raise InvalidTask(f"task {task_id!r}: {ENFORCEMENT} is not a dict", task_id)
     try:
         not_before_s = _not_before_s(task.get(NOT_BEFORE))
-        kept = {NOT_BEFORE} if not_before_s != not_before_s else set()  # NaN cannot say what it is
+        # Also `not_before` as it was given: the column has but a number.
         payload = json.dumps(
-            {name: task[name] for name in task if name not in MANAGED_FIELDS or name in kept}
+            {name: task[name] for name in task if name not in MANAGED_FIELDS or name == NOT_BEFORE}
         )
         if enforcement is not None:
             enforcement = json.dumps(
@@ -172,10 +172,15 @@ def _texts(value: object) -> list[str] | None:
     names = value if isinstance(value, list | tuple) else [value]
     if not value or not all(isinstance(name, str | int | float) for name in names):
         return None
-    return sorted({_indexable(f"{name}") for name in names})
+    return sorted({indexable(f"{name}") for name in names})
 
 
-def _indexable(name: str) -> str:
+def plain_text(value: object) -> str:
+    """A text as PostgreSQL can store it: without NUL and lone surrogates."""
+    return f"{value}".replace("\0", "\\0").encode("utf-8", "backslashreplace").decode()
+
+
+def indexable(name: str) -> str:
     """A name as a text that an index can hold: of a long one its start, and a hash of all."""
-    text = name.replace("\0", "\\0").encode("utf-8", "backslashreplace").decode()
+    text = plain_text(name)
     return text if len(text) <= _LONGEST_NAME else f"{text[:_LONGEST_NAME]}...{lock_number(name):x}"

@@ -8,6 +8,7 @@ from ..errors import TaskNotAvailable
 from ..layout import AVAILABLE, COMPLETED, FAILED
 from ..pausing import Pause
 from ..pruning import check_state
+from .publication import plain_text, task_key
 
 if TYPE_CHECKING:
     from .database import Database
@@ -46,7 +47,7 @@ _PRUNE: Final = f"DELETE FROM {{schema}}.tasks WHERE {_OLD} RETURNING task_id"
 
 def pause(database: Database, until: float, reason: str) -> None:
     """Let nobody claim until then, seconds since the epoch by the server's clock."""
-    database.query(_PAUSE, [until, reason])
+    database.query(_PAUSE, [until, plain_text(reason)])
 
 
 def resume(database: Database) -> None:
@@ -68,8 +69,10 @@ def retry_failed(database: Database, task_id: object) -> int:
     ------
     TaskNotAvailable
         One was named that has not failed.
+    InvalidName
+        One was named that cannot be.
     """
-    parameters = {"task_id": None if task_id is None else f"{task_id}"}
+    parameters = {"task_id": None if task_id is None else task_key(task_id)}
     retried = len(database.query(_RETRY_FAILED, parameters))
     if task_id is not None and not retried:
         found = database.query(_STATE, parameters)
@@ -81,6 +84,8 @@ def retry_failed(database: Database, task_id: object) -> int:
 def prune(database: Database, state: str, older_than_s: float, dry_run: bool) -> list[str]:
     """See `fastclaim.TaskPool.prune`."""
     check_state(state)
+    if older_than_s < 0:
+        raise ValueError(f"older_than {older_than_s!r} is not a number of seconds")
     statement = (_WOULD_PRUNE if dry_run else _PRUNE).replace("<since>", _SINCE[state])
     rows = database.query(statement, {"state": state, "older_than_s": older_than_s})
     return [row[0] for row in rows]
