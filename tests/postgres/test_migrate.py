@@ -114,6 +114,23 @@ def test_a_task_whose_time_is_to_come_is_moved_with_its_time(pools: Pools) -> No
     assert target.claim_next("a") is None
 
 
+def test_a_task_that_cannot_be_moved_after_all_keeps_its_time(
+    pools: Pools, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, come_from, _, go_to = pools
+    source.publish("x", not_before=4e9)
+    source.publish("y")
+    for side in (migration._Server, migration._Directory):
+        monkeypatch.setattr(side, "adopt", lambda *_: False)  # somebody publishes it there
+    before = tasks(source)
+    assert migrate(come_from, go_to).moved == 0
+    assert tasks(source) == before
+    claim = source.claim_next("a")
+    assert claim is not None
+    assert claim.task_id == "y"
+    assert source.claim_next("a") is None
+
+
 def test_a_pause_holds_nothing_up(pools: Pools) -> None:
     source, come_from, target, go_to = pools
     source.publish("x")

@@ -202,6 +202,14 @@ UPDATE {{schema}}.tasks t SET
 WHERE t.task_id = %s AND t.state = 'available'
 RETURNING {ROW_COLUMNS}
 """
+# Not by a release: that would forget the task's time.
+_LET_GO: Final = """
+WITH given_back AS (
+    UPDATE {schema}.tasks SET state = 'available', delayed = coalesce(not_before > {now}, false)
+    WHERE task_id = %(task_id)s AND state = 'claimed' AND agent = %(mover)s RETURNING task_id
+)
+SELECT {notify_one} FROM given_back
+"""
 _REMOVE: Final = "DELETE FROM {schema}.tasks WHERE task_id = %s AND state = %s RETURNING task_id"
 _NAMES: Final = (
     *COLUMNS,
@@ -243,7 +251,7 @@ class _Server:
         return Row(*held[0]).task()
 
     def let_go(self, task_id: object) -> None:
-        self._pool.release(task_id, MOVER)
+        self._database.query(_LET_GO, {"task_id": f"{task_id}", "mover": MOVER})
 
     def adopt(self, task: Task, state: str) -> bool:
         return bool(self._database.query(_ADOPT, (*row(task), *_history(task, state))))
