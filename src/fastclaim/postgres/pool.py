@@ -169,8 +169,9 @@ class PostgresPool(TaskPool):
     ) -> Claim | None:
         wait = _seconds("wait", wait)
         wanted = _wanted(agent_id, capabilities, order, max_claims)
-        claims = self._claim_next(wanted, 1, self._hold_for(lease_s, bind), wait)
-        return claims[0] if claims else None
+        hold = self._hold_for(lease_s, bind)
+        # In one line, so that nothing comes between a claim and who is told about it.
+        return next(iter(self._claim_next(wanted, 1, hold, wait)), None)
 
     def claim_many(
         self,
