@@ -21,6 +21,9 @@ from fastclaim.postgres import session as session_module
 from fastclaim.postgres.pool import PostgresPool
 from fastclaim.postgres.server import server_of
 
+from ..postgres_server import Server
+from .pooler import Pooler
+
 
 @pytest.fixture
 def _new_session() -> None:
@@ -303,3 +306,44 @@ def test_a_process_ends_though_its_session_waits_for_a_lock(
     ending.start()
     ending.join(30)
     assert not ending.is_alive()
+
+
+@pytest.fixture
+def pooled_url(own_server: Server) -> Iterator[str]:
+    """Where there is a pool, behind a pooler with two connections."""
+    pooler = Pooler(own_server.port, 2)
+    yield own_server.url.replace(f":{own_server.port}", f":{pooler.port}")
+    server_module.close_all()
+    pooler.close()
+
+
+def test_threads_behind_a_pooler_that_keeps_no_statements_get_each_task_once(
+    pooled_url: str,
+) -> None:
+    pool = PostgresPool(pooled_url, bind_claims=False)
+    pool.publish_many([{"task_id": f"t{number}"} for number in range(40)])
+    got: list[object] = []
+    problems: list[BaseException] = []
+
+    def work(agent: str) -> None:
+        try:
+            while (claim := pool.claim_next(agent, lease_s=60)) is not None:
+                got.append(claim.task_id)
+                claim.complete()
+        except BaseException as problem:
+            problems.append(problem)
+
+    threads = [threading.Thread(target=work, args=(f"a{number}",)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert problems == []
+    assert sorted(map(str, got)) == sorted(f"t{number}" for number in range(40))
+    # Nothing is heard there, and nobody waits until it is.
+    with pool._database.waiting("kind") as waiter:
+        arming = threading.Thread(target=waiter.arm, args=(60,))
+        arming.start()
+        arming.join(30)
+        assert not arming.is_alive()
+        assert waiter.is_late

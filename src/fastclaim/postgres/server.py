@@ -127,7 +127,9 @@ class Server:
         self._opened[connection] = _Opened(time.monotonic(), {})
         settings = [pid, f"{LOCK_TIMEOUT_S:g}s", pid]
         ((since, *_),) = connection.execute(_SETTINGS, settings).fetchall()
-        if since is not None:
+        if since is None:  # a pooler's: what was prepared may be with another one the next time
+            connection.prepare_threshold = None
+        else:
             self._opened[connection] = _Opened(time.monotonic(), {"pid": pid, "since": since})
 
     def _check(self, connection: Connection) -> None:

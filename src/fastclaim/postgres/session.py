@@ -394,11 +394,14 @@ class Waiter:
         """Return once whatever becomes available from now on is heard, or after this many seconds.
 
         If that is too soon, since the line is down, it is woken as soon as all is heard again.
+        Behind a pooler nothing ever is, and it returns at once.
         """
         session = self._session
         with session._lock:
-            is_heard = session._changed.wait_for(lambda: self.channel in session._armed, timeout_s)
-            self.is_late = not is_heard
+            session._changed.wait_for(
+                lambda: self.channel in session._armed or session._pooler, timeout_s
+            )
+            self.is_late = self.channel not in session._armed
             self.is_awake = False
 
     def wait(self, timeout_s: float) -> None:
