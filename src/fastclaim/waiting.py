@@ -14,13 +14,15 @@ FIRST_PAUSE_S: Final = 20e-6
 LONGEST_PAUSE_S: Final = 2e-3
 
 
-def turns(timeout_s: float | None) -> Iterator[int]:
+def turns(timeout_s: float | None, longest_pause_s: float = LONGEST_PAUSE_S) -> Iterator[int]:
     """Yield 0, 1, 2, ... for each try: at once, then after growing pauses until it is late.
 
     Parameters
     ----------
     timeout_s : float or None
         Seconds; 0 and less mean one try, None and infinity as many as it takes.
+    longest_pause_s : float
+        What the pauses grow to, in seconds.
     """
     yield 0
     # Not above: most claims never wait, and a process that makes one claim is over before long.
@@ -33,7 +35,7 @@ def turns(timeout_s: float | None) -> Iterator[int]:
         time.sleep(min(pause_s * random.uniform(0.5, 1.0), left_s))
         yield turn
         turn += 1
-        pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+        pause_s = min(2 * pause_s, longest_pause_s)
 
 
 def _left(timeout_s: float | None, started_s: float) -> float:

@@ -123,6 +123,10 @@ def test_two_schemas_are_two_pools(
         pool.publish("x")
         assert other.counts()["available"] == 0
         assert other._database.address.channel != pool._database.address.channel
+        outsider.execute(f"DROP TABLE {other._database.schema}.tasks CASCADE")
+        with pytest.raises(errors.PoolUnavailable) as refused:  # of which of them it tells
+            other.counts()
+        assert str(refused.value).startswith(f"{other.base_dir}: ")
     finally:
         outsider.execute(f"DROP SCHEMA {other._database.schema} CASCADE")
 

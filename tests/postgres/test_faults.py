@@ -451,6 +451,26 @@ def test_a_row_that_somebody_holds_is_waited_for_until_the_timeout(
     server_module.close_all()
 
 
+def test_who_waits_for_a_row_that_somebody_holds_asks_for_it_now_and_then(
+    pool: PostgresPool, outsider: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool.publish("x")
+    asked = 0
+    run = claiming._run
+
+    def count_and_run(*args: Any) -> Any:
+        nonlocal asked
+        asked += 1
+        return run(*args)
+
+    monkeypatch.setattr(claiming, "_run", count_and_run)
+    with outsider.transaction():
+        outsider.execute(f"SELECT FROM {pool._database.schema}.tasks FOR UPDATE")
+        with pytest.raises(LockTimeout):
+            pool.claim("x", "a", timeout=0.5)
+    assert asked < 40
+
+
 def test_who_claims_beside_a_stopped_process_of_its_agent_finds_nothing_for_now(
     pool: PostgresPool, outsider: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 # How often a task may change under us before we call that being held by others.
 _TRIES: Final = 8
 
+# Each look at a task that others hold is a question to the server, which many may ask.
+_LONGEST_PAUSE_S: Final = 0.05
+
 _CLOCK: Final = "clock AS MATERIALIZED (SELECT {now} AS now)"
 
 # What must hold in the very moment of a claim, besides the state.
@@ -242,7 +245,7 @@ def claim(
     parameters = _parameters(agent_key(task_id, agent_id), agent_id, [token], hold)
     parameters["task_id"] = f"{task_id}"
     tries = 0
-    for _ in turns(timeout_s):
+    for _ in turns(timeout_s, _LONGEST_PAUSE_S):
         while tries < _TRIES:
             tries += 1
             try:

@@ -93,7 +93,7 @@ class Database:
 
     def run(self, work: Callable[[Connection, bool], T], task_id: object = None) -> T:
         """See `server.Server.run`."""
-        return server_of(self.address).run(work, task_id)
+        return server_of(self.address).run(work, self.address.shown, task_id)
 
     def query(
         self, text: str, parameters: Mapping[str, Any] | Sequence[Any], task_id: object = None
@@ -113,7 +113,7 @@ class Database:
 
     def owner(self) -> int:
         """The lock that says that this process lives; see `session.Session.owner`."""
-        return server_of(self.address).session.owner()
+        return server_of(self.address).session.owner(self.address.shown)
 
     def waiting(
         self, kind: Hashable, ring: Callable[[], bool] | None = None

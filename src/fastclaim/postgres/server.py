@@ -103,7 +103,6 @@ class Server:
     """
 
     def __init__(self, address: Address) -> None:
-        self._shown = address.shown
         self._conninfo = address.conninfo
         self._opened: weakref.WeakKeyDictionary[Connection, _Opened] = weakref.WeakKeyDictionary()
         self._broken_at_s = -math.inf
@@ -138,19 +137,6 @@ class Server:
             connection.close()
             raise psycopg.OperationalError("opened before the line broke")
 
-    def connect(self) -> Connection:
-        """A connection beside the pool, for what happens once.
-
-        Raises
-        ------
-        PoolUnavailable
-            There is none to be had.
-        """
-        try:
-            return psycopg.connect(self._conninfo, autocommit=True)
-        except psycopg.Error as error:
-            raise unavailable(self._shown, error) from None
-
     def make(self, address: Address) -> None:
         """Make a pool's tables, or bring them to the version that this code knows.
 
@@ -162,15 +148,15 @@ class Server:
             They are newer than this code.
         """
         if self._opened:
-            return self.run(lambda connection, _: schema.make(connection, address))
+            return self.run(lambda connection, _: schema.make(connection, address), address.shown)
         # Beside psycopg's pool, which would try for long before it says that nobody is there.
-        with self.connect() as connection:
-            try:
+        try:
+            with psycopg.connect(self._conninfo, autocommit=True) as connection:
                 schema.make(connection, address)
-            except psycopg.Error as error:
-                raise unavailable(self._shown, error) from None
+        except psycopg.Error as error:
+            raise unavailable(address.shown, error) from None
 
-    def run(self, work: Callable[[Connection, bool], T], task_id: object = None) -> T:
+    def run(self, work: Callable[[Connection, bool], T], shown: str, task_id: object = None) -> T:
         """Do something with a connection, and again if the connection breaks.
 
         Parameters
@@ -178,8 +164,10 @@ class Server:
         work : callable
             Gets the connection, and whether this is not the first try: then an earlier one may
             have been carried out.
+        shown : str
+            The pool's URL, without secrets, and
         task_id : object
-            What the errors name.
+            the task: what the errors name.
 
         Raises
         ------
@@ -203,7 +191,7 @@ class Server:
                         raise
             except psycopg_pool.PoolTimeout:
                 self._end_later(backends)
-                raise self._unreachable() from None
+                raise self._unreachable(shown) from None
             except pg_errors.LockNotAvailable:
                 what = "a task" if task_id is None else f"task {task_id!r}"
                 raise LockTimeout(
@@ -217,31 +205,31 @@ class Server:
             except psycopg.OperationalError as error:
                 # With a code it is the server's word about this statement; without, a lost line.
                 if error.sqlstate is not None and not error.sqlstate.startswith("08"):
-                    raise unavailable(self._shown, error) from None
+                    raise unavailable(shown, error) from None
                 problem = error
-            except pg_errors.IntegrityError:
+            except pg_errors.UniqueViolation:
                 raise
             except psycopg.Error as error:
-                raise unavailable(self._shown, error) from None
+                raise unavailable(shown, error) from None
             retried = True
             if opened is not None:
                 self._broken_at_s = time.monotonic()
                 backends += [opened.backend] if opened.backend else []
         self._end_later(backends)
-        raise unavailable(self._shown, problem)
+        raise unavailable(shown, problem)
 
     def _end_later(self, backends: list[dict[str, object]]) -> None:
         for backend in backends:
             self.session.owe(_END_BACKEND, backend)
 
-    def _unreachable(self) -> PoolUnavailable:
+    def _unreachable(self, shown: str) -> PoolUnavailable:
         """What keeps us from connecting, asked once more: psycopg's pool does not say."""
         try:
             psycopg.connect(self._conninfo, autocommit=True, connect_timeout=3).close()
         except psycopg.Error as error:
-            return unavailable(self._shown, error)
+            return unavailable(shown, error)
         return PoolUnavailable(
-            f"{self._shown}: all {CONNECTIONS_MAX} connections of this process were in use for"
+            f"{shown}: all {CONNECTIONS_MAX} connections of this process were in use for"
             f" {trouble.RECONNECT_S:g} s"
         )
 

@@ -95,8 +95,13 @@ class Session:
         self._put_off_until_s = 0.0
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
 
-    def owner(self) -> int:
+    def owner(self, shown: str) -> int:
         """The number of the lock that this process holds for as long as it lives.
+
+        Parameters
+        ----------
+        shown : str
+            The URL that an error names, without secrets.
 
         Raises
         ------
@@ -110,7 +115,7 @@ class Session:
             if not self._is_ready() and not self._changed.wait_for(
                 self._is_ready, trouble.RECONNECT_S
             ):
-                raise trouble.unavailable(self._shown, self._problem)
+                raise trouble.unavailable(shown, self._problem)
             if self._pooler:
                 raise TaskPoolError(
                     "a pooler such as pgbouncer stands between: claims cannot be bound to this"
