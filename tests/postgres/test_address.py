@@ -135,13 +135,14 @@ def test_a_schema_with_any_name_will_do(
     postgres_server_url: str, outsider: psycopg.Connection
 ) -> None:
     mark = "&" if "?" in postgres_server_url else "?"
-    pool = TaskPool(f"{postgres_server_url}{mark}schema=We%22ird%20%C3%A4%7B0%7D.s")
+    pool = TaskPool(f"{postgres_server_url}{mark}schema=We%22ird%20%C3%A4%7B0%7D$$'.s")
     assert isinstance(pool, PostgresPool)
     try:
         pool.publish("x")
         claim = pool.claim_next("a")
         assert claim is not None
         claim.complete()
+        assert pool.doctor()
     finally:
         outsider.execute(f"DROP SCHEMA {pool._database.schema} CASCADE")
 

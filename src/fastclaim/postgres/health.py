@@ -37,7 +37,7 @@ SELECT current_setting('server_version'), pg_is_in_recovery(),
     (SELECT coalesce(max(extract(epoch FROM clock_timestamp() - xact_start)), 0)
      FROM pg_stat_activity WHERE backend_type = 'client backend'),
     (SELECT coalesce(max(n_dead_tup::float8 / greatest(n_live_tup, 1000)), 0)
-     FROM pg_stat_user_tables WHERE relid = '{schema}.tasks'::regclass),
+     FROM pg_stat_user_tables WHERE relid = %(tasks)s::regclass),
     current_setting('autovacuum')::bool,
     (SELECT paused_until IS NOT NULL AND paused_until > {now} FROM {schema}.pool)
 """
@@ -137,7 +137,7 @@ def findings(database: Database) -> list[Finding]:
     PoolUnavailable
         The server cannot be reached, or refuses.
     """
-    (found,) = database.query(_SERVER, {})
+    (found,) = database.query(_SERVER, {"tasks": f"{database.schema}.tasks"})
     version, standby, sessions, sessions_max, longest_s, dead, autovacuum, paused = found
     return [
         Finding(

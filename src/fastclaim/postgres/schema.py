@@ -222,8 +222,9 @@ def _migrate(connection: Connection, address: Address, version: int) -> None:
     # Looked at first: CREATE SCHEMA IF NOT EXISTS needs a right on the database all the same.
     if not connection.execute("SELECT to_regnamespace(%s) IS NOT NULL", [schema]).fetchall()[0][0]:
         connection.execute(f"CREATE SCHEMA IF NOT EXISTS {schema}")
+    quote = f"${address.channel}$"  # which the schema's name does not have in it
     for statements in MIGRATIONS[version:]:
-        connection.execute(statements.format(schema=schema))
+        connection.execute(statements.replace("$$", quote).format(schema=schema))
     connection.execute(
         f"INSERT INTO {schema}.pool (version) VALUES (%s)"
         " ON CONFLICT (one) DO UPDATE SET version = excluded.version",
