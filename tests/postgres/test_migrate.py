@@ -131,6 +131,35 @@ def test_a_task_that_cannot_be_moved_after_all_keeps_its_time(
     assert source.claim_next("a") is None
 
 
+@pytest.mark.parametrize("state", ["available", "completed", "failed"])
+def test_what_is_published_anew_in_mid_move_stays(
+    postgres_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state: str
+) -> None:
+    source = PostgresPool(postgres_url, max_attempts=1)
+
+    def bring_to_its_state() -> None:
+        source.publish("x", if_exists="replace")
+        claim = source.claim("x", "a")
+        if state == "completed":
+            claim.complete()
+        elif state == "failed":
+            claim.fail("e")
+
+    bring_to_its_state()
+    if state == "available":
+        source.release("x", "a")
+    adopt = migration._Directory.adopt
+
+    def adopt_and_publish_anew(self: Any, task: Any, where: str) -> bool:
+        adopted = adopt(self, task, where)
+        bring_to_its_state()
+        return adopted
+
+    monkeypatch.setattr(migration._Directory, "adopt", adopt_and_publish_anew)
+    migrate(postgres_url, tmp_path / "pool")
+    assert source.counts()["claimed" if state == "available" else state] == 1
+
+
 def test_a_pause_holds_nothing_up(pools: Pools) -> None:
     source, come_from, target, go_to = pools
     source.publish("x")

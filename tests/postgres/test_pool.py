@@ -96,3 +96,11 @@ def test_an_outage_is_logged_where_logging_is_configured_and_printed_nowhere(
     assert output == "unavailable\n"
     assert ("error connecting" in logged) == (logging_is == "configured")
     assert logging_is == "configured" or logged == ""
+
+
+def test_a_time_comes_back_to_the_digit_whatever_the_server_is_set_to(postgres_url: str) -> None:
+    pool = PostgresPool(f"{postgres_url}&options=-c%20extra_float_digits%3D-5")
+    pool.publish("x")
+    pool.claim("x", "a").release(not_before=4123456789.123457)
+    (task,) = pool.tasks()
+    assert task["not_before"] == 4123456789.123457

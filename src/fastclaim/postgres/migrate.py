@@ -210,7 +210,13 @@ WITH given_back AS (
 )
 SELECT {notify_one} FROM given_back
 """
-_REMOVE: Final = "DELETE FROM {schema}.tasks WHERE task_id = %s AND state = %s RETURNING task_id"
+# Only this claim, or this end: it may have been published anew since, and be in the same state.
+_REMOVE: Final = """
+DELETE FROM {schema}.tasks WHERE task_id = %(task_id)s AND state = %(state)s
+    AND (state = 'failed' OR token IS NOT DISTINCT FROM %(token)s)
+    AND (state = 'claimed' OR ended_at IS NOT DISTINCT FROM %(ended_at)s)
+RETURNING task_id
+"""
 _NAMES: Final = (
     *COLUMNS,
     *("state", "attempts", "failures", "agent", "claimed_by", "claimed_at", "token"),
@@ -257,7 +263,13 @@ class _Server:
         return bool(self._database.query(_ADOPT, (*row(task), *_history(task, state))))
 
     def remove(self, task: Task, state: str) -> None:
-        self._database.query(_REMOVE, [f"{task['task_id']}", state])
+        one = {
+            "task_id": f"{task['task_id']}",
+            "state": state,
+            "token": task.get("claim_token"),
+            "ended_at": _ended_at(task),
+        }
+        self._database.query(_REMOVE, one)
 
     def settle(self) -> None:
         recovery.unblock(self._database)
@@ -275,9 +287,13 @@ def _history(task: Task, state: str) -> tuple[Any, ...]:
         json.dumps(claimed_by),
         task.get("claimed_at"),
         task.get("claim_token"),
-        task.get("completed_at", task.get("failed_at")),
+        _ended_at(task),
         json.dumps(task["result"]) if "result" in task else None,
     )
+
+
+def _ended_at(task: Task) -> Any:
+    return task.get("completed_at", task.get("failed_at"))
 
 
 class _Directory:

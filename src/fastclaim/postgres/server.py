@@ -61,14 +61,15 @@ _GONE: Final = (
 
 
 # Whatever the role's settings say: these are what the statements were written for. Without seqscan,
-# because a plan made for an empty table would read all of it when it is full; not through a pooler,
-# which gives the connection, settings and all, to others.
+# because a plan made for an empty table would read all of it when it is full, and with times to the
+# last digit; not through a pooler, which gives the connection, settings and all, to others.
 _SETTINGS: Final = """
 SELECT CASE WHEN pg_backend_pid() = %s THEN
     (SELECT backend_start::text FROM pg_stat_get_activity(pg_backend_pid())) END,
     set_config('default_transaction_isolation', 'read committed', false),
     set_config('lock_timeout', %s, false),
-    CASE WHEN pg_backend_pid() = %s THEN set_config('enable_seqscan', 'off', false) END
+    CASE WHEN pg_backend_pid() = %s THEN set_config('enable_seqscan', 'off', false) END,
+    CASE WHEN pg_backend_pid() = %s THEN set_config('extra_float_digits', '1', false) END
 """
 # What a backend has begun it carries out, also for a client that has gone: after a wait for a lock,
 # say. So it is ended, and waited for, before anybody looks whether it has; the time is in ms.
@@ -124,7 +125,7 @@ class Server:
     def _configure(self, connection: Connection) -> None:
         pid = connection.info.backend_pid
         self._opened[connection] = _Opened(time.monotonic(), {})
-        settings = [pid, f"{LOCK_TIMEOUT_S:g}s", pid]
+        settings = [pid, f"{LOCK_TIMEOUT_S:g}s", pid, pid]
         ((since, *_),) = connection.execute(_SETTINGS, settings).fetchall()
         if since is None:  # a pooler's: what was prepared may be with another one the next time
             connection.prepare_threshold = None
