@@ -21,6 +21,7 @@ import pytest
 from fastclaim import AlreadyClaimed, ClaimLost, LockTimeout, errors
 from fastclaim.postgres import claiming, recovery, trouble
 from fastclaim.postgres import server as server_module
+from fastclaim.postgres.database import Database
 from fastclaim.postgres.messaging import PostgresMessaging
 from fastclaim.postgres.pool import PostgresPool
 from fastclaim.postgres.server import server_of
@@ -449,6 +450,41 @@ def test_a_row_that_somebody_holds_is_waited_for_until_the_timeout(
         assert other.task_id == "z"  # the next one that is free
     claim.complete()
     server_module.close_all()
+
+
+def test_a_completion_has_come_about_also_if_nobody_can_be_told(
+    pool: PostgresPool, outsider: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server_module.close_all()
+    monkeypatch.setattr(server_module, "LOCK_TIMEOUT_S", 0.1)
+    pool.publish("x")
+    pool.publish("dependent", blocked_by=["x"])
+    claim = pool.claim("x", "a")
+    with outsider.transaction():
+        row = "WHERE task_id = 'dependent' FOR UPDATE"
+        outsider.execute(f"SELECT FROM {pool._database.schema}.tasks {row}")
+        claim.complete()
+        assert pool.claim_next("a") is None
+    assert pool.counts()["completed"] == 1
+    claim = pool.claim_next("a")
+    assert claim is not None
+    server_module.close_all()
+
+
+def test_a_claim_has_come_about_also_if_others_cannot_be_tidied_up(
+    pool: PostgresPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool.publish("x", not_before=time.time() + 0.05)
+    time.sleep(0.1)  # not for a race: its time comes by the clock
+    query = Database.query
+
+    def refuse(database: Database, text: str, *args: Any) -> Any:
+        if text == recovery._WAKE_DELAYED:
+            raise errors.PoolUnavailable("the server has just gone")
+        return query(database, text, *args)
+
+    monkeypatch.setattr(Database, "query", refuse)
+    assert pool.claim_next("a") is not None
 
 
 def test_who_waits_for_a_row_that_somebody_holds_asks_for_it_now_and_then(

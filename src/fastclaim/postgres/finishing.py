@@ -132,7 +132,7 @@ class ClaimOf:
             ) from error
         rows = self._end(_COMPLETE, {"result": text}, ended_as=("completed",))
         if rows[0][0]:
-            recovery.unblock(self._database, self._parameters["task_id"])
+            recovery.unblock_after(self._database, self._parameters["task_id"])
 
     def release(self, not_before: float | None) -> None:
         """Give the task back; raises ClaimLost."""

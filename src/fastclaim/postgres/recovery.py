@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import logging
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
+from ..errors import TaskPoolError
 from ..recovery import LEASE_EXPIRED, OLDER_THAN, PROCESS_ENDED
 
 if TYPE_CHECKING:
     from .database import Database
+
+logger = logging.getLogger("fastclaim.pool")
 
 
 def and_failure(error: str) -> str:
@@ -117,17 +122,28 @@ RETURNING t.task_id
 
 # Right after a completion, in a transaction of its own: of two blockers that are completed at the
 # same time the later one's look sees both.
-_UNBLOCK: Final = """
+_FREE: Final = """
+    t.state = 'available' AND t.blocked AND NOT EXISTS (
+        SELECT FROM unnest(t.blocked_by) AS blocker WHERE NOT EXISTS (
+            SELECT FROM {schema}.tasks d WHERE d.task_id = blocker AND d.state = 'completed'))
+"""
+_UNBLOCK: Final = f"""
 WITH free AS (
-    UPDATE {schema}.tasks t SET blocked = false
-    WHERE t.state = 'available' AND t.blocked
-        AND (%(blocker)s::text IS NULL OR t.blocked_by @> ARRAY[%(blocker)s]::text[])
-        AND NOT EXISTS (
-            SELECT FROM unnest(t.blocked_by) AS blocker WHERE NOT EXISTS (
-                SELECT FROM {schema}.tasks d WHERE d.task_id = blocker AND d.state = 'completed'))
+    UPDATE {{schema}}.tasks t SET blocked = false
+    WHERE t.blocked_by @> ARRAY[%(blocker)s]::text[] AND {_FREE}
     RETURNING t.task_id
 )
-SELECT task_id, {notify} FROM free
+SELECT task_id, {{notify}} FROM free
+"""
+# Whoever holds one of these is at work on it, or is somebody that nobody should wait for.
+_UNBLOCK_ALL: Final = f"""
+WITH found AS MATERIALIZED (
+    SELECT t.task_id FROM {{schema}}.tasks t WHERE {_FREE} FOR UPDATE SKIP LOCKED
+), free AS (
+    UPDATE {{schema}}.tasks t SET blocked = false FROM found WHERE t.task_id = found.task_id
+    RETURNING t.task_id
+)
+SELECT task_id, {{notify}} FROM free
 """
 
 _NEXT_CHANGE: Final = """
@@ -184,21 +200,33 @@ def _reasons(older_than_s: float | None) -> list[str]:
     return [json.dumps(reason) for reason in reasons]
 
 
-def wake_delayed(database: Database) -> int:
-    """Put tasks whose `not_before` has come among those that wait for nothing; how many."""
-    return len(database.query(_WAKE_DELAYED, {}))
+def wake_delayed(database: Database) -> None:
+    """Put tasks whose `not_before` has come among those that wait for nothing, after a claim."""
+    _after(database, "the tasks whose time has come wait for the next claim", _WAKE_DELAYED, {})
 
 
-def unblock(database: Database, blocker: str | None = None) -> int:
-    """Put tasks all of whose blockers are completed among those that wait for nothing; how many.
+def unblock_after(database: Database, blocker: str) -> None:
+    """Put tasks that have waited for this one, just completed, among those that wait for nothing.
 
-    Parameters
-    ----------
-    blocker : str or None
-        One of the blockers, just completed; None: look at all that are blocked, in case somebody
-        died between a completion and this.
+    Unless they are blocked by others, too.
     """
-    return len(database.query(_UNBLOCK, {"blocker": blocker}))
+    told = f"what waits for {blocker} waits until somebody finds nothing to claim"
+    _after(database, told, _UNBLOCK, {"blocker": blocker})
+
+
+def _after(
+    database: Database, otherwise: str, statement: str, parameters: Mapping[str, Any]
+) -> None:
+    """Tidy up; what has just been done was done, also if this fails."""
+    try:
+        database.query(statement, parameters)
+    except TaskPoolError as error:
+        logger.warning("%s: %s", otherwise, error)
+
+
+def unblock(database: Database) -> int:
+    """The same for all that are blocked, in case a completion did not come to it; how many."""
+    return len(database.query(_UNBLOCK_ALL, {}))
 
 
 def next_change_s(database: Database) -> float | None:
