@@ -255,6 +255,19 @@ def test_who_is_interrupted_after_being_woken_wakes_another(
     assert [waiting.got.get(timeout=60) for _ in "ab"] == [("a", None), ("b", "x")]
 
 
+@pytest.mark.parametrize("words", ["9" * 5000, "-1", "", "\u0664"])
+def test_what_anybody_says_on_the_channel_ends_no_session(
+    pool: PostgresPool, waiting: Waiting, outsider: psycopg.Connection, words: str
+) -> None:
+    owner = pool._database.owner()
+    waiting.begin("a")
+    outsider.execute("SELECT pg_notify(%s, %s)", [pool._database.address.channel, words])
+    pool.publish("x")
+    assert waiting.got.get(timeout=60) == ("a", "x")
+    assert pool._database.owner() == owner
+    assert holders(pool, outsider, owner) == 1
+
+
 @pytest.mark.usefixtures("_new_session")
 def test_behind_a_pooler_claims_cannot_be_bound_but_leased(
     pool: PostgresPool, postgres_url: str, monkeypatch: pytest.MonkeyPatch

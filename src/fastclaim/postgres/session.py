@@ -46,6 +46,7 @@ logger = logging.getLogger("fastclaim.pool")
 # How long a session goes on listening after the last thread has stopped waiting.
 _LINGER_S: Final = 2.0
 _FIRST_PAUSE_S: Final = 0.02
+_MOST_DIGITS: Final = 19
 _LONGEST_PAUSE_S: Final = 1.0
 
 _SETTINGS: Final = (
@@ -332,7 +333,9 @@ class Session:
 
     def _pass_on(self, connection: Connection) -> None:
         for notify in connection.notifies(timeout=0):
-            tasks = int(notify.payload) if notify.payload.isdecimal() else math.inf
+            # Whoever can connect can say anything here.
+            is_number = notify.payload.isdecimal() and len(notify.payload) < _MOST_DIGITS
+            tasks = int(notify.payload) if is_number else math.inf
             with self._lock:
                 self._wake_for(notify.channel, tasks)
 
