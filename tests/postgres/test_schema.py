@@ -27,6 +27,20 @@ def test_a_schema_that_is_newer_than_the_code_is_refused_in_one_line(
         outsider.execute(f"UPDATE {pool._database.schema}.pool SET version = {schema.VERSION}")
 
 
+def test_a_pool_of_the_first_version_is_brought_to_this_one_with_its_tasks(
+    pool: PostgresPool, postgres_url: str, outsider: psycopg.Connection
+) -> None:
+    name = pool._database.schema
+    pool.publish("x")
+    claim = pool.claim("x", "a")
+    outsider.execute(f"DROP TABLE {name}.sessions_since; UPDATE {name}.pool SET version = 1")
+    same = PostgresPool(postgres_url)
+    assert outsider.execute(f"SELECT version FROM {name}.pool").fetchall() == [(schema.VERSION,)]
+    assert same.recover().returned == []
+    claim.complete()
+    assert same.counts()["completed"] == 1
+
+
 def test_a_schema_that_is_somebody_elses_is_refused_in_one_line(
     postgres_server_url: str, outsider: psycopg.Connection
 ) -> None:
