@@ -73,6 +73,11 @@ def test_a_client_is_registered_until_it_shuts_down() -> None:
     assert client.discover_agents() == []
 
 
+@pytest.mark.parametrize("agent_id", ["nobody", "x/y", "\0", "\ud800", "", None])
+def test_who_was_never_registered_is_struck_off_already(agent_id: str) -> None:
+    assert a2a.AgentRegistry().unregister_agent(agent_id)
+
+
 def test_clients_talk() -> None:
     alice, bob, carol = a_client("alice"), a_client("bob"), a_client("carol")
     payload = {"n": 1, "text": "ä\ud800\0"}

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final, cast
 
 from ..agent_names import agent_directory
+from ..errors import InvalidName
 from ..registry import AgentInfo, AgentRegistry, _log_failure
 from .database import Database
 
@@ -56,6 +57,8 @@ class PostgresRegistry(AgentRegistry):
     def unregister_agent(self, agent_id: str) -> bool:
         try:
             gone = self._database.query(_UNREGISTER, [check_agent_id(agent_id)])
+        except (InvalidName, TypeError):
+            return True  # no such agent can have been there
         except Exception as error:
             _log_failure("unregister agent", agent_id, error)
             return False
