@@ -544,18 +544,18 @@ def test_a_broken_line_is_asked_for_by_one_connection_and_not_by_all(
 ) -> None:
     server_module.close_all()
     pool = PostgresPool(postgres_url)
-    barrier = threading.Barrier(3)
+    barrier = threading.Barrier(8)
 
     def open_one() -> None:
         pool._database.run(lambda *_: barrier.wait())
 
-    threads = [threading.Thread(target=open_one) for _ in range(3)]
+    threads = [threading.Thread(target=open_one) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     old = {*server_of(pool._database.address)._opened}
-    assert len(old) == 3
+    assert len(old) == 8
     asked: list[psycopg.Connection] = []
     execute = psycopg.Connection.execute
 

@@ -116,7 +116,6 @@ class Server:
             timeout=trouble.RECONNECT_S,
             reconnect_timeout=trouble.RECONNECT_S,
             configure=self._configure,
-            check=self._check,
             num_workers=2,
             name="fastclaim",
             open=True,
@@ -132,11 +131,18 @@ class Server:
         else:
             self._opened[connection] = _Opened(time.monotonic(), {"pid": pid, "since": since})
 
-    def _check(self, connection: Connection) -> None:
-        """Raise if it is as dead as another one; to ask it would take as long as for that one."""
-        if self._opened[connection].at_s <= self._broken_at_s:
-            connection.close()
-            raise psycopg.OperationalError("opened before the line broke")
+    @contextlib.contextmanager
+    def _lend(self, timeout_s: float) -> Iterator[Connection]:
+        """A connection that was opened since the line broke the last time.
+
+        The others are as dead, and to ask each would take as long as it took for that one.
+        """
+        while True:
+            with self._pool.connection(timeout=timeout_s) as connection:
+                if self._opened[connection].at_s > self._broken_at_s:
+                    yield connection
+                    return
+                connection.close()
 
     def make(self, address: Address) -> None:
         """Make a pool's tables, or bring them to the version that this code knows.
@@ -182,7 +188,7 @@ class Server:
         for left_s in _turns(trouble.RECONNECT_S):
             opened = None
             try:
-                with self._pool.connection(timeout=left_s) as connection:
+                with self._lend(left_s) as connection:
                     opened = self._opened[connection]
                     _end(connection, backends)
                     try:
