@@ -21,7 +21,7 @@ import pytest
 
 import fastclaim
 from fastclaim import TaskPool, _transition_py, finishing
-from fastclaim.lock_file import LockFile
+from fastclaim.flocked_file import FlockedFile
 from fastclaim.locked_inode import LockedInode
 
 from .faults import driver
@@ -316,7 +316,7 @@ def test_an_interrupt_that_comes_while_a_file_with_a_lock_is_opened_leaves_it_cl
         except OSError:
             pytest.skip("this kernel has no dnotify")
         with contextlib.suppress(KeyboardInterrupt):
-            LockFile(os.fspath(tmp_path / "x"), os.O_RDWR | os.O_CREAT)
+            FlockedFile(os.fspath(tmp_path / "x"), os.O_RDWR | os.O_CREAT)
             pytest.fail("no interrupt came")
     finally:
         signal.signal(signal.SIGIO, handler)

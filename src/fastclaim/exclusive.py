@@ -27,7 +27,7 @@ from .descriptors import ErrorsOf, is_named, sync_directory, try_flock
 from .directories import Directories
 from .document import EXCLUSIVE
 from .errors import InvalidTask, KeyHeld
-from .lock_file import LockFile
+from .flocked_file import FlockedFile
 from .matching import Task, names_in
 from .waiting import turns
 
@@ -63,7 +63,7 @@ def held(pool: Directories, keys: Set[str], task_id: object, claim_name: str) ->
     """
     if keys:
         os.makedirs(_directory(pool), exist_ok=True)
-    files: list[LockFile] = []
+    files: list[FlockedFile] = []
     try:
         for key in sorted(keys):
             file = _flocked(_key_file(pool, key))
@@ -142,11 +142,11 @@ def agent_lock(pool: Directories, agent_id: object) -> Iterator[bool]:
             file.close()
 
 
-def _flocked(path: bytes) -> LockFile | None:
+def _flocked(path: bytes) -> FlockedFile | None:
     """The file, made if need be, with its flock; None if somebody has that."""
     for _ in range(_VERIFY_TRIES):
         with ErrorsOf(path):
-            file = LockFile(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW)
+            file = FlockedFile(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW)
             if not try_flock(file.fileno()):
                 return None
             if is_named(path, file.fileno()):

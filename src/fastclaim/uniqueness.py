@@ -14,7 +14,7 @@ import os
 
 from .descriptors import ErrorsOf, try_flock
 from .directories import Directories
-from .lock_file import LockFile
+from .flocked_file import FlockedFile
 from .waiting import turns
 
 TYPE_CHECKING = False
@@ -38,7 +38,7 @@ class PublishLock:
 
     def __init__(self, pool: Directories) -> None:
         self._path = os.fsdecode(pool.available)
-        self._file = LockFile(self._path, os.O_RDONLY | os.O_DIRECTORY)
+        self._file = FlockedFile(self._path, os.O_RDONLY | os.O_DIRECTORY)
 
     def __enter__(self) -> None:
         if not any(self._flock() for _ in turns(_TIMEOUT_S)):

@@ -8,7 +8,7 @@ import os
 from .owners import no_fork
 
 
-class LockFile:
+class FlockedFile:
     """An open file to flock; unlocked and closed when nobody has it any more.
 
     So an interrupt between two lines leaves no lock that nobody can drop, and the child of a
