@@ -269,8 +269,10 @@ class TaskPool(OriginalMethods):
         OSError
             The system refused; the task is where it was.
         """
-        _check_is_agent(agent_id)
-        _check_seconds("timeout", timeout)
+        if agent_id is None or type(timeout) is not float or timeout != timeout:
+            # Seldom; to ask it of each claim would show in its time.
+            _check_is_agent(agent_id)
+            _check_seconds("timeout", timeout)
         token = new_token()
         hold = self._hold(lease_s, bind)
         try:
@@ -986,9 +988,12 @@ def _check_whole(name: str, number: object) -> None:
 
 def _check_seconds(name: str, seconds: object, *, optional: bool = True) -> None:
     """Raise ValueError unless it is a number (or None): NaN would be neither past nor future."""
-    if seconds is None and optional:
+    if type(seconds) is float:  # as most are; every claim asks this
+        if seconds == seconds:
+            return
+    elif seconds is None and optional:
         return
-    if isinstance(seconds, int | float) and not isinstance(seconds, bool):
+    elif isinstance(seconds, int | float) and not isinstance(seconds, bool):
         try:
             if float(seconds) == seconds:
                 return
