@@ -44,7 +44,7 @@ def pytest_configure(config: pytest.Config) -> None:
     What only a disk can show is asked of images of disks.
     """
     if config.option.basetemp is None and _has_room():
-        config.option.basetemp = tempfile.mkdtemp(prefix="fastclaim-tests-", dir=MEMORY)
+        config.option.basetemp = tempfile.mkdtemp(prefix="pytest-", dir=MEMORY)
         config.add_cleanup(lambda: shutil.rmtree(config.option.basetemp, ignore_errors=True))
 
 

@@ -138,7 +138,7 @@ def test_a_pool_is_paused_and_resumed(terminal, base):
 
 def test_a_pool_that_goes_wrong_is_told_and_watched_on(terminal, base):
     (base / "tasks" / "claimed").rename(base / "tasks" / "gone")
-    terminal.shows("No such file or directory")
+    terminal.shows("No such file")
     (base / "tasks" / "gone").rename(base / "tasks" / "claimed")
     TaskPool(base).publish("late")
     terminal.shows("2 available")

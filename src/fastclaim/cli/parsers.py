@@ -81,9 +81,10 @@ class _Parser(argparse.ArgumentParser):
 
     def _meant(self, message: str) -> str:
         """Which option may be meant by one that there is not."""
-        word = message.removeprefix("unrecognized arguments: ").split()[0].partition("=")[0]
-        if not word.startswith("--"):
+        unknown = "unrecognized arguments: --"
+        if not message.startswith(unknown):
             return ""
+        word = "--" + message.removeprefix(unknown).split()[0].partition("=")[0]
         close = difflib.get_close_matches(word, self._option_string_actions, n=1)
         return "".join(f"; did you mean {name}?" for name in close)
 

@@ -123,6 +123,7 @@ def run_prune(arguments: argparse.Namespace) -> int:
         return exits.OK
     for task_id in found:
         screen().say(exits.one_line(f"{task_id}"))
-    done = "removed" if arguments.yes else "would be removed; --yes removes them"
-    print(f"{count(len(found), 'task')} {done}", file=sys.stderr)
+    done = "removed" if arguments.yes else "would be removed"
+    advice = "; --yes removes them" if found and not arguments.yes else ""
+    print(f"{count(len(found), 'task')} {done}{advice}", file=sys.stderr)
     return exits.OK
