@@ -202,6 +202,23 @@ def test_claims_outlive_the_pool_object_that_made_them(
         assert_held(pool)
 
 
+def test_of_pools_that_have_gone_a_process_keeps_nothing(
+    make_pool: Callable[..., TaskPool], tmp_path: Path
+) -> None:
+    known = len(owners._known)
+    for number in range(5):
+        gone = make_pool(tmp_path / f"{number}")
+        gone.publish("t")
+        gone.claim("t", "a")
+        shutil.rmtree(tmp_path / f"{number}")
+        del gone
+    stays = make_pool()
+    stays.publish("t")
+    stays.claim("t", "a")
+    gc.collect()
+    assert len(owners._known) <= known + 1
+
+
 def test_claims_outlive_the_thread_that_made_them(pool: TaskPool) -> None:
     def claim_in_thread() -> None:
         thread = threading.Thread(target=claim(pool))

@@ -16,10 +16,12 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import functools
 import os
 import stat
 import time
 from _thread import RLock  # `threading` takes ten times as long to import
+from _weakref import ref  # as does `weakref`
 
 from . import layout
 from .descriptors import ErrorsOf, is_named, unlock_and_close
@@ -47,7 +49,7 @@ class OwnerFile:
         Flocked; -1 where there is none (yet, or in a forked child).
     """
 
-    __slots__ = ("_conflicts", "_opened", "descriptor")
+    __slots__ = ("__weakref__", "_conflicts", "_opened", "descriptor")
 
     def __init__(self) -> None:
         self.descriptor = -1
@@ -69,6 +71,7 @@ class OwnerFile:
         with no_fork:
             if not self.stands():
                 self.forget()
+                _open[self] = None
                 path = owner_path(tasks, owner_id())
                 with ErrorsOf(path):
                     self.descriptor = _make(path)
@@ -84,11 +87,13 @@ class OwnerFile:
 
     def hand_over(self) -> int:
         """The descriptor, which is somebody else's to close from now on."""
+        _open.pop(self, None)
         descriptor, self.descriptor, self._opened = self.descriptor, -1, None
         return descriptor
 
     def forget(self) -> None:
         """Close it. In a forked child the parent keeps the lock."""
+        _open.pop(self, None)
         descriptor, opened = self.descriptor, self._opened
         self.descriptor, self._opened = -1, None
         if opened is not None:
@@ -231,7 +236,7 @@ def _taken_over(status: os.stat_result) -> int | None:
 
     Somebody may have moved all that is in a tasks/ into another one.
     """
-    for file in _files.values():
+    for file in tuple(_open):
         if file.stands() and os.path.samestat(os.fstat(file.descriptor), status):
             return file.hand_over()
     return None
@@ -245,7 +250,10 @@ def _say_locked(descriptor: int) -> None:
         pass  # no room: the claims of a process that dies in that moment wait for `recover()`
 
 
-_files: dict[tuple[int, int], OwnerFile] = {}
+# A process may come to thousands of pools, one after the other: what it has open is kept, and for
+# the rest the one file that all who use a pool share is known as long as somebody uses it.
+_open: dict[OwnerFile, None] = {}  # in the order in which they came
+_known: dict[tuple[int, int], ref[OwnerFile]] = {}
 # Held across fork: a child must know of every descriptor that it inherits.
 no_fork = RLock()
 
@@ -256,10 +264,20 @@ def owner_file(identity: tuple[int, int]) -> OwnerFile:
     It stays open until the process ends, whatever becomes of the pool object.
     """
     with no_fork:
-        for file in _files.values():
+        for file in tuple(_open):
             if not file.stands():
                 file.forget()
-        return _files.setdefault(identity, OwnerFile())
+        known = _known.get(identity)
+        found = None if known is None else known()
+        if found is None:
+            found = OwnerFile()
+            _known[identity] = ref(found, functools.partial(_unknown, identity))
+        return found
+
+
+def _unknown(identity: tuple[int, int], gone: ref[OwnerFile]) -> None:
+    if _known.get(identity) is gone:
+        del _known[identity]
 
 
 def _before_fork() -> None:
@@ -268,8 +286,8 @@ def _before_fork() -> None:
 
 
 def _in_child() -> None:
-    # They stay known: a pool that came along goes on with them, and a grandchild must forget too.
-    for file in _files.values():
+    # They stay known: a pool that came along goes on with them.
+    for file in tuple(_open):
         file.forget()
     no_fork.release()
 

@@ -30,7 +30,7 @@ class Pooler:
     """
 
     def __init__(self, port: int, size: int) -> None:
-        self._server_port = port
+        self._server_port, self._size = port, size
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
         self._free: queue.Queue[socket.socket | None] = queue.Queue()
@@ -39,8 +39,13 @@ class Pooler:
         threading.Thread(target=self._accept, daemon=True).start()
 
     def close(self) -> None:
-        """Take no more clients."""
+        """Take no more clients, and serve those no more that are there."""
         self._listener.close()
+        for _ in range(self._size):
+            server = self._free.get()
+            if server is not None:
+                server.close()
+            self._free.put(server)
 
     def _accept(self) -> None:
         with contextlib.suppress(OSError):

@@ -265,8 +265,9 @@ def in_memory() -> Iterator[pytest.MonkeyPatch]:
         patch.setattr(logging.root.manager, "disable", logging.CRITICAL)
         for name in ("claiming", "finishing", "recovery"):
             patch.setattr(f"fastclaim.{name}.turns", lambda _: iter(range(TRIES)))
-        for module, name in ((tokens, "_prefix"), (tokens, "_numbers"), (owners, "_files")):
-            patch.setattr(module, name, getattr(module, name))
+        for module, names in ((tokens, ("_prefix", "_numbers")), (owners, ("_open", "_known"))):
+            for name in names:
+                patch.setattr(module, name, getattr(module, name))
         # A destructor, too, can be where the answers end.
         patch.setattr(sys, "unraisablehook", functools.partial(_unraisable, sys.unraisablehook))
         gc.collect()

@@ -159,12 +159,12 @@ class _Run:
         assert _current is None
         _current = self
         tokens._prefix, tokens._numbers = f"{self._process.name:0>12}", itertools.count(1)
-        owners._files = {}
+        owners._open, owners._known = {}, {}
         try:
             with contextlib.suppress(Stopped):
                 self._process._program(self._process)
         finally:
-            owners._files = {}
+            owners._open, owners._known = {}, {}
             _current = None
         assert next(self._answers, None) is None, "it did not do again what it had done"
 
@@ -191,7 +191,8 @@ class _Run:
 
     def at(self, key: Any) -> None:
         if not self._is_stopped:
-            told = tuple((file.descriptor, file._conflicts) for file in owners._files.values())
+            files = (known() for known in owners._known.values())
+            told = tuple((file.descriptor, file._conflicts) for file in files)
             self.key = (key, repr(tokens._numbers), told)
             if not self._to_the_end:
                 self._kernel = None
