@@ -988,12 +988,9 @@ def _check_whole(name: str, number: object) -> None:
 
 def _check_seconds(name: str, seconds: object, *, optional: bool = True) -> None:
     """Raise ValueError unless it is a number (or None): NaN would be neither past nor future."""
-    if type(seconds) is float:  # as most are; every claim asks this
-        if seconds == seconds:
-            return
-    elif seconds is None and optional:
+    if seconds is None and optional:
         return
-    elif isinstance(seconds, int | float) and not isinstance(seconds, bool):
+    if isinstance(seconds, int | float) and not isinstance(seconds, bool):
         try:
             if float(seconds) == seconds:
                 return

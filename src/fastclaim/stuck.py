@@ -44,7 +44,7 @@ def problems(pool: Directories) -> Iterator[Problem]:
             except (FileNotFoundError, InvalidTask):
                 continue  # it has moved on, or recovery names it
             name = os.path.basename(path)
-            misnamed += _is_misnamed(state, name, task)
+            misnamed += _misnaming(state, name, task)
             if state == layout.AVAILABLE and task.get("blocked_by"):
                 waits_for[name.removesuffix(layout.TASK_SUFFIX)] = _unmet(pool, task)
     if misnamed:
@@ -52,7 +52,8 @@ def problems(pool: Directories) -> Iterator[Problem]:
     yield from _never_met(pool, waits_for)
 
 
-def _is_misnamed(state: str, name: str, task: Mapping[str, Any]) -> list[str]:
+def _misnaming(state: str, name: str, task: Mapping[str, Any]) -> list[str]:
+    """What is wrong with a file's name, if anything."""
     if "task_id" not in task:
         return [f"{state}/{name} has no task_id"]
     start = f"{task['task_id']}{_AFTER_ID[state]}"
