@@ -188,12 +188,22 @@ def draining_rounds(directory: str) -> Iterator[str]:
     """Two processes and eight, in turn."""
     contestants = [(processes, order) for processes in (2, 8) for order in ("any", "priority")]
     rounds: dict[tuple[int, str], list[tuple[float, float]]] = {one: [] for one in contestants}
+    _import_all(directory)
     for _ in range(DRAININGS):
         for one in random.sample(contestants, len(contestants)):
             rounds[one].append(draining(*one, directory))
     for one, measured in rounds.items():
         rate, fairness = (statistics.median(values) for values in zip(*measured, strict=True))
         yield f"| {one[0]} | {one[1]} | {rate:,.0f} | {fairness:.1f} |"
+
+
+def _import_all(directory: str) -> None:
+    """Import what verbs import when they first need it, for processes that will be forked."""
+    with tempfile.TemporaryDirectory(dir=directory) as base:
+        pool = TaskPool(base)
+        publish(pool, ["x"])
+        while pool.claim_next("a", SKILLS) is not None:
+            pass
 
 
 def draining(processes: int, order: str, directory: str) -> tuple[float, float]:
@@ -228,7 +238,7 @@ def _drain(
     counts: multiprocessing.SimpleQueue[int],
 ) -> None:
     pool = TaskPool(base)
-    pool.claim_next(agent_id, SKILLS, order=order)  # imports, and a first look
+    pool.claim_next(agent_id, SKILLS, order=order)  # a first look
     start.wait()
     count = 0
     while pool.claim_next(agent_id, SKILLS, order=order) is not None:

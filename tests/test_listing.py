@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -111,3 +113,21 @@ def test_a_link_that_leads_nowhere_is_there_and_a_name_that_has_gone_is_not(
     assert core.is_there(str(tmp_path / "link"))
     assert not core.is_there(str(tmp_path / "nothing"))
     assert core.is_there(str(tmp_path / ("n" * 300)))  # who claims it will be told
+
+
+@pytest.mark.parametrize("base", ["/dev/shm", "."])
+def test_a_look_at_once_doubts_only_what_has_gone_from_a_tmpfs(core: ModuleType, base: str) -> None:
+    with tempfile.TemporaryDirectory(dir=base) as directory:
+        tasks = TasksDirectory(os.fsencode(directory))
+        gone = Path(directory, "gone")
+        gone.touch()
+        gone.unlink()
+        os.symlink("nowhere", Path(directory, "link"))
+        assert core.is_there(f"{directory}/link", tasks) is True
+        doubts = core.__name__.endswith("_c") and is_tmpfs(directory)
+        assert core.is_there(str(gone), tasks) is (None if doubts else False)
+
+
+def is_tmpfs(directory: str) -> bool:
+    how = ["stat", "--file-system", "--format=%T", directory]
+    return subprocess.run(how, capture_output=True, text=True).stdout == "tmpfs\n"

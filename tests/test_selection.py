@@ -733,3 +733,70 @@ def test_links_that_lead_nowhere_are_passed(
     monkeypatch.setattr(type(view), "rescan", counted)
     assert pool.claim_next("a", order="any").task_id == "x"
     assert pool.claim_next("a", order="any") is None
+
+
+# What seems to have gone --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def doubted(pool: TaskPool, monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    """Ids of tasks that a look which waits for nobody does not see."""
+    ids: set[str] = set()
+    core = pool._directories.core
+    is_there = core.is_there
+
+    def look(path: str, tasks: TasksDirectory | None = None) -> bool | None:
+        return None if tasks is not None and Path(path).stem in ids else is_there(path)
+
+    monkeypatch.setattr(core, "is_there", look)
+    return ids
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("number", [1, 9], ids=["looked for", "listed"])
+def test_what_only_seems_to_have_gone_is_claimed_when_nothing_else_is_left(
+    pool: TaskPool, doubted: set[str], order: str, number: int
+) -> None:
+    doubted.update(f"doubted-{n}" for n in range(number))
+    pool.publish_many({"task_id": task_id, "priority": 9} for task_id in sorted(doubted))
+    pool.publish_many({"task_id": f"x{n}"} for n in range(9))
+    pool._selected().view(order, ()).missed()
+    ids = drain(pool, order=order)
+    assert not doubted.intersection(ids[:9])
+    assert sorted(ids[9:]) == sorted(doubted)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_what_has_gone_for_good_is_looked_for_once_more_and_then_forgotten(
+    pool: TaskPool, doubted: set[str], order: str
+) -> None:
+    doubted.add("gone")
+    view = pool._selected().view(order, ())
+    view.tell(["gone.json"])
+    view.missed()
+    assert view.has_work
+    assert pool.claim_next("a", order=order) is None
+    assert not view.has_work
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_who_claims_leaves_to_those_who_wait_what_only_seemed_to_have_gone(
+    pool: TaskPool, doubted: set[str], order: str
+) -> None:
+    doubted.add("doubted")
+    pool.publish_many([{"task_id": "doubted", "priority": 9}, {"task_id": "x"}])
+    view = pool._selected().view(order, ())
+    view.missed()
+    view.tell(["doubted.json", "x.json"])
+    assert pool.claim_next("a", order=order).task_id == "x"
+    assert view.has_work
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_what_is_there_is_claimed_though_each_look_that_waits_for_nobody_says_it_has_gone(
+    pool: TaskPool, doubted: set[str], order: str
+) -> None:
+    doubted.add("doubted")
+    pool.publish("doubted")
+    pool._selected().view(order, ()).missed()
+    assert drain(pool, order=order) == ["doubted"]

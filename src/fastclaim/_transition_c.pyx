@@ -23,7 +23,7 @@ from ._core cimport posix
 from ._core.claim cimport SMALL_BYTES, Content, Demand, claim_held, claim_prepared
 from ._core.finish cimport Ending, finish_held, finish_prepared
 from ._core.hold cimport close_all, hold_task
-from ._core.look cimport peek_at, read_file
+from ._core.look cimport look_for, peek_at, read_file
 from ._core.mark cimport Sector, Text
 from ._core.move cimport move
 from ._core.outcome cimport (
@@ -349,15 +349,19 @@ def read(path not None, Py_ssize_t at_most_bytes, tasks=None):
     raise OSError(error, os.strerror(error), os.fsdecode(path))
 
 
-def is_there(str path not None):
+def is_there(str path not None, object tasks=None):
     """Whether something has that name: see `_transition_py.is_there`."""
-    cdef posix.stat_result found
+    cdef Step step
     cdef bytes encoded = PyUnicode_EncodeFSDefault(path)
     cdef const char *name = path_of(encoded)
-    cdef bint has_gone
+    cdef int error
+    if tasks is None:
+        start(&step, posix.AT_FDCWD, 0, name, NULL)
+    else:
+        start(&step, tasks.descriptor, tasks.prefix_bytes, name, NULL)
     with nogil:
-        has_gone = posix.lstat(name, &found) != 0 and errno == posix.ENOENT
-    return not has_gone
+        error = look_for(&step)
+    return None if error == posix.EAGAIN else error != posix.ENOENT
 
 
 def peek(str path not None, bytes capabilities not None, object tasks not None):

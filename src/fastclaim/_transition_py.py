@@ -349,8 +349,22 @@ def read(
     return read_file(os.fsencode(path), at_most_bytes, tasks)
 
 
-def is_there(path: str) -> bool:
-    """Whether something has that name; True if that cannot be told."""
+def is_there(path: str, tasks: TasksDirectory | None = None) -> bool | None:
+    """Whether something has that name; True if that cannot be told.
+
+    Parameters
+    ----------
+    path : str
+        Which.
+    tasks : TasksDirectory, optional
+        Where to look the name up, without waiting for those who change its directory.
+
+    Returns
+    -------
+    bool or None
+        None, with `tasks` alone: it seems to have gone, and to be sure would take that wait. Only
+        `_transition_c` can look without it; here it is waited for.
+    """
     try:
         os.lstat(path)
     except FileNotFoundError:

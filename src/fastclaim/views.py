@@ -41,6 +41,9 @@ if TYPE_CHECKING:
 _PIECE_NAMES: Final = 256
 _MOST_PARKED: Final = 100_000
 _MOST_FRESH: Final = 100_000
+_MOST_DOUBTED: Final = 100_000
+# So many names of a directory are read in the time of one look for a name.
+_NAMES_A_LOOK: Final = 8
 _MOST_SKIPPED_BITS: Final = 8
 # How long to leave alone a task that somebody is in the middle of a transition of.
 BUSY_S: Final = 2e-3
@@ -72,6 +75,8 @@ class View(ABC):
         self._due: list[tuple[float, str]] = []
         # What some agents cannot claim, for reasons of their own, and which agents.
         self.refused: dict[str, set[str]] = {}
+        # What has gone by a look that waited for nobody.
+        self._doubted: list[str] = []
         self._forgot = False
         self._is_stale = False
         self._scan: _Scan | None = _Scan(self._prefix)
@@ -83,7 +88,6 @@ class View(ABC):
         """Rescan at the next occasion: something may have been left half done."""
         self._is_stale = True
 
-    @abstractmethod
     def take(self, due_s: float) -> str | None:
         """The file name of the next task to try, which the view then knows no more of.
 
@@ -93,6 +97,12 @@ class View(ABC):
             Of those that were left alone until a time, the latest to be tried, since the epoch: a
             search must not come back to what it has found busy itself.
         """
+        name = self._next(due_s)
+        return self._next(due_s) if name is None and self._settle() else name
+
+    @abstractmethod
+    def _next(self, due_s: float) -> str | None:
+        """The same, as far as names that may have gone count for gone."""
 
     def judge(self, name: str) -> bool:
         """Whether that task may be claimed now; else it is parked or forgotten."""
@@ -159,7 +169,7 @@ class View(ABC):
 
     def due_in_s(self) -> float:
         """Seconds until there is something to try: 0 is now, infinity is unknown."""
-        if self.fresh or self._is_stale:
+        if self.fresh or self._doubted or self._is_stale:
             return 0.0
         return max(0.0, self._due[0][0] - time.time()) if self._due else float("inf")
 
@@ -198,10 +208,31 @@ class View(ABC):
     def _has_gone(self, name: str) -> bool:
         """Whether a look, where others have been faster lately, shows that they were again."""
         # It costs a tenth of a claim in vain.
-        if self._misses == 0 or self._pool.core.is_there(self._prefix + name):
+        if self._misses == 0:
             return False
+        # A tmpfs remembers no name that has gone: a look that is sure waits for all who make, move
+        # or remove one there, and they for it, until most processes sleep.
+        tasks = self._pool.opened() if len(self._doubted) < _MOST_DOUBTED else None
+        found = self._pool.core.is_there(self._prefix + name, tasks)
+        if found:
+            return False
+        if found is None:
+            self._doubted.append(name)
         self.missed()
         return True
+
+    def _settle(self) -> bool:
+        """Whether some of those that seemed to have gone are there; they are told of."""
+        doubted, self._doubted = self._doubted, []
+        if len(doubted) * _NAMES_A_LOOK > self.names_read:
+            names = itertools.chain.from_iterable(iter(_Scan(self._prefix).piece, []))
+            there = list(set(doubted).intersection(names))
+        else:
+            there = [name for name in doubted if self._pool.core.is_there(self._prefix + name)]
+        if there:
+            self._misses = 0  # no look, which may say the same, before they are tried
+            self.tell(there)
+        return bool(there)
 
     def _examine(self, name: str) -> Task | None:
         """The task, if it may be claimed now; else it is parked or forgotten."""
@@ -268,7 +299,7 @@ class AnyView(View):
         self._from_scan = False
         self._again = False
 
-    def take(self, due_s: float) -> str | None:
+    def _next(self, due_s: float) -> str | None:
         self._catch_up(due_s)
         while self._names or self._refill():
             name = self._names.popleft()
@@ -333,7 +364,7 @@ class OrderedView(View):
     def due_in_s(self) -> float:
         return super().due_in_s() if self._ranked.is_empty else 0.0
 
-    def take(self, due_s: float) -> str | None:
+    def _next(self, due_s: float) -> str | None:
         self._catch_up(due_s)
         self._examine_all()
         candidate = self._best()
@@ -359,12 +390,12 @@ class OrderedView(View):
     def _rank(self, names: list[str]) -> None:
         tasks = self._pool.opened()
         for name in names:
+            if self._has_gone(name):
+                continue
             known = self._pool.core.peek(self._prefix + name, self.claims_with, tasks)
             if known is not None:
                 mtime_ns, text = known
                 self._ranked.push(*rank_of(mtime_ns, text, self._order), name)
-                continue
-            if self._has_gone(name):
                 continue
             task = self._examine(name)
             if task is not None:

@@ -26,6 +26,17 @@ cdef inline int read_file(const Step *step, char *content, Py_ssize_t *count) no
     return error
 
 
+cdef inline int look_for(const Step *step) noexcept nogil:
+    """0 or an errno; EAGAIN, with a descriptor alone, if it only seems to have gone."""
+    cdef posix.stat_result found
+    cdef int error = posix.ENOSYS
+    if step.at != posix.AT_FDCWD:
+        error = posix.look_at_once(step.at, name_of(step, step.path))
+    if error == 0 or error == posix.EAGAIN:
+        return error
+    return errno if posix.lstat(step.path, &found) != 0 else 0
+
+
 cdef inline bint peek_at(
     const Step *step, Text capabilities, char *raw, Sector *sector
 ) noexcept nogil:

@@ -43,6 +43,7 @@ cdef extern from "posix.h" nogil:
         int at, const char *source, const char *target, unsigned int flags)
     int64_t mtime_ns_of "fastclaim_mtime_ns" (const stat_result *status)
     int set_mtime "fastclaim_set_mtime" (int fd, int64_t mtime_ns)
+    int look_at_once "fastclaim_look_at_once" (int at, const char *name)
     void set_errno "fastclaim_set_errno" (int number)
     int64_t now_ns "fastclaim_now_ns" ()
     int timestamp "fastclaim_timestamp" (char *text)
