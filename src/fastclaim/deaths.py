@@ -39,6 +39,8 @@ class Deaths:
         self._process_id = 0
         self._watched: os.stat_result | None = None
         self._watched_in: os.stat_result | None = None  # the `tasks/` that it stands in
+        # `tasks/` as it was given with a question whose answer was no.
+        self._quiet_in: os.stat_result | None = None
         self._heard_at_s = float("-inf")
         self._owes_look = False  # it has not always listened, and nobody was told so
         self._lease_look_s = math.inf  # when to look for leases that have ended, since the epoch
@@ -58,7 +60,7 @@ class Deaths:
         """
         # One thread must not close what another reads; and nobody forks with this lock taken.
         with no_fork:
-            return self._may_have_come(tasks)
+            return not self._is_quiet(tasks) and self._may_have_come(tasks)
 
     @property
     def owes_look(self) -> bool:
@@ -88,6 +90,17 @@ class Deaths:
             lease_ends_in_s = self._lease_look_s - time.time()
             return min(lease_ends_in_s, self._look_again_s - time.monotonic())
 
+    def _is_quiet(self, tasks: os.stat_result | None) -> bool:
+        """Whether nothing at all has come since the last answer, which was no."""
+        if self._inotify is None or tasks is None or tasks is not self._quiet_in:
+            return False
+        if self._process_id != os.getpid() or self._lease_look_s != math.inf:
+            return False
+        try:
+            return self._look_again_s == math.inf and not self._inotify.has_events()
+        except DescriptorLost:
+            return False
+
     def _may_have_come(self, tasks: os.stat_result | None) -> bool:
         if not self._take_in(tasks):
             self._watch()
@@ -97,10 +110,13 @@ class Deaths:
             return True
         now_s = time.monotonic()
         is_recent = now_s - self._heard_at_s < _UNLOCKED_WITHIN_S
-        return self._is_lease_over() or is_recent or now_s >= self._look_again_s
+        may_have_come = self._is_lease_over() or is_recent or now_s >= self._look_again_s
+        self._quiet_in = None if may_have_come else tasks
+        return may_have_come
 
     def _take_in(self, tasks: os.stat_result | None) -> bool:
         """Read what inotify has to tell; False if it does not tell of this directory."""
+        self._quiet_in = None
         # A forked child reads from its parent's queue until it has one of its own, and the kernel
         # tells of no parent's rename.
         if self._inotify is None or self._process_id != os.getpid():

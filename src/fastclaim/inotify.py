@@ -87,11 +87,7 @@ class Inotify:
     def read_fields(self) -> list[tuple[int, int, bytes, int]]:
         """The same as plain tuples, which take half the time to make."""
         # Asked first: the exception of a read() in vain takes longer than the call.
-        try:
-            fcntl.ioctl(self._fd, termios.FIONREAD, waiting := bytearray(4))
-        except (ValueError, OSError):  # -1, or no inotify instance
-            raise DescriptorLost from None
-        if not any(waiting):
+        if not self.has_events():
             return []
         raw = os.read(self._fd, _READ_BYTES)
         events = []
@@ -104,6 +100,20 @@ class Inotify:
             name = raw[start:position].rstrip(b"\0")  # padded for alignment
             events.append((wd, mask, name, cookie))
         return events
+
+    def has_events(self) -> bool:
+        """Whether there is something to read.
+
+        Raises
+        ------
+        DescriptorLost
+            As for `read`.
+        """
+        try:
+            fcntl.ioctl(self._fd, termios.FIONREAD, waiting := bytearray(4))
+        except (ValueError, OSError):  # -1, or no inotify instance
+            raise DescriptorLost from None
+        return any(waiting)
 
     def wait(self, timeout_s: float | None = None, bell: Bell | None = None) -> bool:
         """Block until there are events to read, with the GIL released; Ctrl-C ends it at once.

@@ -1,0 +1,81 @@
+"""Whether a process may have died: what may be answered at once, and what may not."""
+
+from __future__ import annotations
+
+import os
+import time
+from types import SimpleNamespace
+
+import pytest
+
+from fastclaim import TaskPool, leases
+from fastclaim.deaths import Deaths
+
+from .agents import agent, run
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """The clocks of `deaths`; they stand still."""
+    clock = SimpleNamespace(now_s=time.time())
+    clock.monotonic = clock.time = lambda: clock.now_s
+    monkeypatch.setattr("fastclaim.deaths.time", clock)
+    return clock
+
+
+@pytest.fixture
+def status(pool: TaskPool) -> os.stat_result:
+    pool.publish("t")
+    return pool._directories.current().status
+
+
+@pytest.fixture
+def quiet(pool: TaskPool, status: os.stat_result, clock: SimpleNamespace) -> Deaths:
+    """It listens, and has said that nothing came."""
+    deaths = pool._directories.deaths()
+    assert [deaths.may_have_come(status) for _ in range(3)] == [True, False, False]
+    return deaths
+
+
+def die(pool: TaskPool) -> None:
+    with agent(lambda: pool.claim("t", "a").token) as holder:
+        holder.kill()
+
+
+def test_a_death_after_a_quiet_time_is_told(
+    pool: TaskPool, quiet: Deaths, status: os.stat_result
+) -> None:
+    die(pool)
+    assert quiet.may_have_come(status)
+
+
+def test_a_death_that_a_waiter_has_heard_of_is_told_to_others(
+    pool: TaskPool, quiet: Deaths, status: os.stat_result
+) -> None:
+    die(pool)
+    quiet.next_look_in_s()  # reads what the kernel has to tell
+    assert quiet.may_have_come(status)
+
+
+def test_a_lease_that_ends_after_a_quiet_time_is_told(
+    pool: TaskPool, quiet: Deaths, status: os.stat_result, clock: SimpleNamespace
+) -> None:
+    leases.note(pool._directories.tasks, clock.now_s + 60)
+    assert not quiet.may_have_come(status)
+    clock.now_s += 62
+    assert quiet.may_have_come(status)
+
+
+def test_a_look_that_has_left_something_is_repeated(
+    quiet: Deaths, status: os.stat_result, clock: SimpleNamespace
+) -> None:
+    quiet.looked(settled=False)
+    assert not quiet.may_have_come(status)
+    clock.now_s += 2
+    assert quiet.may_have_come(status)
+
+
+def test_a_forked_child_does_not_rely_on_what_its_parent_has_heard(
+    quiet: Deaths, status: os.stat_result
+) -> None:
+    assert run(lambda: quiet.may_have_come(status)) == "True"
