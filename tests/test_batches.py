@@ -25,6 +25,12 @@ def names_in(pool: TaskPool) -> list[str]:
     return sorted(os.listdir(pool.available_dir))
 
 
+@pytest.fixture(autouse=True)
+def on_a_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the tests lie on."""
+    monkeypatch.setattr(batches, "_is_on_one_disk", lambda _: True)
+
+
 @pytest.fixture(params=[True, False], ids=["in place", "elsewhere"])
 def in_place(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
     """Whether the file system is one where one flush does for all."""
@@ -95,6 +101,20 @@ def test_many_claims_are_on_disk_before_they_are_returned(
     assert len(flushed) == (0 if durability == "none" else files + directories)
 
 
+def test_where_there_is_no_one_disk_each_of_many_claims_is_flushed_by_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = TaskPool(tmp_path, _core=_transition_py)  # the compiled core's steps cannot be watched
+    monkeypatch.setattr(batches, "_is_on_one_disk", lambda _: False)
+    pool.publish_many(tasks(4))
+    flushed: list[str] = []
+    monkeypatch.setattr(
+        os, "fdatasync", lambda file: flushed.append(os.readlink(f"/proc/self/fd/{file}"))
+    )
+    claims = pool.claim_many("a", 9)
+    assert flushed == [f"{pool.claimed_dir}/{claim.task_id}_a.json" for claim in claims]
+
+
 def test_many_claims_that_cannot_be_put_on_disk_are_given_back(
     pool: TaskPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -160,7 +180,6 @@ def test_where_each_file_is_flushed_the_writes_of_all_are_started_before(
     pool: TaskPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[str] = []
-    monkeypatch.setattr(os, "major", lambda _: 254)  # a disk, whatever the test lies on
     monkeypatch.setattr(
         batches, "_sync_file_range", lambda: lambda *call: calls.append(f"start {call[-1]}")
     )

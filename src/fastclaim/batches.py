@@ -10,7 +10,8 @@ then nothing need be flushed; and the blocks of new files are allocated in later
 
 That is so where overwritten blocks stay where they are and one journal keeps the order of all: ext4
 (which can also be made without a journal) and XFS. Any other gets a flush for each file, after the
-writes of all have been started. New tasks get their names after the last of these flushes, so that
+writes of all have been started; where there is no one disk to start them on, claims flush by
+themselves. New tasks get their names after the last of these flushes, so that
 no name can reach the disk before what it is the name of.
 """
 
@@ -34,15 +35,22 @@ _WRITE: Final = 2  # SYNC_FILE_RANGE_WRITE
 _WRITE_AND_WAIT: Final = 7  # ... with both WAITs
 
 
+def directories_for_claims(pool: Directories) -> Directories:
+    """`pool` for claims that `put_on_disk` is to flush; as it is, where that gains nothing."""
+    tasks = pool.current().status
+    is_on_disk = tasks is not None and _is_on_one_disk(tasks.st_dev)
+    return pool.for_a_batch() if is_on_disk else pool
+
+
 def put_on_disk(pool: Directories, paths: Sequence[bytes]) -> None:
-    """Flush claims whose stamps were not.
+    """Flush claims that were made in `directories_for_claims`.
 
     Raises
     ------
     OSError
         Some may not be on disk.
     """
-    if pool.sync < outcome.SYNC_DATA or not paths:
+    if pool.stamp_sync == pool.sync or not paths:
         return
     remaining = iter(paths)
     device = os.stat(pool.claimed).st_dev
@@ -101,12 +109,16 @@ def _write_out(files: Sequence[_File]) -> None:
 
 
 def _flush_each(files: Sequence[_File], device: int, flush: Callable[[int], None]) -> None:
-    if len(files) > 1 and os.major(device) != 0:  # 0: in memory, or on no one disk
+    if len(files) > 1 and _is_on_one_disk(device):
         for _, descriptor in files:
             _sync_file_range()(descriptor, 0, 0, _WRITE)  # what fails here fails in its flush
     for path, descriptor in files:
         with ErrorsOf(path):
             flush(descriptor)
+
+
+def _is_on_one_disk(device: int) -> bool:
+    return os.major(device) != 0  # that of what is in memory, in several places, or elsewhere
 
 
 @functools.cache

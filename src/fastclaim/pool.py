@@ -703,13 +703,14 @@ class TaskPool(OriginalMethods):
         OSError
             The system refused; what had been claimed was given back.
         """
-        from .batches import put_on_disk
+        from .batches import directories_for_claims, put_on_disk
 
         _check_agent_id(agent_id)
         _check_whole("n", n)
         selection = self._selected()
         view = selection.view(order, capabilities)
-        attempt = _Attempt(self, self._directories.for_a_batch(), agent_id, lease_s, bind)
+        directories = directories_for_claims(self._directories)
+        attempt = _Attempt(self, directories, agent_id, lease_s, bind)
         claim_one = functools.partial(selection.claim_one, view, attempt)
         claims: list[Claim] = []
         paths: list[bytes] = []
@@ -721,7 +722,7 @@ class TaskPool(OriginalMethods):
                     paths.append(self._directories.claimed_file(claim.task_id, agent_id))
                 elif claims or not self._look_after_dead_owners():
                     break
-            put_on_disk(self._directories, paths)
+            put_on_disk(directories, paths)
             return claims
         except BaseException:
             for claim in claims:
