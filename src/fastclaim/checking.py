@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final
 
 from .errors import InvalidTask
-from .matching import NUMBER, epoch_s, names_in
+from .matching import NUMBER, epoch_s, is_length_of_time, names_in
 
 # Made once: that takes longer than to look.
 _NAME: Final = str | int
@@ -119,6 +119,10 @@ def _is_time(value: object) -> bool:
     return _is_number(value) or (isinstance(value, str) and epoch_s(value) is not None)
 
 
+def _is_moment(value: object) -> bool:
+    return _is_time(value) and not is_length_of_time(value)
+
+
 def _is_count(value: object) -> bool:
     return value is None or (type(value) is int and value > 0)
 
@@ -128,6 +132,7 @@ def _is_dict_or_none(value: object) -> bool:
 
 
 _TIME: Final = "seconds since the epoch or an ISO 8601 text"
+_MOMENT: Final = "seconds since the epoch, such as time.time() + 3600, or an ISO 8601 text"
 _CAPABILITIES: Final = "a list of capabilities, such as ['python']"
 
 _FIELDS: Final[Mapping[str, _Check]] = {
@@ -135,7 +140,7 @@ _FIELDS: Final[Mapping[str, _Check]] = {
     "constraints": (_is_dict_or_none, "a dict"),
     "priority": (_is_number, "a number"),
     "created_at": (_is_time, _TIME),
-    "not_before": (_is_time, _TIME),
+    "not_before": (_is_moment, _MOMENT),
     "blocked_by": (_is_list_or_one, "a list of task ids"),
     "exclusive": (_is_list_or_one, "a list of keys"),
     "max_attempts": (_is_count, "a whole number from 1 on"),

@@ -19,6 +19,7 @@ PRIORITY: Final = "priority"
 ORDERS: Final = (PRIORITY, OLDEST, ANY)
 
 NUMBER: Final = int | float  # made once: that takes longer than to look
+_EARLIEST_S: Final = 1e9  # 32 years, as a length of time
 
 Task: TypeAlias = "dict[str, Any]"
 Capabilities = tuple[object, ...]
@@ -128,6 +129,14 @@ def epoch_s(value: object) -> float | None:
         except (ValueError, OverflowError, OSError):
             return None
     return None
+
+
+def is_length_of_time(value: object) -> bool:
+    """Whether a number of seconds is surely none since the epoch: as a time, before September 2001.
+
+    Nor is it a time that has long been over: by 0, or less, both would mean the same.
+    """
+    return isinstance(value, NUMBER) and 0 < value < _EARLIEST_S
 
 
 def rank(task: Task, order: str) -> tuple[float, float]:

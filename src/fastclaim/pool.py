@@ -19,6 +19,7 @@ from .errors import (
     TaskPoolError,
 )
 from .log import logger
+from .matching import is_length_of_time
 from .original_methods import OriginalMethods
 from .stamps import Hold, bound_to, claim_stamp
 from .tokens import new_token, owner_id
@@ -329,7 +330,7 @@ class TaskPool(OriginalMethods):
         task_id, agent_id, token
             As for `complete`.
         not_before : float, optional
-            Nobody may claim it before; seconds since the epoch.
+            Nobody may claim it before; seconds since the epoch. A length of time is refused.
 
         Raises
         ------
@@ -338,7 +339,7 @@ class TaskPool(OriginalMethods):
         ClaimLost, InvalidTask, InvalidName, LockTimeout, OSError
             The claim is as it was.
         """
-        _check_seconds("not_before", not_before)
+        _check_moment("not_before", not_before)
         finishing.Release(self._directories, task_id, agent_id, token, not_before).run()
 
     def fail(
@@ -498,7 +499,7 @@ class TaskPool(OriginalMethods):
         Parameters
         ----------
         until : float, optional
-            Seconds since the epoch; default: until `resume`.
+            Seconds since the epoch; default: until `resume`. A length of time is refused.
         reason : str
             What agents are told.
 
@@ -507,7 +508,7 @@ class TaskPool(OriginalMethods):
         OSError
             The system refused; nothing has changed.
         """
-        _check_seconds("until", until)
+        _check_moment("until", until)
         self._directories.make()
         from .pausing import pause
 
@@ -998,6 +999,16 @@ def _check_seconds(name: str, seconds: object, *, optional: bool = True) -> None
         except OverflowError:
             pass  # more than a float can hold
     raise ValueError(f"{name} {seconds!r} is not a number of seconds")
+
+
+def _check_moment(name: str, at_s: object) -> None:
+    """Raise ValueError unless it is a time in seconds since the epoch (or None)."""
+    _check_seconds(name, at_s)
+    if is_length_of_time(at_s):
+        raise ValueError(
+            f"{name} {at_s!r} is a length of time;"
+            f" expected seconds since the epoch, such as time.time() + {at_s!r}"
+        )
 
 
 def _as_task(

@@ -27,6 +27,8 @@ MISTAKES = [
     ({"created_at": "yesterday"}, "created_at is 'yesterday'; expected seconds since the epoch"),
     ({"not_before": "tomorrow"}, "not_before is 'tomorrow'; expected seconds since the epoch"),
     ({"not_before": ""}, "not_before is ''"),
+    ({"not_before": 3600}, "not_before is 3600; expected seconds since the epoch, such as time.t"),
+    ({"not_before": 0.5}, "not_before is 0.5; expected seconds since the epoch"),
     ({"not_before": datetime.now(UTC)}, "not_before is datetime.datetime"),
     ({"blocked_by": 1.5}, "blocked_by is 1.5; expected a list of task ids"),
     ({"blocked_by": 0}, "blocked_by is 0"),
@@ -43,10 +45,15 @@ MISTAKES = [
 
 UNDERSTOOD: list[dict[str, Any]] = [
     {"requirements": [], "constraints": {}, "blocked_by": [], "exclusive": []},
-    {"requirements": ("python", 7), "exclusive": ("k", 7), "constraints": {"deadline": 4e9}},
+    {
+        "requirements": ("python", 7),
+        "exclusive": ("k", 7),
+        "constraints": {"deadline": 4e9},
+        "not_before": -1,
+    },
     {"blocked_by": "done", "exclusive": "k", "not_before": "1999-01-01T00:00:00+00:00"},
     {"blocked_by": ("done", 7), "not_before": 0, "created_at": "1999-01-01T00:00:00+00:00"},
-    {"priority": float("inf"), "created_at": time.time(), "max_attempts": 1},
+    {"priority": float("inf"), "created_at": time.time(), "not_before": 1e9, "max_attempts": 1},
     dict.fromkeys(["requirements", "constraints", "priority", "created_at"]),
     dict.fromkeys(["not_before", "blocked_by", "exclusive", "max_attempts"]),
 ]
@@ -63,6 +70,27 @@ def test_a_field_that_claims_would_misread_is_named_and_nothing_published(pool: 
             assert len(f"{error}") < 200
             assert error.task_id == "x"
     assert not any(pool.counts().values())
+
+
+@pytest.mark.parametrize("length_s", [300, 0.5, 30 * 86400])
+def test_a_length_of_time_is_not_taken_for_a_time(pool: TaskPool, length_s: float) -> None:
+    pool.publish("x")
+    claim = pool.claim("x", "a")
+    for name, verb in (("not_before", claim.release), ("until", pool.pause)):
+        with pytest.raises(ValueError, match=f"^{name} {length_s!r} is a length") as caught:
+            verb(length_s)
+        assert f"{caught.value}".endswith(f"such as time.time() + {length_s!r}")
+    assert pool.paused() is None
+    claim.complete()
+
+
+@pytest.mark.parametrize("at_s", [-1, 0, 1e9])
+def test_a_time_that_has_long_been_over_is_one(pool: TaskPool, at_s: float) -> None:
+    pool.publish("x")
+    pool.claim("x", "a").release(at_s)
+    pool.pause(at_s)
+    assert pool.paused() is None
+    pool.claim("x", "a").complete()
 
 
 def test_an_id_is_a_string_or_a_number(pool: TaskPool) -> None:

@@ -209,7 +209,7 @@ def test_who_asks_for_what_cannot_be_an_id_is_told(pool: TaskPool, task_id: str)
     assert pool.mine(task_id) == []
 
 
-@pytest.mark.parametrize("when", ["2999-01-01T00:00:00+00:00", 7, 10**400, 0])
+@pytest.mark.parametrize("when", ["2999-01-01T00:00:00+00:00", 1_700_000_007, 10**400, 0])
 def test_a_time_comes_back_as_it_was_given(pool: TaskPool, when: object) -> None:
     pool.publish("x", not_before=when)
     (task,) = pool.tasks()
@@ -217,7 +217,7 @@ def test_a_time_comes_back_as_it_was_given(pool: TaskPool, when: object) -> None
 
 
 def test_a_time_that_a_claim_has_put_off_is_the_new_one(pool: TaskPool) -> None:
-    pool.publish("x", not_before=7)
+    pool.publish("x", not_before=1_700_000_007)
     claim = pool.claim("x", "a")
     assert "not_before" not in claim.task
     claim.release()

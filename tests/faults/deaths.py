@@ -157,7 +157,7 @@ def retries() -> Iterator[Verb]:
         yield Verb(f"renew{name}", lambda pool, claim: claim.renew(1e9), prepare)
         yield Verb(
             f"release{name}, not_before=",
-            lambda pool, claim: claim.release(not_before=1.0),
+            lambda pool, claim: claim.release(not_before=1e9),
             prepare,
         )
     yield Verb("retry_failed of one", lambda pool, _: pool.retry_failed("x"), given_up)

@@ -25,6 +25,7 @@ from ..pool import (
     _as_task,
     _check_is_agent,
     _check_max_attempts,
+    _check_moment,
     _check_seconds,
     _check_whole,
 )
@@ -207,7 +208,7 @@ class PostgresPool(TaskPool):
         token: str | None = None,
         not_before: float | None = None,
     ) -> None:
-        not_before = _seconds("not_before", not_before)
+        not_before = _moment("not_before", not_before)
         ClaimOf(self._database, task_id, agent_id, token).release(not_before)
 
     def fail(
@@ -233,7 +234,7 @@ class PostgresPool(TaskPool):
         return upkeep.retry_failed(self._database, task_id)
 
     def pause(self, until: float | None = None, reason: str = "") -> None:
-        until = _seconds("until", until)
+        until = _moment("until", until)
         upkeep.pause(self._database, math.inf if until is None else until, reason)
 
     def resume(self) -> None:
@@ -425,6 +426,12 @@ def _seconds(name: str, seconds: float | None) -> float | None:
     """A number of seconds, or None, as the server counts it; ValueError that names it."""
     _check_seconds(name, seconds)
     return None if seconds is None else float(seconds)
+
+
+def _moment(name: str, at_s: float | None) -> float | None:
+    """The same for a time in seconds since the epoch."""
+    _check_moment(name, at_s)
+    return None if at_s is None else float(at_s)
 
 
 def _task_or_log(row: Row) -> dict[str, Any] | None:
