@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -14,6 +15,7 @@ import pytest
 
 from fastclaim import TaskPool
 
+from .agents import agent
 from .commands import COMMAND, DEADLINE_S, environment, python_path, refusal
 
 
@@ -93,6 +95,19 @@ def test_it_shows_figures_and_who_has_what_and_keeps_up(terminal, base):
     terminal.shows("2 available")
     TaskPool(base).claim("late", "agent-9", bind=False)
     terminal.shows("2 claimed", "agent-9")
+
+
+def test_it_marks_the_claims_that_have_ended(terminal, base):
+    pool = TaskPool(base)
+    pool.publish_many([{"task_id": "orphan"}, {"task_id": "over"}])
+    pool.claim("over", "agent-8", lease_s=0.1)
+    with agent(lambda: pool.claim("orphan", "agent-9")) as holder:
+        terminal.shows("3 claimed", "its lease expired")
+        holder.kill()
+        shown = terminal.shows("its process ended")
+    assert re.search(r"orphan +agent-9 .*its process ended", shown)
+    assert re.search(r"over +agent-8 .*its lease expired", shown)
+    assert shown.count("its process ended") == 1
 
 
 def test_keys_show_a_task_and_why_it_waits(terminal):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Final
 
 from rich.text import Text
@@ -24,7 +24,7 @@ from ..pool import TaskPool
 from . import fields, os_error_text
 from .exits import one_line, sentence_of
 from .status import lease, summary
-from .survey import Snapshot, Survey, last_error
+from .survey import Holding, Snapshot, Survey, last_error
 from .tables import ago, first_line, length
 
 _TASKS_SHOWN: Final = 200
@@ -124,16 +124,18 @@ class WatchApp(App[None]):
             figures.append(row.note, "dim")
         self.query_one("#summary", Static).update(figures)
         if state == self._state:
-            self._fill(tasks)
+            self._fill(tasks, snapshot.holdings)
 
-    def _fill(self, tasks: list[dict[str, Any]]) -> None:
+    def _fill(self, tasks: list[dict[str, Any]], holdings: Sequence[Holding] = ()) -> None:
         table = self.query_one(DataTable)
         chosen = self._chosen()
         self._tasks = tasks
         table.clear(columns=True)
         table.add_columns(*_COLUMNS[self._state])
+        ends = {(claim.task_id, claim.agent_id): claim.ended for claim in holdings}
         for task in tasks:
-            table.add_row(*(Text(cell) for cell in _cells(self._state, task)))
+            ended = ends.get((f"{task.get('task_id')}", f"{fields.holder(task)}"))
+            table.add_row(*(Text(cell) for cell in _cells(self._state, task, ended)))
         for row, task in enumerate(tasks):
             if chosen is not None and task.get("task_id") == chosen.get("task_id"):
                 table.move_cursor(row=row, animate=False)
@@ -245,11 +247,11 @@ class Dialog(ModalScreen[bool]):
             self.dismiss(True)
 
 
-def _cells(state: str, task: Mapping[str, Any]) -> tuple[str, ...]:
+def _cells(state: str, task: Mapping[str, Any], ended: str | None) -> tuple[str, ...]:
     task_id, attempts = _name(task), f"{fields.attempts(task) or ''}"
     if state == layout.CLAIMED:
         held, until_s = ago(task.get("claimed_at")), fields.moment(task, "lease_expires_at")
-        left = lease(None if until_s is None else until_s - time.time())
+        left = ended or lease(None if until_s is None else until_s - time.time())
         holder = one_line(f"{fields.holder(task)}")
         return task_id, holder, held, left, attempts, _cut(first_line(task.get("description", "")))
     if state == layout.AVAILABLE:
