@@ -13,8 +13,10 @@ from types import ModuleType
 import pytest
 
 from fastclaim import TaskPool
+from fastclaim.cli import main
 from fastclaim.cli.commands import COMMANDS, version
 
+from .agents import agent
 from .commands import fastclaim
 
 
@@ -162,6 +164,30 @@ def test_the_doctor_counts_what_is_in_the_pool(tmp_path):
     found = findings(fastclaim("doctor", A2A_BASE_DIR=str(tmp_path / "pool")))
     assert found["pool"] == f"{tmp_path}/pool, A2A_BASE_DIR is set"
     assert found["tasks"] == "3 available, 1 claimed, 1 completed, 0 failed"
+
+
+def test_the_doctor_advises_commands_and_pythons_advises_methods(tmp_path, monkeypatch, capsys):
+    pool = TaskPool(tmp_path / "pool")
+    pool.publish_many([{"task_id": "x", "max_attempts": 1}, {"task_id": "y", "blocked_by": ["x"]}])
+    pool.claim("x", "a").fail("no")
+    pool.publish("z")
+    with agent(lambda: pool.claim("z", "a")) as holder:
+        holder.kill()
+    pool.pause()
+    # Nobody is kept from writing who may write everything.
+    monkeypatch.setattr(os, "access", lambda path, mode: not os.fspath(path).endswith("owners"))
+    by_method = {finding.check: finding.advice for finding in pool.doctor()}
+    main(["doctor", "--json", "--pool", os.fspath(pool.base_dir)])
+    found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    by_command = {finding["check"]: finding["advice"] for finding in found}
+    for check, method, command in (
+        ("left behind", "run recover()", "run `fastclaim recover`"),
+        ("owners", "recover(older_than=...) now", "`fastclaim recover --older-than S` now"),
+        ("blocked", "run retry_failed()", "run `fastclaim retry --all`"),
+        ("pause", "run resume() when", "run `fastclaim resume` when"),
+    ):
+        assert method in by_method[check]
+        assert by_command[check] == by_method[check].replace(method, command)
 
 
 def test_the_doctor_makes_nothing(tmp_path):

@@ -141,6 +141,12 @@ def test_the_doctor_looks_at_the_server_and_says_which_pool_it_is(run, url):
     assert PASSWORD not in json.dumps(findings)
 
 
+def test_the_doctor_advises_a_command(run):
+    run("pause")
+    (advice,) = [finding["advice"] for finding in run("doctor") if finding["check"] == "pause"]
+    assert advice == "run `fastclaim resume` when it is time"
+
+
 def test_a_worker_empties_the_pool_and_its_command_gets_the_same_pool(run, url):
     run("publish", "--id", "a")
     run("publish", "--id", "b", "--blocked-by", "a")

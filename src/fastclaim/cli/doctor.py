@@ -18,6 +18,14 @@ from .output import Row, screen
 
 _EXTENSION: Final = "fastclaim._transition_c"
 
+# What `TaskPool.doctor` advises to call, and the command that does it.
+_COMMANDS: Final = {
+    "recover()": "fastclaim recover",
+    "recover(older_than=...)": "fastclaim recover --older-than S",
+    "retry_failed()": "fastclaim retry --all",
+    "resume()": "fastclaim resume",
+}
+
 OK: Final = "ok"
 ERROR: Final = "error"
 
@@ -62,11 +70,19 @@ def _findings(arguments: argparse.Namespace) -> Iterator[Finding]:
             yield Finding(OK, "tasks", _contents(name))
         if layout.is_url(name) or os.path.isdir(os.path.join(name, "tasks")):
             found = options.open_pool(arguments).doctor()
-            yield from (finding for finding in found if finding.check != "core")
+            yield from (_by_command(finding) for finding in found if finding.check != "core")
     except OSError as error:
         yield Finding(
             ERROR, "tasks", f"cannot be read: {os_error_text(error)}", "--pool names another pool"
         )
+
+
+def _by_command(finding: Finding) -> Finding:
+    """The same, but that its advice names commands."""
+    advice = finding.advice
+    for method, command in _COMMANDS.items():
+        advice = advice.replace(method, f"`{command}`")
+    return finding._replace(advice=advice)
 
 
 def _why_this_core() -> str:

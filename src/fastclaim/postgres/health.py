@@ -164,7 +164,9 @@ def findings(database: Database) -> list[Finding]:
             dead > _DEAD_ROWS_SHARE or not autovacuum,
             "switch autovacuum on, or let it work faster",
         ),
-        _judge("pause", "paused" if paused else "not paused", paused, "resume() when it is time"),
+        _judge(
+            "pause", "paused" if paused else "not paused", paused, "run resume() when it is time"
+        ),
     ]
 
 
