@@ -56,31 +56,6 @@ def test_orphans_are_reported_and_not_touched(pool: TaskPool) -> None:
     assert pool.counts()["claimed"] == 1
 
 
-def test_what_nobody_can_ever_come_to_is_named(pool: TaskPool) -> None:
-    pool.publish("done")
-    pool.claim("done", "a").complete()
-    pool.publish("good", blocked_by=["done", "free"])
-    pool.publish("free")
-    assert found(pool)["blocked"].level == "ok"
-    pool.publish("one", blocked_by=["other", "done"])
-    pool.publish("other", blocked_by="one")
-    assert found(pool)["blocked"].message.startswith("task 'one' waits for itself: one after other")
-    pool.prune("available", 0, dry_run=False)
-    pool.publish("lost", blocked_by=["free", "a/b", "done"])
-    assert found(pool)["blocked"].message == (
-        "tasks wait for what is nowhere: lost for free, lost for a/b"
-    )
-    pool.publish("free", if_exists="replace", max_attempts=1)
-    pool.publish("lost", blocked_by="free", if_exists="replace")
-    pool.claim("free", "a").fail("no")
-    assert found(pool)["blocked"] == diagnosis.Finding(
-        "warning",
-        "blocked",
-        "tasks wait for what has failed for good: lost for free",
-        "run retry_failed()",
-    )
-
-
 def test_files_that_are_not_called_as_their_tasks_are_named(pool: TaskPool) -> None:
     for name in ("a_b", "c"):
         pool.publish(name)

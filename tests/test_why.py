@@ -12,7 +12,6 @@ import pytest
 
 from fastclaim import InvalidName, TaskPool, pruning, recovery
 
-from .agents import agent
 from .other_hands import publish_unchecked
 
 HOUR_S = 3600.0
@@ -58,19 +57,6 @@ def test_a_blocked_task_tells_where_its_dependency_is(pool: TaskPool, dependency
     if dependency.startswith("claimed"):
         pool.claim("x", "a3")
     assert pool.why("y").startswith(f"task 'y' waits for x ({dependency}")
-
-
-def test_a_claim_that_has_ended_is_said_to_have(pool: TaskPool) -> None:
-    pool.publish("x")
-    pool.publish("y", blocked_by=["x"])
-    with agent(lambda: pool.claim("x", "a3")) as holder:
-        assert "ended" not in pool.why("x")
-        holder.kill()
-    for sentence in (pool.why("x"), pool.why("y")):
-        assert "claimed by a3 since" in sentence
-        assert ", but its process ended: the next claimer takes it back" in sentence
-    assert pool.claim("x", "b", lease_s=0) is not None
-    assert ", but its lease expired: the next claimer takes it back" in pool.why("x")
 
 
 def test_what_a_waiting_task_needs_is_said(pool: TaskPool) -> None:

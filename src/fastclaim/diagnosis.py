@@ -11,7 +11,7 @@ import stat
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -86,7 +86,7 @@ def diagnose(pool: Directories) -> list[Finding]:
         _owners(pool),
         _pause(pool),
         *_contents(pool),
-        *_stuck(pool),
+        *as_findings(stuck.problems(pool)),
     ]
 
 
@@ -268,10 +268,11 @@ def _pause(pool: Directories) -> Finding:
     return Finding(WARNING, "pause", described_pause(pause), "run resume() when it is time")
 
 
-def _stuck(pool: Directories) -> Iterator[Finding]:
-    problems = list(stuck.problems(pool))
-    yield from (Finding(WARNING, *problem) for problem in problems)
-    if not problems:
+def as_findings(problems: Iterable[stuck.Problem]) -> Iterator[Finding]:
+    """What is wrong with tasks; or that nothing is."""
+    found = [Finding(WARNING, *problem) for problem in problems]
+    yield from found
+    if not found:
         yield Finding(OK, "blocked", "no task waits for what can never be")
 
 

@@ -49,7 +49,7 @@ def problems(pool: Directories) -> Iterator[Problem]:
                 waits_for[name.removesuffix(layout.TASK_SUFFIX)] = _unmet(pool, task)
     if misnamed:
         yield Problem("names", _first(misnamed), "let file name and task_id be the same")
-    yield from _never_met(pool, waits_for)
+    yield from _blocked(pool, waits_for)
 
 
 def _misnaming(state: str, name: str, task: Mapping[str, Any]) -> list[str]:
@@ -71,13 +71,24 @@ def _unmet(pool: Directories, task: Mapping[str, Any]) -> list[str]:
     return [f"{name}" for name in names if not is_completed(pool, name)]
 
 
-def _never_met(pool: Directories, waits_for: WaitsFor) -> Iterator[Problem]:
+def _blocked(pool: Directories, waits_for: WaitsFor) -> Iterator[Problem]:
     blockers = {name for names in waits_for.values() for name in names}
     known = known_among(pool, {name for name in blockers if _can_be(pool, name)})
     # In the pool, but completed meanwhile is neither.
     given_up = {name for name in known if os.path.lexists(pool.failed_file(name))}
+    yield from never_met(waits_for, blockers - known, given_up)
+
+
+def never_met(waits_for: WaitsFor, nowhere: set[str], given_up: set[str]) -> Iterator[Problem]:
+    """What is wrong with tasks that wait for others, each with those that are not completed.
+
+    Parameters
+    ----------
+    nowhere, given_up : set of str
+        Which of these are not in the pool, and which have failed for good.
+    """
     for names, what, advice in (
-        (blockers - known, "is nowhere", "publish what is waited for"),
+        (nowhere, "is nowhere", "publish what is waited for"),
         (given_up, "has failed for good", "run retry_failed()"),
     ):
         waiting = [

@@ -158,17 +158,16 @@ def _described_claim(pool: Directories, claim_name: str) -> str:
     return f"{claim.get('task_id', claim_name)} {_claimed_since(pool, claim)}"
 
 
-def claimed_since(claim: Task) -> str:
-    """Who has a task, and since when."""
+def claimed_since(claim: Task, ended: str | None) -> str:
+    """Who has a task, and since when, and why that has ended, if it has."""
     at_s = epoch_s(claim.get("claimed_at"))
     since = "" if at_s is None else f" since {local_time(at_s)}"
-    return f"claimed by {_named(claim.get('claimed_by', 'somebody'))}{since}"
+    end = "" if ended is None else f", but {ended}: the next claimer takes it back"
+    return f"claimed by {_named(claim.get('claimed_by', 'somebody'))}{since}{end}"
 
 
 def _claimed_since(pool: Directories, claim: Task) -> str:
-    said = claimed_since(claim)
-    end = Endings(pool.tasks).of(claim)
-    return said if end is None else f"{said}, but {end}: the next claimer takes it back"
+    return claimed_since(claim, Endings(pool.tasks).of(claim))
 
 
 def _named(agent_id: object) -> str:

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 import pytest
 
 from fastclaim import AlreadyClaimed, ClaimLost, TaskNotAvailable, TaskPool, errors
+from fastclaim.diagnosis import Finding
 from fastclaim.pausing import local_time
 
 from ..other_hands import publish_unchecked
@@ -320,6 +321,29 @@ def test_why_has_the_same_sentences_wherever_the_pool_is(pool: TaskPool) -> None
         assert re.fullmatch(f"task '{task_id}' {words}", pool.why(task_id, capabilities))
 
 
+@pytest.mark.parametrize("ended", ["its process ended", "its lease expired"])
+def test_why_says_that_a_claim_has_ended(pool: TaskPool, mortals: list[Mortal], ended: str) -> None:
+    pool.publish("x", exclusive=["k"])
+    pool.publish("blocked", blocked_by=["x"])
+    pool.publish("held", exclusive=["k"])
+    task_ids = ("x", "blocked", "held")
+    if ended == "its process ended":
+        mortals.append(mortal := Mortal(pool, "x"))
+        assert not any("ended" in pool.why(task_id) for task_id in task_ids)
+        mortal.die()
+    else:
+        pool.claim("x", "mortal", lease_s=600)
+        assert not any("expired" in pool.why(task_id) for task_id in task_ids)
+        pool.renew("x", "mortal", -1)
+    until_s = time.monotonic() + 60
+    while ended not in pool.why("x"):
+        assert time.monotonic() < until_s
+        time.sleep(0.01)  # until the death is noticed
+    for task_id in task_ids:
+        words = f"claimed by mortal since [0-9 :-]*, but {ended}: the next claimer takes it back"
+        assert re.search(words, pool.why(task_id))
+
+
 def test_why_says_that_what_a_task_waits_for_has_failed_or_is_not_there(pool: TaskPool) -> None:
     pool.publish("f", max_attempts=1)
     pool.claim("f", "a").fail("e")
@@ -410,6 +434,34 @@ def test_the_doctor_finds_a_new_pool_healthy(pool: TaskPool) -> None:
         assert finding.level in ("ok", "warning", "error")
         assert finding.message
     assert [finding for finding in findings if finding.level == "error"] == []
+
+
+def test_what_nobody_can_ever_come_to_is_named(pool: TaskPool) -> None:
+    def found() -> dict[str, Finding]:
+        return {finding.check: finding for finding in pool.doctor()}
+
+    pool.publish("done")
+    pool.claim("done", "a").complete()
+    pool.publish("good", blocked_by=["done", "free"])
+    pool.publish("free")
+    assert found()["blocked"].level == "ok"
+    pool.publish("one", blocked_by=["other", "done"])
+    pool.publish("other", blocked_by="one")
+    assert found()["blocked"].message.startswith("task 'one' waits for itself: one after other")
+    pool.prune("available", 0, dry_run=False)
+    pool.publish("lost", blocked_by=["a/b", "done", "free"])
+    assert found()["blocked"].message == (
+        "tasks wait for what is nowhere: lost for a/b, lost for free"
+    )
+    pool.publish("free", if_exists="replace", max_attempts=1)
+    pool.publish("lost", blocked_by="free", if_exists="replace")
+    pool.claim("free", "a").fail("no")
+    assert found()["blocked"] == Finding(
+        "warning",
+        "blocked",
+        "tasks wait for what has failed for good: lost for free",
+        "run retry_failed()",
+    )
 
 
 def test_counts_and_tasks_agree(pool: TaskPool) -> None:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Final
 
-from ..diagnosis import Finding
+from ..diagnosis import Finding, as_findings
 from ..errors import InvalidName
 from ..layout import AVAILABLE, CLAIMED, COMPLETED, FAILED
 from ..matching import Task, names_in
 from ..pausing import Pause, described_pause
+from ..stuck import Problem, never_met
 from ..why import claimed_since, completed_sentence, failed_sentence, reason_in
+from . import recovery
 from .documents import COLUMNS, Row
 from .publication import indexable, task_key
 
@@ -20,14 +22,16 @@ if TYPE_CHECKING:
 
 _WHY: Final = f"""
 WITH clock AS MATERIALIZED (SELECT {{now}} AS now)
-SELECT {COLUMNS}, clock.now, p.paused_until, p.paused_reason,
-    (SELECT json_object_agg(blocker, json_build_array(d.state, d.claimed_by, d.claimed_at))
+SELECT {COLUMNS}, clock.now, {recovery.ended("t")}, p.paused_until, p.paused_reason,
+    (SELECT json_object_agg(blocker, json_build_array(
+        d.state, d.claimed_by, d.claimed_at, {recovery.ended("d")}))
      FROM unnest(t.blocked_by) AS blocker LEFT JOIN {{schema}}.tasks d ON d.task_id = blocker
      WHERE d.state IS DISTINCT FROM 'completed'),
-    (SELECT json_build_array(k.key, h.task_id, h.claimed_by, h.claimed_at)
+    (SELECT json_build_array(
+        k.key, h.task_id, h.claimed_by, h.claimed_at, {recovery.ended("h")})
      FROM {{schema}}.exclusive_keys k JOIN {{schema}}.tasks h ON h.task_id = k.task_id
      WHERE k.key = ANY(t.exclusive) ORDER BY k.key LIMIT 1)
-FROM clock LEFT JOIN {{schema}}.tasks t ON t.task_id = %s
+FROM clock LEFT JOIN {{schema}}.tasks t ON t.task_id = %(task_id)s
     LEFT JOIN {{schema}}.pool p ON p.paused_until > clock.now
 """
 
@@ -40,6 +44,13 @@ SELECT current_setting('server_version'), pg_is_in_recovery(),
      FROM pg_stat_user_tables WHERE relid = %(tasks)s::regclass),
     current_setting('autovacuum')::bool,
     (SELECT paused_until IS NOT NULL AND paused_until > {now} FROM {schema}.pool)
+"""
+_BLOCKED: Final = """
+SELECT t.task_id, blocker, d.state FROM {schema}.tasks t
+    CROSS JOIN unnest(t.blocked_by) AS blocker
+    LEFT JOIN {schema}.tasks d ON d.task_id = blocker
+WHERE t.state = 'available' AND t.blocked AND d.state IS DISTINCT FROM 'completed'
+ORDER BY t.task_id, blocker
 """
 _WHEREABOUTS: Final = {
     FAILED: "failed for good; see retry_failed()",
@@ -60,7 +71,8 @@ def why(database: Database, task_id: object, capabilities: Iterable[object] | No
     PoolUnavailable
         The server cannot be reached, or refuses.
     """
-    (found,) = database.query(_WHY, [task_key(task_id)])
+    parameters = {"task_id": task_key(task_id), "grace_s": recovery.RECONNECT_GRACE_S}
+    (found,) = database.query(_WHY, parameters)
     row, others = Row(*found[: len(Row._fields)]), found[len(Row._fields) :]
     told = None if capabilities is None else tuple(capabilities)
     return f"task {task_id!r} {_sentence(row, told, *others)}"
@@ -70,6 +82,7 @@ def _sentence(
     row: Row,
     capabilities: tuple[object, ...] | None,
     now_s: float,
+    ended: str | None,
     paused_until_s: float | None,
     paused_reason: str | None,
     blockers: dict[str, tuple[Any, ...]] | None,
@@ -79,7 +92,7 @@ def _sentence(
     if row.state is None:
         return "is not there"
     if row.state == CLAIMED:
-        return f"is {claimed_since(row._claim())}"
+        return f"is {claimed_since(row._claim(), ended)}"
     try:
         task = row.task()
         if row.state == COMPLETED:
@@ -124,9 +137,9 @@ def _whereabouts(task_id: object, state: str | None, *claim: Any) -> str:
     return _claimed(*claim) if state == CLAIMED else _WHEREABOUTS[state]
 
 
-def _claimed(claimed_by: str | None, claimed_at: float) -> str:
+def _claimed(claimed_by: str | None, claimed_at: float, ended: str | None) -> str:
     holder = json.loads(claimed_by or "null")
-    return claimed_since({"claimed_by": holder, "claimed_at": claimed_at})
+    return claimed_since({"claimed_by": holder, "claimed_at": claimed_at}, ended)
 
 
 def findings(database: Database) -> list[Finding]:
@@ -167,7 +180,20 @@ def findings(database: Database) -> list[Finding]:
         _judge(
             "pause", "paused" if paused else "not paused", paused, "run resume() when it is time"
         ),
+        *as_findings(_blocked(database)),
     ]
+
+
+def _blocked(database: Database) -> Iterator[Problem]:
+    """What is wrong with the tasks that wait for others."""
+    waits_for: dict[str, list[str]] = {}
+    states: dict[str, str | None] = {}
+    for task_id, blocker, state in database.query(_BLOCKED, {}):
+        waits_for.setdefault(task_id, []).append(blocker)
+        states[blocker] = state
+    nowhere = {blocker for blocker, state in states.items() if state is None}
+    given_up = {blocker for blocker, state in states.items() if state == FAILED}
+    return never_met(waits_for, nowhere, given_up)
 
 
 def _judge(check: str, message: str, is_bad: bool, advice: str) -> Finding:

@@ -43,8 +43,14 @@ _SINCE_NOW: Final = """
     SELECT {now} WHERE NOT EXISTS (SELECT FROM {schema}.sessions_since) ON CONFLICT DO NOTHING
 """
 
+# The owners that live, and others' locks. A bigint's lock shows as two halves.
+_LIVING: Final = """
+    SELECT classid::bigint << 32 | objid::bigint FROM pg_locks
+    WHERE locktype = 'advisory' AND objsubid = 1 AND granted
+        AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+"""
+
 # The owners of claims, one index look-up each however many claims they have, and of these the dead.
-# A bigint's lock shows as two halves.
 _DEAD: Final = f"""
 RECURSIVE owners AS (
     (SELECT owner FROM {{schema}}.tasks WHERE state = 'claimed' AND owner IS NOT NULL
@@ -57,11 +63,22 @@ RECURSIVE owners AS (
 ), dead AS MATERIALIZED (
     SELECT owner FROM owners WHERE owner IS NOT NULL
     AND {SETTLED}
-    EXCEPT
-    SELECT classid::bigint << 32 | objid::bigint FROM pg_locks
-    WHERE locktype = 'advisory' AND objsubid = 1 AND granted
-        AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+    EXCEPT {_LIVING}
 )"""
+
+
+def ended(claim: str) -> str:
+    """SQL for why a claim has ended that is not taken back yet; null if it stands.
+
+    Parameters
+    ----------
+    claim : str
+        The name of its row.
+    """
+    return f"""CASE
+        WHEN {claim}.owner NOT IN ({_LIVING}) AND {SETTLED} THEN '{PROCESS_ENDED}'
+        WHEN {claim}.lease_expires_at <= clock.now THEN '{LEASE_EXPIRED}' END"""
+
 
 # The numbers are those of `_reasons`.
 _LOST: Final = f"""
