@@ -46,7 +46,7 @@ def test_a_directory_that_is_not_there_is_bad_input(tmp_path):
 def test_a_number_that_makes_no_sense_is_refused(number, capsys):
     with pytest.raises(SystemExit, match="2"):
         run_bench("--tasks", number)
-    assert f"{number!r} is not a number from 1 to" in capsys.readouterr().err
+    assert f"{number!r} is not a whole number from 1 to" in capsys.readouterr().err
 
 
 def test_without_sqlite3_it_says_so_and_measures_the_others(tmp_path, monkeypatch, capsys):

@@ -208,6 +208,28 @@ def test_arguments_that_make_no_sense_are_usage_errors(arguments):
 
 
 @pytest.mark.parametrize(
+    ("command", "option", "number", "expected"),
+    [
+        ("bench", "--rounds", "0", "from 1 to 100000"),
+        ("demo", "--agents", "257", "from 1 to 256"),
+        ("list", "--limit", "1.5", "from 0 on"),
+        ("serve-metrics", "--port", "65536", "from 0 to 65535"),
+        ("publish", "--max-attempts", "0", "from 1 on"),
+        ("work", "--jobs", "many", "from 1 on"),
+        ("work", "--max-attempts", "", "from 1 on"),
+        ("work", "--jobs", "9" * 5000, "from 1 on"),
+    ],
+)
+def test_what_is_no_whole_number_is_said_with_what_is_expected(
+    capsys, command, option, number, expected
+):
+    with pytest.raises(SystemExit):
+        parsers.command_parser(command).parse_args([option, number])
+    said = f"argument {option}: {number!r} is not a whole number {expected} (see"
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
     ("given", "said"),
     [
         (["--id", "x", "--blocked_by", "y"], "--blocked_by; did you mean --blocked-by? (see"),

@@ -217,7 +217,7 @@ def test_debug_shows_the_traceback(environment, where):
 def test_a_number_of_agents_that_makes_no_sense_is_refused(demo, number):
     result = demo(f"--agents={number}")
     assert result.returncode == 2
-    assert f"{number!r} is not a number from 1 to 256" in result.stderr
+    assert f"{number!r} is not a whole number from 1 to 256" in result.stderr
 
 
 def used_pool(path: Path) -> str:

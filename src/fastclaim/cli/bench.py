@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from .. import core, layout
-from . import exits
+from . import exits, options
 from .bench_contestants import Contestant, Entrant, entrants
 from .output import Row, Screen, count, screen
 
@@ -37,14 +37,14 @@ def add_bench_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--tasks",
         metavar="N",
-        type=_positive,
+        type=options.whole(1, _MOST_TASKS),
         default=DEFAULT_TASKS,
         help=f"how many tasks a round; default: {DEFAULT_TASKS}",
     )
     parser.add_argument(
         "--rounds",
         metavar="N",
-        type=_positive,
+        type=options.whole(1, _MOST_TASKS),
         default=DEFAULT_ROUNDS,
         help=f"how many rounds, of which the median is shown; default: {DEFAULT_ROUNDS}",
     )
@@ -69,16 +69,6 @@ def run_bench(arguments: argparse.Namespace) -> int:
         f" process, in {parent}; {core} core."
     )
     return exits.OK
-
-
-def _positive(text: str) -> int:
-    try:
-        number = int(text)
-    except ValueError:
-        number = 0
-    if not 1 <= number <= _MOST_TASKS:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to {_MOST_TASKS}")
-    return number
 
 
 def _existing(directory: str | None) -> str:

@@ -43,7 +43,7 @@ def add_demo_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--agents",
         metavar="N",
-        type=_number_of_agents,
+        type=options.whole(1, MAX_AGENTS),
         help=f"how many agent processes; default: {DEFAULT_AGENTS}, but no more than tasks",
     )
     parser.add_argument(
@@ -82,16 +82,6 @@ def run_demo(arguments: argparse.Namespace) -> int:
             if status != exits.WRONG:
                 shutil.rmtree(base_dir)
         return status
-
-
-def _number_of_agents(text: str) -> int:
-    try:
-        number = int(text)
-    except ValueError:
-        number = 0
-    if not 1 <= number <= MAX_AGENTS:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to {MAX_AGENTS}")
-    return number
 
 
 class _Demo:

@@ -47,7 +47,9 @@ def add_list_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"which state; default: {layout.AVAILABLE}, in the order in which they are claimed;"
         " claimed: the longest held first; completed, failed: the latest first",
     )
-    parser.add_argument("--limit", metavar="N", type=_limit, help="show no more than the first N")
+    parser.add_argument(
+        "--limit", metavar="N", type=options.whole(0), help="show no more than the first N"
+    )
     options.add_pool(parser)
     options.add_json(parser)
 
@@ -157,9 +159,3 @@ def run_why(arguments: argparse.Namespace) -> int:
 
 def _unknown(task_id: str) -> exits.Refusal:
     return exits.Refusal(exits.NO_SUCH_TASK, f"no task {task_id!r} in the pool")
-
-
-def _limit(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of tasks")
-    return int(text)

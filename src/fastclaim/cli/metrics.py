@@ -50,7 +50,7 @@ def add_serve_metrics_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--port",
         metavar="N",
-        type=_port,
+        type=options.whole(0, 65535),
         default=DEFAULT_PORT,
         help=f"where to serve /metrics; 0: any that is free; default: {DEFAULT_PORT}",
     )
@@ -199,9 +199,3 @@ def _figures(snapshot: Snapshot) -> Iterator[tuple[str, str, float]]:
     yield "oldest_waiting_seconds", "Since when the oldest waiting task is published", oldest_s
     yield "longest_claim_seconds", "How long the oldest claim has stood", longest_s
     yield "paused", "1 if nothing can be claimed for now", float(snapshot.paused is not None)
-
-
-def _port(text: str) -> int:
-    if not text.isdecimal() or int(text) > 65535:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a port")
-    return int(text)

@@ -15,6 +15,7 @@ from .exits import BadInput, complain, one_line
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Callable
     from typing import Any
 
 DIRECTORIES_ONLY = "this works with pools in a directory only"
@@ -99,6 +100,22 @@ def seconds(text: str) -> float:
     if not value >= 0:  # nor NaN
         raise _type_error(f"{text!r} is not a length of time such as 1.5, 90s, 10m, 2h or 7d")
     return value
+
+
+def whole(least: int, most: int | None = None) -> Callable[[str], int]:
+    """The type of a whole number from `least` on, and no more than `most`."""
+
+    def parse(text: str) -> int:
+        try:
+            number = int(text)
+        except ValueError:
+            number = least - 1
+        if number < least or (most is not None and number > most):
+            bounds = f"from {least} on" if most is None else f"from {least} to {most}"
+            raise _type_error(f"{text!r} is not a whole number {bounds}")
+        return number
+
+    return parse
 
 
 def _type_error(message: str) -> argparse.ArgumentTypeError:

@@ -74,7 +74,7 @@ def _add_fields(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--max-attempts",
         metavar="N",
-        type=_attempts,
+        type=options.whole(1),
         help="how many failures there may be before the task is given up",
     )
     group.add_argument(
@@ -180,12 +180,6 @@ def _number(text: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number")
     return value
-
-
-def _attempts(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of attempts")
-    return int(text)
 
 
 def _field(text: str) -> tuple[str, object]:

@@ -36,7 +36,11 @@ def add_work_arguments(parser: argparse.ArgumentParser) -> None:
         help="which task is the next; default: priority",
     )
     parser.add_argument(
-        "--jobs", metavar="N", type=_number, default=1, help="how many at a time; default: 1"
+        "--jobs",
+        metavar="N",
+        type=options.whole(1),
+        default=1,
+        help="how many at a time; default: 1",
     )
     parser.add_argument(
         "--once",
@@ -71,7 +75,7 @@ def add_work_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-attempts",
         metavar="N",
-        type=_number,
+        type=options.whole(1),
         default=_DEFAULT_ATTEMPTS,
         help="a task that says nothing else is given up after this many attempts;"
         f" default: {_DEFAULT_ATTEMPTS}",
@@ -98,9 +102,3 @@ def _why_not(command: str) -> str:
     if os.path.dirname(command) and os.path.exists(command):
         return "is a directory" if os.path.isdir(command) else "is not executable"
     return "no such command"
-
-
-def _number(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
-    return int(text)
