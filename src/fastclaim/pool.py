@@ -19,7 +19,6 @@ from .errors import (
     TaskPoolError,
 )
 from .log import logger
-from .matching import is_length_of_time
 from .original_methods import OriginalMethods
 from .stamps import Hold, bound_to, claim_stamp
 from .tokens import new_token, owner_id
@@ -1003,7 +1002,11 @@ def _check_seconds(name: str, seconds: object, *, optional: bool = True) -> None
 
 def _check_moment(name: str, at_s: object) -> None:
     """Raise ValueError unless it is a time in seconds since the epoch (or None)."""
+    if at_s is None:
+        return
     _check_seconds(name, at_s)
+    from .matching import is_length_of_time  # here: few give a time
+
     if is_length_of_time(at_s):
         raise ValueError(
             f"{name} {at_s!r} is a length of time;"
