@@ -16,6 +16,8 @@ from fastclaim.postgres import migrate as migration
 from fastclaim.postgres.migrate import MOVER, migrate
 from fastclaim.postgres.pool import PostgresPool
 
+from .interrupted import Interrupted, interrupter
+
 Pools = tuple[TaskPool, str, TaskPool, str]
 
 
@@ -209,42 +211,12 @@ def test_another_task_of_the_same_id_is_left_and_told(pools: Pools) -> None:
     assert {task["description"] for task in target.tasks()} == {"theirs"}
 
 
-class Interrupted(BaseException):
-    """Somebody pulled the plug."""
-
-
 STEPS = ("hold", "adopt", "remove")
 
 
 @pytest.fixture
 def interrupt_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
-    """Let the n-th step, before or after what it does, be the last of a run."""
-    originals = {
-        (side, name): getattr(side, name)
-        for side in (migration._Server, migration._Directory)
-        for name in STEPS
-    }
-
-    def interrupt_at(n: int) -> None:
-        moments = itertools.count(1)
-
-        def pass_moment() -> None:
-            if next(moments) == n:
-                raise Interrupted
-
-        def with_moments(step: Callable[..., object]) -> Callable[..., object]:
-            def stepping(*args: object) -> object:
-                pass_moment()
-                result = step(*args)
-                pass_moment()
-                return result
-
-            return stepping
-
-        for (side, name), step in originals.items():
-            monkeypatch.setattr(side, name, with_moments(step))
-
-    return interrupt_at
+    return interrupter(monkeypatch, migration, STEPS)
 
 
 def moments_of(run: Callable[[], object], interrupt_at: Callable[[int], None]) -> Iterator[int]:

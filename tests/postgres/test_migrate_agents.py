@@ -23,6 +23,7 @@ from fastclaim import (
 from fastclaim.postgres import migrate_agents as migration
 from fastclaim.postgres.migrate_agents import migrate_agents
 
+from .interrupted import Interrupted, interrupter
 from .test_faults import LostAnswer
 
 Places = tuple[str, str]
@@ -110,42 +111,12 @@ def test_an_agent_that_says_that_it_lives_in_mid_move_stays(
     assert [found.agent_id for found in registry(come_from).discover_agents()] == ["a"]
 
 
-class Interrupted(BaseException):
-    """Somebody pulled the plug."""
-
-
 STEPS = ("register", "unregister", "open_inbox", "set_apart", "deliver", "remove")
 
 
 @pytest.fixture
 def interrupt_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
-    """Let the n-th step, before or after what it does, be the last of a run."""
-    originals = {
-        (side, name): getattr(side, name)
-        for side in (migration._Server, migration._Directory)
-        for name in STEPS
-    }
-
-    def interrupt_at(n: int) -> None:
-        moments = itertools.count(1)
-
-        def pass_moment() -> None:
-            if next(moments) == n:
-                raise Interrupted
-
-        def with_moments(step: Callable[..., object]) -> Callable[..., object]:
-            def stepping(*args: object) -> object:
-                pass_moment()
-                result = step(*args)
-                pass_moment()
-                return result
-
-            return stepping
-
-        for (side, name), step in originals.items():
-            monkeypatch.setattr(side, name, with_moments(step))
-
-    return interrupt_at
+    return interrupter(monkeypatch, migration, STEPS)
 
 
 @pytest.mark.parametrize("receives", [False, True], ids=["", "received in between"])
