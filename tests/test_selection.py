@@ -800,3 +800,22 @@ def test_what_is_there_is_claimed_though_each_look_that_waits_for_nobody_says_it
     pool.publish("doubted")
     pool._selected().view(order, ()).missed()
     assert drain(pool, order=order) == ["doubted"]
+
+
+def test_a_scan_comes_to_an_end_though_each_look_that_waits_for_nobody_says_that_all_have_gone(
+    pool: TaskPool, doubted: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As it is with what is open of a `tasks/` that somebody has made anew.
+    doubted.update(f"x{number}" for number in range(20))
+    pool.publish_many({"task_id": task_id} for task_id in doubted)
+    view = pool._selected().view("any", ())
+    view.missed()
+    scans = itertools.count()
+    rescan = type(view).rescan
+
+    def counted(view: Any) -> None:
+        assert next(scans) < 50
+        rescan(view)
+
+    monkeypatch.setattr(type(view), "rescan", counted)
+    assert sorted(drain(pool, order="any")) == sorted(doubted)

@@ -336,6 +336,7 @@ class AnyView(View):
         self._names = deque(self._read_piece())
         self._from_scan = True
         if not self._names and self._again:
+            self._settle()  # what seems to have gone each time would be scanned for ever
             self.rescan()
             self._names = deque(self._read_piece())
             self._from_scan = True
