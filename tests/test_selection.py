@@ -819,3 +819,37 @@ def test_a_scan_comes_to_an_end_though_each_look_that_waits_for_nobody_says_that
 
     monkeypatch.setattr(type(view), "rescan", counted)
     assert sorted(drain(pool, order="any")) == sorted(doubted)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_what_seems_to_have_gone_is_claimed_though_others_take_what_is_tried_before(
+    pool: TaskPool, doubted: set[str], monkeypatch: pytest.MonkeyPatch, order: str
+) -> None:
+    doubted.update(f"x{number}" for number in range(9))
+    pool.publish_many({"task_id": task_id} for task_id in doubted)
+    other = TaskPool(pool.base_dir)
+    view = pool._selected().view(order, ())
+    view.missed()
+    tell = view.tell
+
+    def told(names: list[str]) -> None:
+        tell(names)
+        if len(names) > 1:
+            other.claim(names[0].removesuffix(".json"), "b")
+
+    monkeypatch.setattr(view, "tell", told)
+    assert drain(pool, order=order)
+    assert not list(pool.tasks("available"))
+
+
+def test_once_a_task_was_found_that_seemed_to_have_gone_looks_are_of_what_stands_there(
+    pool: TaskPool, doubted: set[str]
+) -> None:
+    doubted.add("x")
+    before = pool._directories.opened()
+    pool.tasks_dir.rename(pool.base_dir / "old")
+    TaskPool(pool.base_dir).publish("x")
+    view = pool._selected().view("priority", ())
+    view.missed()
+    assert view.take(time.time()) == "x.json"
+    assert pool._directories.opened() is not before

@@ -97,8 +97,11 @@ class View(ABC):
             Of those that were left alone until a time, the latest to be tried, since the epoch: a
             search must not come back to what it has found busy itself.
         """
-        name = self._next(due_s)
-        return self._next(due_s) if name is None and self._settle() else name
+        # More than once: what others take of those before it is tried is a miss, from which on
+        # looks say again that the rest has gone.
+        while (name := self._next(due_s)) is None and self._settle():
+            pass
+        return name
 
     @abstractmethod
     def _next(self, due_s: float) -> str | None:
@@ -230,6 +233,7 @@ class View(ABC):
         else:
             there = [name for name in doubted if self._pool.core.is_there(self._prefix + name)]
         if there:
+            self._pool.current()  # looks in a `tasks/` that is here no more say so of all
             self._misses = 0  # no look, which may say the same, before they are tried
             self.tell(there)
         return bool(there)
