@@ -853,3 +853,28 @@ def test_once_a_task_was_found_that_seemed_to_have_gone_looks_are_of_what_stands
     view.missed()
     assert view.take(time.time()) == "x.json"
     assert pool._directories.opened() is not before
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_to_be_sure_of_a_few_that_seem_to_have_gone_not_all_of_many_is_read(
+    pool: TaskPool, doubted: set[str], monkeypatch: pytest.MonkeyPatch, order: str
+) -> None:
+    assert pool.claim_next("a", ["x"], order=order) is None
+    pool.publish_many({"task_id": f"y{number}", "requirements": ["y"]} for number in range(2000))
+    assert pool.claim_next("a", ["x"], order=order) is None
+    doubted.add("gone")
+    view = pool._selected().view(order, ["x"])
+    view.tell(["gone.json"])
+    view.missed()
+    names_read = 0
+    piece = views._Scan.piece
+
+    def counted(scan: Any) -> list[str]:
+        nonlocal names_read
+        names = piece(scan)
+        names_read += len(names)
+        return names
+
+    monkeypatch.setattr(views._Scan, "piece", counted)
+    assert pool.claim_next("a", ["x"], order=order) is None
+    assert names_read < 1000

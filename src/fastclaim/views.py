@@ -227,10 +227,14 @@ class View(ABC):
     def _settle(self) -> bool:
         """Whether some of those that seemed to have gone are there; they are told of."""
         doubted, self._doubted = self._doubted, []
-        if len(doubted) * _NAMES_A_LOOK > self.names_read:
+        most = len(doubted) * _NAMES_A_LOOK
+        there: list[str] = []
+        are_more = most <= self.names_read
+        if not are_more:
             names = itertools.chain.from_iterable(iter(_Scan(self._prefix).piece, []))
-            there = list(set(doubted).intersection(names))
-        else:
+            there = list(set(doubted).intersection(itertools.islice(names, most)))
+            are_more = next(names, None) is not None  # many came since it was read
+        if are_more:
             there = [name for name in doubted if self._pool.core.is_there(self._prefix + name)]
         if there:
             self._pool.current()  # looks in a `tasks/` that is here no more say so of all
