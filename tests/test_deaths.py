@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from types import SimpleNamespace
 
 import pytest
 
-from fastclaim import TaskPool, leases
+from fastclaim import TaskPool, layout, leases
 from fastclaim.deaths import Deaths
+from fastclaim.inotify import Inotify
 
 from .agents import agent, run
 
@@ -79,3 +81,27 @@ def test_a_forked_child_does_not_rely_on_what_its_parent_has_heard(
     quiet: Deaths, status: os.stat_result
 ) -> None:
     assert run(lambda: quiet.may_have_come(status)) == "True"
+
+
+def test_an_owners_directory_that_is_made_anew_is_seen_though_tasks_was_replaced_when_it_was_found(
+    pool: TaskPool, status: os.stat_result, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add = Inotify.add
+
+    def replace(inotify: Inotify, path: bytes, mask: int) -> int:
+        wd = add(inotify, path, mask)
+        monkeypatch.setattr(Inotify, "add", add)
+        pool.tasks_dir.rename(pool.base_dir / "old")
+        pool._directories.make()
+        return wd
+
+    monkeypatch.setattr(Inotify, "add", replace)
+    deaths = pool._directories.deaths()
+    assert deaths.may_have_come(status)
+    new = pool._directories.current().status
+    assert not any(deaths.may_have_come(new) for _ in range(2))
+    owners = pool.tasks_dir / layout.OWNERS
+    with open(owners / "open", "w"):  # so that it does not tell of its end itself
+        shutil.rmtree(owners)
+        owners.mkdir()
+        assert deaths.may_have_come(new)

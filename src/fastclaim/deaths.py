@@ -111,7 +111,8 @@ class Deaths:
         now_s = time.monotonic()
         is_recent = now_s - self._heard_at_s < _UNLOCKED_WITHIN_S
         may_have_come = self._is_lease_over() or is_recent or now_s >= self._look_again_s
-        self._quiet_in = None if may_have_come else tasks
+        # Of the end of an `owners/` in another `tasks/` than is watched the kernel may say nothing.
+        self._quiet_in = None if may_have_come or self._watched_in is None else tasks
         return may_have_come
 
     def _take_in(self, tasks: os.stat_result | None) -> bool:
