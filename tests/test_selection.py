@@ -878,3 +878,17 @@ def test_to_be_sure_of_a_few_that_seem_to_have_gone_not_all_of_many_is_read(
     monkeypatch.setattr(views._Scan, "piece", counted)
     assert pool.claim_next("a", ["x"], order=order) is None
     assert names_read < 1000
+
+
+@pytest.mark.parametrize("order", ["priority", "oldest"])
+def test_what_only_seems_to_have_gone_does_not_wait_until_nothing_else_is_left(
+    pool: TaskPool, doubted: set[str], monkeypatch: pytest.MonkeyPatch, order: str
+) -> None:
+    doubted.add("first")
+    pool.publish("first", priority=9)
+    pool.publish_many({"task_id": f"x{number}"} for number in range(9))
+    pool._selected().view(order, ()).missed()
+    ids = [pool.claim_next("a", order=order).task_id]
+    monkeypatch.setattr(views, "_DOUBTED_S", 0.0)  # as if it was long ago
+    ids.append(pool.claim_next("a", order=order).task_id)
+    assert ids == ["x0", "first"]

@@ -42,6 +42,8 @@ _PIECE_NAMES: Final = 256
 _MOST_PARKED: Final = 100_000
 _MOST_FRESH: Final = 100_000
 _MOST_DOUBTED: Final = 100_000
+# How long others may be served before one that seems to have gone is looked for once more.
+_DOUBTED_S: Final = 30.0
 # So many names of a directory are read in the time of one look for a name.
 _NAMES_A_LOOK: Final = 8
 _MOST_SKIPPED_BITS: Final = 8
@@ -77,6 +79,7 @@ class View(ABC):
         self.refused: dict[str, set[str]] = {}
         # What has gone by a look that waited for nobody.
         self._doubted: list[str] = []
+        self._settled_at_s = time.monotonic()
         self._forgot = False
         self._is_stale = False
         self._scan: _Scan | None = _Scan(self._prefix)
@@ -97,6 +100,8 @@ class View(ABC):
             Of those that were left alone until a time, the latest to be tried, since the epoch: a
             search must not come back to what it has found busy itself.
         """
+        if self._doubted and time.monotonic() - self._settled_at_s > _DOUBTED_S:
+            self._settle()
         # More than once: what others take of those before it is tried is a miss, from which on
         # looks say again that the rest has gone.
         while (name := self._next(due_s)) is None and self._settle():
@@ -227,6 +232,7 @@ class View(ABC):
     def _settle(self) -> bool:
         """Whether some of those that seemed to have gone are there; they are told of."""
         doubted, self._doubted = self._doubted, []
+        self._settled_at_s = time.monotonic()
         most = len(doubted) * _NAMES_A_LOOK
         there: list[str] = []
         are_more = most <= self.names_read
