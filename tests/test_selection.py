@@ -26,6 +26,7 @@ from fastclaim import (
     TaskPool,
     candidates,
     claiming,
+    doubts,
     exclusive,
     listing,
     search,
@@ -753,7 +754,7 @@ def doubted(pool: TaskPool, monkeypatch: pytest.MonkeyPatch) -> set[str]:
 
 
 @pytest.mark.parametrize("order", ORDERS)
-@pytest.mark.parametrize("number", [1, 9], ids=["looked for", "listed"])
+@pytest.mark.parametrize("number", [1, doubts._FEW + 1], ids=["looked for", "listed"])
 def test_what_only_seems_to_have_gone_is_claimed_when_nothing_else_is_left(
     pool: TaskPool, doubted: set[str], order: str, number: int
 ) -> None:
@@ -856,15 +857,20 @@ def test_once_a_task_was_found_that_seemed_to_have_gone_looks_are_of_what_stands
 
 
 @pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("number", [1, doubts._FEW + 1])
 def test_to_be_sure_of_a_few_that_seem_to_have_gone_not_all_of_many_is_read(
-    pool: TaskPool, doubted: set[str], monkeypatch: pytest.MonkeyPatch, order: str
+    pool: TaskPool,
+    doubted: set[str],
+    monkeypatch: pytest.MonkeyPatch,
+    order: str,
+    number: int,
 ) -> None:
     assert pool.claim_next("a", ["x"], order=order) is None
-    pool.publish_many({"task_id": f"y{number}", "requirements": ["y"]} for number in range(2000))
-    assert pool.claim_next("a", ["x"], order=order) is None
-    doubted.add("gone")
+    for task_id in ("x", *(f"y{n}" for n in range(3000))):
+        pool.publish_task(task_id, "d", [task_id[0]])
+    doubted.update({"x", *(f"gone{n}" for n in range(number))})
     view = pool._selected().view(order, ["x"])
-    view.tell(["gone.json"])
+    view.tell([f"{name}.json" for name in doubted])
     view.missed()
     names_read = 0
     piece = views._Scan.piece
@@ -876,8 +882,8 @@ def test_to_be_sure_of_a_few_that_seem_to_have_gone_not_all_of_many_is_read(
         return names
 
     monkeypatch.setattr(views._Scan, "piece", counted)
-    assert pool.claim_next("a", ["x"], order=order) is None
-    assert names_read < 1000
+    assert drain(pool, capabilities=["x"], order=order) == ["x"]
+    assert names_read < (1 if number == 1 else 1500)
 
 
 @pytest.mark.parametrize("order", ["priority", "oldest"])
@@ -889,6 +895,6 @@ def test_what_only_seems_to_have_gone_does_not_wait_until_nothing_else_is_left(
     pool.publish_many({"task_id": f"x{number}"} for number in range(9))
     pool._selected().view(order, ()).missed()
     ids = [pool.claim_next("a", order=order).task_id]
-    monkeypatch.setattr(views, "_DOUBTED_S", 0.0)  # as if it was long ago
+    monkeypatch.setattr(doubts, "_MOST_S", 0.0)  # as if it was long ago
     ids.append(pool.claim_next("a", order=order).task_id)
     assert ids == ["x0", "first"]

@@ -20,6 +20,7 @@ from . import layout
 from .candidates import Ordered
 from .changes import Change, Changes
 from .directories import Directories
+from .doubts import Doubts
 from .errors import InvalidName, InvalidTask
 from .listing import read_task
 from .matching import (
@@ -41,11 +42,6 @@ if TYPE_CHECKING:
 _PIECE_NAMES: Final = 256
 _MOST_PARKED: Final = 100_000
 _MOST_FRESH: Final = 100_000
-_MOST_DOUBTED: Final = 100_000
-# How long others may be served before one that seems to have gone is looked for once more.
-_DOUBTED_S: Final = 30.0
-# So many names of a directory are read in the time of one look for a name.
-_NAMES_A_LOOK: Final = 8
 _MOST_SKIPPED_BITS: Final = 8
 # How long to leave alone a task that somebody is in the middle of a transition of.
 BUSY_S: Final = 2e-3
@@ -77,9 +73,7 @@ class View(ABC):
         self._due: list[tuple[float, str]] = []
         # What some agents cannot claim, for reasons of their own, and which agents.
         self.refused: dict[str, set[str]] = {}
-        # What has gone by a look that waited for nobody.
-        self._doubted: list[str] = []
-        self._settled_at_s = time.monotonic()
+        self._doubts = Doubts(self._pool, self._prefix)
         self._forgot = False
         self._is_stale = False
         self._scan: _Scan | None = _Scan(self._prefix)
@@ -100,7 +94,7 @@ class View(ABC):
             Of those that were left alone until a time, the latest to be tried, since the epoch: a
             search must not come back to what it has found busy itself.
         """
-        if self._doubted and time.monotonic() - self._settled_at_s > _DOUBTED_S:
+        if self._doubts.are_due:
             self._settle()
         # More than once: what others take of those before it is tried is a miss, from which on
         # looks say again that the rest has gone.
@@ -177,7 +171,7 @@ class View(ABC):
 
     def due_in_s(self) -> float:
         """Seconds until there is something to try: 0 is now, infinity is unknown."""
-        if self.fresh or self._doubted or self._is_stale:
+        if self.fresh or self._doubts or self._is_stale:
             return 0.0
         return max(0.0, self._due[0][0] - time.time()) if self._due else float("inf")
 
@@ -216,34 +210,16 @@ class View(ABC):
     def _has_gone(self, name: str) -> bool:
         """Whether a look, where others have been faster lately, shows that they were again."""
         # It costs a tenth of a claim in vain.
-        if self._misses == 0:
+        if self._misses == 0 or not self._doubts.has_gone(name):
             return False
-        # A tmpfs remembers no name that has gone: a look that is sure waits for all who make, move
-        # or remove one there, and they for it, until most processes sleep.
-        tasks = self._pool.opened() if len(self._doubted) < _MOST_DOUBTED else None
-        found = self._pool.core.is_there(self._prefix + name, tasks)
-        if found:
-            return False
-        if found is None:
-            self._doubted.append(name)
         self.missed()
         return True
 
     def _settle(self) -> bool:
         """Whether some of those that seemed to have gone are there; they are told of."""
-        doubted, self._doubted = self._doubted, []
-        self._settled_at_s = time.monotonic()
-        most = len(doubted) * _NAMES_A_LOOK
-        there: list[str] = []
-        are_more = most <= self.names_read
-        if not are_more:
-            names = itertools.chain.from_iterable(iter(_Scan(self._prefix).piece, []))
-            there = list(set(doubted).intersection(itertools.islice(names, most)))
-            are_more = next(names, None) is not None  # many came since it was read
-        if are_more:
-            there = [name for name in doubted if self._pool.core.is_there(self._prefix + name)]
+        pieces = iter(_Scan(self._prefix).piece, [])
+        there = self._doubts.settle(itertools.chain.from_iterable(pieces))
         if there:
-            self._pool.current()  # looks in a `tasks/` that is here no more say so of all
             self._misses = 0  # no look, which may say the same, before they are tried
             self.tell(there)
         return bool(there)
