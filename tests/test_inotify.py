@@ -210,3 +210,16 @@ def test_the_number_of_a_lost_instance_may_be_an_event_loops() -> None:
         assert poll.fileno() == lost.fileno()
         lost.close()
         assert poll.poll(0) == []
+
+
+def test_what_is_written_to_who_has_the_number_of_a_lost_instance_is_not_read() -> None:
+    lost = Inotify()
+    os.close(lost.fileno())
+    reading, writing = os.pipe()
+    assert reading == lost.fileno()
+    os.write(writing, b"theirs")
+    with pytest.raises(DescriptorLost):
+        lost.read()
+    assert os.read(reading, 9) == b"theirs"
+    os.close(reading)
+    os.close(writing)

@@ -89,6 +89,8 @@ class Inotify:
         # Asked first: the exception of a read() in vain takes longer than the call.
         if not self.has_events():
             return []
+        if not os.path.samestat(os.fstat(self._fd), self._opened):
+            raise DescriptorLost  # what waits is for who has its number now
         raw = os.read(self._fd, _READ_BYTES)
         events = []
         position, end = 0, len(raw)
