@@ -59,6 +59,23 @@ def test_a_death_that_a_waiter_has_heard_of_is_told_to_others(
     assert quiet.may_have_come(status)
 
 
+def test_a_death_is_told_though_an_interrupt_came_when_it_was_heard_of(
+    pool: TaskPool, quiet: Deaths, status: os.stat_result, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = Inotify.read
+
+    def interrupted(inotify: Inotify) -> None:
+        read(inotify)
+        raise KeyboardInterrupt
+
+    die(pool)
+    with monkeypatch.context() as patched:
+        patched.setattr(Inotify, "read", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            quiet.may_have_come(status)
+    assert quiet.may_have_come(status)
+
+
 def test_a_lease_that_ends_after_a_quiet_time_is_told(
     pool: TaskPool, quiet: Deaths, status: os.stat_result, clock: SimpleNamespace
 ) -> None:

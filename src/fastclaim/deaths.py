@@ -124,6 +124,7 @@ class Deaths:
             return False
         if not self._stands(tasks):
             return False
+        owes_look, self._owes_look = self._owes_look, True  # if an interrupt comes after the read
         try:
             events = self._inotify.read()
         except DescriptorLost:
@@ -136,6 +137,7 @@ class Deaths:
                 self._lease_look_s = min(self._lease_look_s, leases.end_of(name))
             else:
                 self._heard_at_s = time.monotonic()
+        self._owes_look = owes_look
         return True
 
     def _stands(self, tasks: os.stat_result | None) -> bool:
