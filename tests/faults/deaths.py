@@ -26,11 +26,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any, Final
+from unittest import mock
 
 import driver
 from driver import AGENT, KILL_AFTER, KILL_BEFORE, STATES, Driver, Verb
 
-from fastclaim import TaskNotAvailable, TaskPool, TaskPoolError, finishing, pruning
+from fastclaim import TaskNotAvailable, TaskPool, TaskPoolError, batches, finishing, pruning
 
 # What changes from run to run.
 VOLATILE: Final = ("claim_token", "owner", "completed_at", "failed_at", "created_at",
@@ -167,6 +168,11 @@ def retries() -> Iterator[Verb]:
     yield Verb("resume", lambda pool, _: pool.resume(), paused)
 
 
+def claim_many_on_a_disk(pool: TaskPool, _: object) -> object:
+    with mock.patch.object(batches, "_is_on_one_disk", return_value=True):
+        return pool.claim_many(AGENT, 3)
+
+
 def selections() -> Iterator[Verb]:
     yield Verb("claim with a lease", lambda p, _: p.claim("x", AGENT, lease_s=-1),
                driver.publish_old)  # fmt: skip
@@ -175,6 +181,7 @@ def selections() -> Iterator[Verb]:
     yield Verb("claim_next, max_claims=1", lambda p, _: p.claim_next(AGENT, max_claims=1),
                driver.publish_old)  # fmt: skip
     yield Verb("claim_many", lambda pool, _: pool.claim_many(AGENT, 3), three_waiting)
+    yield Verb("claim_many on a disk", claim_many_on_a_disk, three_waiting)
     for state, prepare in (("completed", driver.completed), ("failed", given_up),
                            ("available", driver.publish_old)):  # fmt: skip
         yield Verb(
