@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
+from collections.abc import Callable
 from types import SimpleNamespace
 
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from fastclaim import TaskPool, layout, leases
 from fastclaim.deaths import Deaths
 from fastclaim.inotify import Inotify
+from fastclaim.locked_inode import LockedInode
 
 from .agents import agent, run
 
@@ -49,6 +51,28 @@ def test_a_death_after_a_quiet_time_is_told(
 ) -> None:
     die(pool)
     assert quiet.may_have_come(status)
+
+
+def test_a_death_that_somebody_has_seen_to_is_nothing_to_look_for(
+    pool: TaskPool, make_pool: Callable[..., TaskPool], quiet: Deaths, status: os.stat_result
+) -> None:
+    die(pool)
+    assert make_pool(pool.base_dir).recover().returned == ["t"]
+    assert not quiet.may_have_come(status)
+
+
+def test_a_death_is_looked_for_until_the_kernel_has_dropped_the_lock(
+    pool: TaskPool, quiet: Deaths, status: os.stat_result
+) -> None:
+    die(pool)
+    assert all(quiet.may_have_come(status) for _ in range(3))
+
+
+def test_whoever_lets_go_of_a_lock_files_inode_has_not_died(
+    pool: TaskPool, quiet: Deaths, status: os.stat_result
+) -> None:
+    LockedInode(pool._directories.tasks).give_up()
+    assert not quiet.may_have_come(status)
 
 
 def test_a_death_that_a_waiter_has_heard_of_is_told_to_others(

@@ -9,13 +9,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from fastclaim import TaskPool, outcome
+from fastclaim import TaskPool, locked_inode, outcome
 from fastclaim.locked_inode import LockedInode
 from fastclaim.tasks_directory import TasksDirectory
 
@@ -70,6 +70,30 @@ def test_who_claims_once_makes_none(pool: TaskPool) -> None:
     pool.claim("x", "a")
     assert ready(pool) is None
     assert not kept(pool)
+
+
+@pytest.mark.parametrize("is_removed", [True, False])
+def test_one_that_is_taken_for_a_dead_ones_before_it_is_locked_is_made_anew(
+    pool: TaskPool, monkeypatch: pytest.MonkeyPatch, is_removed: bool
+) -> None:
+    for name in ("first", "second"):
+        pool.publish(name)
+    pool.claim("first", "a")
+    try_flock = locked_inode.try_flock
+    with ExitStack() as asking:
+
+        def too_late(descriptor: int) -> bool:
+            monkeypatch.setattr(locked_inode, "try_flock", try_flock)
+            (path,) = kept(pool)
+            if is_removed:
+                path.unlink()
+            else:
+                fcntl.flock(asking.enter_context(path.open("rb")), fcntl.LOCK_SH)
+            return try_flock(descriptor)
+
+        monkeypatch.setattr(locked_inode, "try_flock", too_late)
+        pool.claim("second", "a")
+        assert [path.name for path in kept(pool)] == [Path(os.fsdecode(ready(pool).name)).name]
 
 
 def test_an_original_that_opened_the_lock_is_kept_out_and_let_in_at_the_end(

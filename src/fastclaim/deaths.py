@@ -41,7 +41,8 @@ class Deaths:
         self._watched_in: os.stat_result | None = None  # the `tasks/` that it stands in
         # `tasks/` as it was given with a question whose answer was no.
         self._quiet_in: os.stat_result | None = None
-        self._heard_at_s = float("-inf")
+        # Owner files that were closed, and when on the monotonic clock.
+        self._closed: dict[str, float] = {}
         self._owes_look = False  # it has not always listened, and nobody was told so
         self._lease_look_s = math.inf  # when to look for leases that have ended, since the epoch
         self._look_again_s = math.inf  # on the monotonic clock
@@ -108,9 +109,8 @@ class Deaths:
             self._owes_look = False
             self._is_lease_over()  # if it is, the look that this answer brings about is the one
             return True
-        now_s = time.monotonic()
-        is_recent = now_s - self._heard_at_s < _UNLOCKED_WITHIN_S
-        may_have_come = self._is_lease_over() or is_recent or now_s >= self._look_again_s
+        is_look_due = time.monotonic() >= self._look_again_s
+        may_have_come = self._is_lease_over() or self._has_closed() or is_look_due
         # Of the end of an `owners/` in another `tasks/` than is watched the kernel may say nothing.
         self._quiet_in = None if may_have_come or self._watched_in is None else tasks
         return may_have_come
@@ -135,8 +135,8 @@ class Deaths:
             name = os.fsdecode(event.name)
             if leases.is_lease(name):
                 self._lease_look_s = min(self._lease_look_s, leases.end_of(name))
-            else:
-                self._heard_at_s = time.monotonic()
+            elif name.endswith(layout.OWNER_SUFFIX):
+                self._closed[name] = time.monotonic()
         self._owes_look = owes_look
         return True
 
@@ -146,6 +146,17 @@ class Deaths:
         if tasks is not None and known is not None and os.path.samestat(tasks, known):
             return True
         return self._watched is not None and _is_at(self._owners, self._watched)
+
+    def _has_closed(self) -> bool:
+        """Whether an owner file was closed that nobody has seen to, or that may be locked still."""
+        now_s, owners = time.monotonic(), os.fsdecode(self._owners)
+        self._closed = {
+            name: at_s
+            for name, at_s in self._closed.items()
+            # Who has given back all that it was the owner of removes it.
+            if now_s - at_s < _UNLOCKED_WITHIN_S and os.path.lexists(os.path.join(owners, name))
+        }
+        return bool(self._closed)
 
     def _is_lease_over(self) -> bool:
         if self._lease_look_s > time.time():

@@ -15,15 +15,19 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import errno
 import fcntl
 import os
 import weakref
 from typing import Final
 
 from . import layout
+from .descriptors import is_named, try_flock
 from .owners import no_fork
 from .tokens import new_token
 
+# How often somebody may take it for a dead process's before it is locked.
+_TRIES: Final = 8
 _FLAGS: Final = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -49,15 +53,25 @@ class LockedInode:
 
     def __init__(self, tasks: bytes) -> None:
         self.descriptor = self.device = self.number = -1  # first: for __del__
-        self.name = f"{layout.OWNERS}/{new_token()}{layout.LOCK_SUFFIX}".encode()
-        self._path = os.path.join(tasks, self.name)
+        for _ in range(_TRIES):
+            self.name = f"{layout.OWNERS}/{new_token()}{layout.LOCK_SUFFIX}".encode()
+            self._path = os.path.join(tasks, self.name)
+            if self._make():
+                return
+            self.give_up()
+        raise OSError(errno.EBUSY, "others take its lock", os.fsdecode(self._path))
+
+    def _make(self) -> bool:
+        """False if somebody took it for a dead process's before it was locked."""
         with no_fork:
             self.descriptor = os.open(self._path, _FLAGS, 0o666)
             _all.add(self)
         status = os.fstat(self.descriptor)
         self.device, self.number = status.st_dev, status.st_ino
-        fcntl.flock(self.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not try_flock(self.descriptor):
+            return False
         os.pwrite(self.descriptor, b"\n", 0)
+        return is_named(self._path, self.descriptor)
 
     def give_up(self) -> None:
         """Let go of it, and of its name; again, or in a forked child: nothing."""

@@ -222,7 +222,7 @@ class Selection:
                 view.tell(names)
             self._waiters.wake_for(len(names), reader)
         elif state == layout.OWNERS:
-            if not all(name.endswith(layout.LEASE_SUFFIX) for name in names):
+            if any(name.endswith(layout.OWNER_SUFFIX) for name in names):
                 now_s = time.monotonic()
                 self._owner_looks_s = [now_s + after_s for after_s in _OWNER_LOOKS_S]
             if reader is None:
