@@ -41,8 +41,10 @@ class Deaths:
         self._watched_in: os.stat_result | None = None  # the `tasks/` that it stands in
         # `tasks/` as it was given with a question whose answer was no.
         self._quiet_in: os.stat_result | None = None
-        # Owner files that were closed, and when on the monotonic clock.
+        # Owner files that were closed, and when on the monotonic clock; whether one was of which
+        # nobody has been told.
         self._closed: dict[str, float] = {}
+        self._owes_death = False
         self._owes_look = False  # it has not always listened, and nobody was told so
         self._lease_look_s = math.inf  # when to look for leases that have ended, since the epoch
         self._look_again_s = math.inf  # on the monotonic clock
@@ -136,7 +138,7 @@ class Deaths:
             if leases.is_lease(name):
                 self._lease_look_s = min(self._lease_look_s, leases.end_of(name))
             elif name.endswith(layout.OWNER_SUFFIX):
-                self._closed[name] = time.monotonic()
+                self._closed[name], self._owes_death = time.monotonic(), True
         self._owes_look = owes_look
         return True
 
@@ -148,15 +150,16 @@ class Deaths:
         return self._watched is not None and _is_at(self._owners, self._watched)
 
     def _has_closed(self) -> bool:
-        """Whether an owner file was closed that nobody has seen to, or that may be locked still."""
+        """Whether an owner file was closed since the last answer, or may still be locked."""
+        owes_death, self._owes_death = self._owes_death, False
         now_s, owners = time.monotonic(), os.fsdecode(self._owners)
         self._closed = {
             name: at_s
             for name, at_s in self._closed.items()
-            # Who has given back all that it was the owner of removes it.
+            # Whoever has given back all that it was the owner of removes it.
             if now_s - at_s < _UNLOCKED_WITHIN_S and os.path.lexists(os.path.join(owners, name))
         }
-        return bool(self._closed)
+        return owes_death or bool(self._closed)
 
     def _is_lease_over(self) -> bool:
         if self._lease_look_s > time.time():
