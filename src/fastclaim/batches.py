@@ -11,8 +11,8 @@ then nothing need be flushed; and the blocks of new files are allocated in later
 That is so where overwritten blocks stay where they are and one journal keeps the order of all: ext4
 (which can also be made without a journal) and XFS. Any other gets a flush for each file, after the
 writes of all have been started; where there is no one disk to start them on, claims flush by
-themselves. New tasks get their names after the last of these flushes, so that
-no name can reach the disk before what it is the name of.
+themselves. New tasks get their names after the last of these flushes, so that no name can reach the
+disk before what it is the name of.
 """
 
 from __future__ import annotations

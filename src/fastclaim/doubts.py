@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
     from .directories import Directories
 
-_MOST: Final = 100_000
-# How long others may be served before.
-_MOST_S: Final = 30.0
+_MOST_NAMES: Final = 100_000
+# How long others may be served before these are looked for once more.
+_LONGEST_S: Final = 30.0
 # So many are looked for one by one. Of more the directory may tell sooner: so many of its names are
 # read in the time of one look.
 _FEW: Final = 100
@@ -28,7 +28,7 @@ _NAMES_A_LOOK: Final = 8
 
 
 class Doubts:
-    """Of the names in one directory.
+    """Those of the names in one directory.
 
     Parameters
     ----------
@@ -52,11 +52,11 @@ class Doubts:
         if not self._names:
             return False
         waited_s = time.monotonic() - self._settled_at_s
-        return waited_s > _MOST_S or len(self._names) >= _MOST
+        return waited_s > _LONGEST_S or len(self._names) >= _MOST_NAMES
 
     def has_gone(self, name: str) -> bool:
         """Whether it has, surely or not."""
-        tasks = self._pool.opened() if len(self._names) < _MOST else None
+        tasks = self._pool.opened() if len(self._names) < _MOST_NAMES else None
         found = self._pool.core.is_there(self._prefix + name, tasks)
         if found is None:
             self._names.append(name)

@@ -43,7 +43,7 @@ struct fastclaim_open_how {
 #endif
 
 /* 0: it is there. EAGAIN: it seems to have gone, and only who waits for those who change its
- * directory can be sure: a tmpfs remembers no name that has gone. Another errno: ask otherwise. */
+ * directory can be sure: a tmpfs remembers no name that has gone. ENOSYS: this look does not tell. */
 static inline int fastclaim_look_at_once(int at, const char *name)
 {
 #ifdef __linux__
