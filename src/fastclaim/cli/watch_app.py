@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, ClassVar, Final
 
 from rich.text import Text
@@ -82,6 +83,7 @@ class WatchApp(App[None]):
         self._interval_s = interval_s
         self._survey = Survey(pool)
         self._state: layout.State = layout.CLAIMED
+        self._is_looking = False
         self._tasks: list[dict[str, Any]] = []
         self._paused = False
 
@@ -101,20 +103,25 @@ class WatchApp(App[None]):
     # Looking --------------------------------------------------------------------------------------
 
     def _look(self) -> None:
-        state = self._state
-
-        def look() -> None:
-            try:
-                snapshot = self._survey.snapshot()
-                tasks = self._survey.tasks(state, _TASKS_SHOWN)
-            except (TaskPoolError, OSError) as error:
-                self.call_from_thread(self._say, _reason(error), True)
-                return
-            self.call_from_thread(self._show, state, snapshot, tasks)
-
         # One at a time: a pool that takes longer to read than the interval is read less often.
-        if not any(worker.group == "look" for worker in self.workers if not worker.is_finished):
-            self.run_worker(look, group="look", thread=True)
+        if not self._is_looking:
+            self._is_looking = True
+            self.run_worker(partial(self._read, self._state), group="look", thread=True)
+
+    def _read(self, state: layout.State) -> None:
+        try:
+            snapshot = self._survey.snapshot()
+            tasks = self._survey.tasks(state, _TASKS_SHOWN)
+        except (TaskPoolError, OSError) as error:
+            self.call_from_thread(self._say, _reason(error), True)
+        else:
+            self.call_from_thread(self._show, state, snapshot, tasks)
+        self.call_from_thread(self._looked, state)
+
+    def _looked(self, state: layout.State) -> None:
+        self._is_looking = False
+        if state != self._state:
+            self._look()
 
     def _show(self, state: str, snapshot: Snapshot, tasks: list[dict[str, Any]]) -> None:
         self._paused = snapshot.paused is not None
@@ -145,9 +152,12 @@ class WatchApp(App[None]):
         return self._tasks[row] if 0 <= row < len(self._tasks) else None
 
     def on_tabs_tab_activated(self, event: Tabs.TabActivated) -> None:
-        self._state = next((s for s in layout.STATES if s == event.tab.id), layout.CLAIMED)
-        self._fill([])
-        self._look()
+        state: layout.State = next((s for s in layout.STATES if s == event.tab.id), layout.CLAIMED)
+        # The first tab is also said to be activated when it has been shown already.
+        if state != self._state:
+            self._state = state
+            self._fill([])
+            self._look()
 
     # Acting ---------------------------------------------------------------------------------------
 
