@@ -33,7 +33,7 @@ from .named_tuple import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from typing import Any, Final
 
     from .terms import Terms
@@ -63,8 +63,9 @@ CLAIM_FIELDS: Final = (
 FINISH_FIELDS: Final = ("failed_at", "completed_at", "result")
 ENFORCEMENT_CLAIM_FIELDS: Final = ("claimed_at", "claimed_by")
 STATE_FIELDS: Final = (STATUS, *RETRY_FIELDS, *CLAIM_FIELDS, *FINISH_FIELDS)
+_STATE_FIELDS: Final[frozenset[str]] = frozenset(STATE_FIELDS)
 # Every top-level field that transitions own; all others are the caller's.
-MANAGED_FIELDS: Final = frozenset((MARK, ENFORCEMENT, *STATE_FIELDS))
+MANAGED_FIELDS: Final = _STATE_FIELDS | {MARK, ENFORCEMENT}
 # What may be of any length, and then stands at the end of the document.
 _TAIL_FIELDS: Final = ("result", FAILURES)
 # As much as is looked at before all of a document is read.
@@ -250,29 +251,32 @@ def _lay_out_in_sector(
     fields: dict[str, Any], payload: bytes, mtime_ns: int, terms: Terms
 ) -> bytes | None:
     enforcement = fields.get(ENFORCEMENT)
-    # An enforcement without a field of its own has no place to put ",claimed_at" after.
-    kernel = {
-        name: value
-        for name, value in (enforcement or {}).items()
-        if name not in ENFORCEMENT_CLAIM_FIELDS
-    }
-    if not payload or (enforcement is not None and not kernel):
-        return None
-    state_fields: dict[str, Any] = {name: fields[name] for name in STATE_FIELDS if name in fields}
-    head, claim = b"", b""
+    head, claim, flags = b"", b"", terms.flags
     if enforcement is not None:
-        head = f',"{ENFORCEMENT}":{dumps(kernel)[:-1]}'.encode()
-        claimed = {n: enforcement[n] for n in ENFORCEMENT_CLAIM_FIELDS if n in enforcement}
+        kept, claimed = enforcement, {}
+        if not enforcement.keys().isdisjoint(ENFORCEMENT_CLAIM_FIELDS):
+            kept = {n: v for n, v in enforcement.items() if n not in ENFORCEMENT_CLAIM_FIELDS}
+            claimed = {n: enforcement[n] for n in ENFORCEMENT_CLAIM_FIELDS if n in enforcement}
+        if not kept:
+            return None  # there is no place to put ",claimed_at" after
+        head = f',"{ENFORCEMENT}":{dumps(kept)[:-1]}'.encode()
         claim = _members(claimed) + b"}"
-    for tail_fields in ((), _TAIL_FIELDS[:1], _TAIL_FIELDS):
-        state = {n: value for n, value in state_fields.items() if n not in tail_fields}
-        tail = _members({n: state_fields[n] for n in tail_fields if n in state_fields})
-        size_bytes = SECTOR_BYTES + len(payload) + len(tail) + len(DOCUMENT_END)
-        flags = terms.flags | (0 if enforcement is None else ENFORCED)
-        sector = Sector(size_bytes, mtime_ns, flags, *terms[1:], head, b"")
+        flags |= ENFORCED
+    if not payload:
+        return None
+    names = _STATE_FIELDS.intersection(fields)
+    in_order: Iterable[str] = STATE_FIELDS if len(names) > 1 else names
+    state = {name: fields[name] for name in in_order if name in names}
+    tail: dict[str, Any] = {}
+    for name in ("", *_TAIL_FIELDS):
+        if name in state:
+            tail[name] = state.pop(name)
+        end = _members(tail) + DOCUMENT_END
+        size_bytes = SECTOR_BYTES + len(payload) + len(end)
+        sector = Sector(size_bytes, mtime_ns, flags, terms.rank, terms.requirements, head, b"")
         stamp = write_sector(sector, size_bytes, claim + _members(state))
         if stamp is not None:
-            return stamp + payload + tail + DOCUMENT_END
+            return stamp + payload + end
     return None
 
 

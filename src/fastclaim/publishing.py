@@ -58,17 +58,16 @@ class Publication:
         self.target = pool.available_file(self.task_id)
         self.mtime_ns = time.time_ns()
         self._pool = pool
-        exclusive.keys_of(dict(task), self.task_id)
-        if not isinstance(task.get(ENFORCEMENT, {}), dict):
+        fields = dict(task)
+        exclusive.keys_of(fields, self.task_id)
+        if not isinstance(fields.get(ENFORCEMENT, {}), dict):
             raise InvalidTask(f"task {self.task_id!r}: {ENFORCEMENT} is not a dict", self.task_id)
         try:
-            payload = {name: task[name] for name in task if name not in MANAGED_FIELDS}
-            self.content = lay_out(
-                published_fields(dict(task)),
-                dumps_payload(payload),
-                self.mtime_ns,
-                terms_of(task, self.mtime_ns),
-            )
+            terms = terms_of(fields, self.mtime_ns)
+            managed = published_fields(fields)
+            for name in MANAGED_FIELDS.intersection(fields):
+                del fields[name]
+            self.content = lay_out(managed, dumps_payload(fields), self.mtime_ns, terms)
         except (TypeError, ValueError, RecursionError) as error:
             raise InvalidTask(
                 f"task {self.task_id!r} is not JSON-serialisable: {error}", self.task_id
