@@ -113,6 +113,16 @@ def test_an_import_configures_no_logging(tmp_path):
     assert (result.stdout, result.stderr) == ("[] 30\n", "")
 
 
+def test_the_originals_methods_import_no_logging_for_what_nobody_would_hear(tmp_path):
+    result = run_python(
+        "import sys; from fastclaim import TaskPool; pool = TaskPool('pool');"
+        " print(pool.publish_task('x', ''), bool(pool.claim_task('x', 'a')),"
+        " pool.complete_task('x', 'a', {}), 'logging' in sys.modules)",
+        tmp_path,
+    )
+    assert (result.stdout, result.stderr) == ("True True True False\n", "")
+
+
 def test_the_version_is_the_distributions():
     assert fastclaim.__version__ == importlib.metadata.version("fastclaim")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -13,6 +14,11 @@ if TYPE_CHECKING:
 INFO: Final = 20
 WARNING: Final = 30
 ERROR: Final = 40
+
+
+def is_heard(level: int) -> bool:
+    """Whether anybody wants lines of this level: who does for those below a warning imports it."""
+    return (level >= WARNING or "logging" in sys.modules) and logger().isEnabledFor(level)
 
 
 @functools.cache

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from .errors import AlreadyClaimed, ClaimLost, LockTimeout, TaskPoolError
-from .log import ERROR, INFO, WARNING, logger
+from .log import ERROR, INFO, WARNING, is_heard, logger
 from .tokens import new_token
 
 TYPE_CHECKING = False
@@ -77,7 +77,7 @@ class OriginalMethods:
         except Exception as error:
             logger().error("Failed to publish task %s: %s", task_id, error, extra=extra)
             return False
-        if logger().isEnabledFor(INFO):
+        if is_heard(INFO):
             logger().info("Published task %s", task_id, extra=extra)
         return True
 
@@ -100,7 +100,7 @@ class OriginalMethods:
         token = new_token()
         try:
             task = self._claim_original(task_id, agent_id, token, timeout)
-            if task and logger().isEnabledFor(INFO):
+            if task and is_heard(INFO):
                 extra = _extra(task_id, agent_id, started_s)
                 logger().info("Task %s claimed by %s", task_id, agent_id, extra=extra)
             return task
@@ -140,7 +140,7 @@ class OriginalMethods:
                 extra = _extra(task_id, agent_id, started_s)
                 logger().error("Failed to complete task %s: %s", task_id, error, extra=extra)
             return False
-        if logger().isEnabledFor(INFO):
+        if is_heard(INFO):
             extra = _extra(task_id, agent_id, started_s)
             logger().info("Task %s completed by %s", task_id, agent_id, extra=extra)
         return True
