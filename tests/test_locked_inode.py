@@ -182,6 +182,7 @@ def test_a_child_that_is_forked_while_it_is_made_does_not_keep_it(
         return fstat(descriptor)
 
     tasks = pool._directories.opened()
+    gc.collect()  # what other tests have left is not to be looked at as the first
     monkeypatch.setattr(os, "fstat", fork_first)
     made = LockedInode(tasks.path)
     assert os.waitpid(children[0], 0)[1] == 0
