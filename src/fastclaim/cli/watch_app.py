@@ -116,7 +116,8 @@ class WatchApp(App[None]):
             self.call_from_thread(self._say, _reason(error), True)
         else:
             self.call_from_thread(self._show, state, snapshot, tasks)
-        self.call_from_thread(self._looked, state)
+        finally:
+            self.call_from_thread(self._looked, state)
 
     def _looked(self, state: layout.State) -> None:
         self._is_looking = False
