@@ -25,18 +25,16 @@ from fastclaim import TaskPool, claiming, stamps, tokens
 
 
 def core(pool: TaskPool, ids: list[str]) -> Callable[[], object]:
-    """The core's call alone."""
+    """The core's call alone, which makes the names."""
     files = pool._directories
     tasks, hold = files.opened(), pool._hold(None, None)
-    stamp = stamps.claim_stamp(AGENT, hold, tokens.new_token())
-    paths = [files.claim_files(task_id, AGENT) for task_id in ids]
-    fixed = files.claim_directories, *stamp, files.sync, False
     owner, claim = tasks.owner.descriptor, files.core.claim
-    return lambda: [claim(tasks, True, owner, path, None, to, *fixed) for path, to in paths]
+    fixed = *stamps.claim_stamp(AGENT, hold), tokens.new_token(), True, owner, False
+    return lambda: [claim(files, tasks, task_id, AGENT, *fixed) for task_id in ids]
 
 
-def names_and_stamp(pool: TaskPool, ids: list[str]) -> Callable[[], object]:
-    """The names and the stamp's text, too."""
+def with_stamp(pool: TaskPool, ids: list[str]) -> Callable[[], object]:
+    """The token and the stamp's text, too."""
     files, hold = pool._directories, pool._hold(None, None)
     return lambda: [
         claiming.claim(files, task_id, AGENT, hold, tokens.new_token(), 10.0, False)
@@ -55,7 +53,7 @@ def with_dict(pool: TaskPool, ids: list[str]) -> Callable[[], object]:
 
 
 Layer = Callable[[TaskPool, list[str]], Callable[[], object]]
-LAYERS = (core, names_and_stamp, verb, with_dict)
+LAYERS = (core, with_stamp, verb, with_dict)
 
 
 def main() -> None:

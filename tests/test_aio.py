@@ -217,7 +217,7 @@ def test_hundreds_wait_without_a_thread_for_each(pool: TaskPool) -> None:
             asyncio.create_task(_awaited(tasks.claim_next(f"a{n}", wait=LONG_S)))
             for n in range(waiting)
         ]
-        while len(pool._selected()._waiters) < waiting:
+        while len(pool._selected()._waiters.all) < waiting:
             await asyncio.sleep(0.02)
         assert threading.active_count() < 60
         await tasks.publish_many([{"task_id": f"x{n}"} for n in range(waiting)])
@@ -236,13 +236,13 @@ def test_a_cancelled_wait_is_over_and_a_later_task_is_not_claimed(pool: TaskPool
         tasks = AsyncTaskPool(pool)
         before = asyncio.all_tasks()
         waits = asyncio.create_task(_awaited(tasks.claim_next("a", wait=None)))
-        while not pool._selected()._waiters:
+        while not pool._selected()._waiters.all:
             await asyncio.sleep(0.01)
         waits.cancel()
         with pytest.raises(asyncio.CancelledError):
             await waits
         assert asyncio.all_tasks() == before
-        assert not pool._selected()._waiters
+        assert not pool._selected()._waiters.all
         pool.publish("x")
         pool._selected().refresh()  # wakes whoever waits
         tasks._in_process().threads.shutdown()  # when each has done what it had to
@@ -379,7 +379,7 @@ def test_no_moment_of_a_cancellation_leaves_a_claim(
                 return
             assert claiming.cancelled()
             assert os.listdir(pool.claimed_dir) == []
-            assert not pool._selected()._waiters
+            assert not pool._selected()._waiters.all
 
     run(main)
 
@@ -456,7 +456,7 @@ def test_a_coroutine_that_is_cancelled_after_being_woken_wakes_another(
         for number in range(2):
             call = tasks.claim_next(f"a{number}", wait=None)
             waiting.append(asyncio.create_task(_awaited(call)))
-            while len(pool._selected()._waiters) <= number:
+            while len(pool._selected()._waiters.all) <= number:
                 await asyncio.sleep(0.01)
             # The very first one follows the owners, and looks and waits again.
             await asyncio.sleep(0.1)
@@ -488,7 +488,7 @@ def test_a_loop_that_was_closed_while_somebody_waits_harms_nobody(
     ]
     for thread in threads:
         thread.start()
-    while len(pool._selected()._waiters) < 3:
+    while len(pool._selected()._waiters.all) < 3:
         pass
     pool.publish("x")
     pool.publish("y")
@@ -498,7 +498,7 @@ def test_a_loop_that_was_closed_while_somebody_waits_harms_nobody(
 
 
 async def _until_somebody_waits(pool: TaskPool) -> None:
-    while not pool._selected()._waiters:
+    while not pool._selected()._waiters.all:
         await asyncio.sleep(0.01)
     await asyncio.sleep(0.1)  # the very first one follows the owners, and looks and waits again
 
@@ -563,7 +563,7 @@ def test_two_loops_one_after_the_other_use_one_pool(
 
     async def main() -> None:
         waits = asyncio.create_task(_awaited(tasks.claim_next("a", wait=None)))
-        while not pool._selected()._waiters:
+        while not pool._selected()._waiters.all:
             await asyncio.sleep(0.01)
         await tasks.publish("x", if_exists="replace")
         await (await waits).complete()

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
+import tempfile
 import time
 from collections.abc import Callable
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import pytest
 
-from fastclaim import TaskPool, layout, leases
+from fastclaim import TaskPool, layout, leases, outcome, stamps
 from fastclaim.deaths import Deaths
 from fastclaim.inotify import Inotify
 from fastclaim.locked_inode import LockedInode
@@ -51,6 +54,23 @@ def test_a_death_after_a_quiet_time_is_told(
 ) -> None:
     die(pool)
     assert quiet.may_have_come(status)
+
+
+def test_a_claim_in_vain_says_that_no_owner_has_died_only_if_none_has(
+    pool: TaskPool, core: ModuleType, quiet: Deaths
+) -> None:
+    directories, stamp = pool._directories, stamps.claim_stamp("b", stamps.UNTIL_ENDED)
+
+    def claim(capabilities: bytes | None = None) -> int:
+        fixed = *stamp, "token", True, -1, False, capabilities
+        came_to: int = core.claim(directories, directories.opened(), "gone", "b", *fixed)[0]
+        return came_to
+
+    assert claim() == outcome.QUIET
+    assert claim(b"") == outcome.ABSENT, "who chooses does not ask"
+    die(pool)
+    assert claim() == outcome.ABSENT
+    assert quiet.may_have_come(directories.opened().status)
 
 
 def test_a_death_that_somebody_has_seen_to_is_told_once(
@@ -109,6 +129,50 @@ def test_a_death_is_told_though_an_interrupt_came_when_it_was_heard_of(
         with pytest.raises(KeyboardInterrupt):
             quiet.may_have_come(status)
     assert quiet.may_have_come(status)
+
+
+@pytest.mark.parametrize("taker", [socket.socket, tempfile.TemporaryFile])
+def test_a_death_is_told_though_the_descriptor_that_listens_is_closed_and_its_number_anothers(
+    pool: TaskPool, quiet: Deaths, status: os.stat_result, taker: Callable[[], Any]
+) -> None:
+    assert quiet.inotify is not None
+    number = quiet.inotify.fileno()
+    with agent(lambda: pool.claim("t", "a").token) as holder:
+        with taker() as other:
+            os.dup2(other.fileno(), number)
+            holder.kill()
+            assert quiet.may_have_come(status)
+            assert pool.claim("t", "b").task["attempts"] == 1
+        os.close(number)  # it is the other's still
+
+
+def test_a_death_is_told_though_another_instance_has_the_number_of_the_one_that_listened(
+    pool: TaskPool, quiet: Deaths, status: os.stat_result
+) -> None:
+    assert quiet.inotify is not None
+    with agent(lambda: pool.claim("t", "a").token) as holder:
+        os.close(quiet.inotify.fileno())
+        others = [Inotify() for _ in range(3)]  # the kernel gives the lowest number that is free
+        assert quiet.inotify.fileno() == -1
+        holder.kill()
+        assert quiet.may_have_come(status)
+    for other in others:
+        other.close()
+
+
+def test_a_child_that_a_signals_handler_forks_does_not_rely_on_what_its_parent_hears(
+    quiet: Deaths, status: os.stat_result, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    has_closed = Deaths._has_closed
+
+    def forks(deaths: Deaths) -> bool:
+        monkeypatch.setattr(os, "getpid", lambda: 0)
+        return has_closed(deaths)
+
+    monkeypatch.setattr(Deaths, "_has_closed", forks)
+    quiet.quiet_in = None
+    assert quiet.may_have_come(status)
+    assert not quiet.is_quiet(status)
 
 
 def test_a_lease_that_ends_after_a_quiet_time_is_told(

@@ -7,11 +7,13 @@ import os
 import resource
 import select
 import signal
+import struct
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import ModuleType
 from typing import NoReturn
 
 import pytest
@@ -52,6 +54,15 @@ def test_events_come_in_order_with_the_names_that_they_happened_to(
         Event(wd, IN_DELETE, ("ä" * 100).encode()),
     ]
     assert watch.read() == []
+
+
+def test_what_is_cut_off_is_refused(core: ModuleType) -> None:
+    raw = struct.pack("iIII", 3, IN_CREATE, 0, 16) + b"name".ljust(16, b"\0")
+    assert core.events_in(raw + raw) == [(3, IN_CREATE, b"name", 0)] * 2
+    assert core.events_in(b"") == []
+    for size_bytes in range(1, len(raw)):
+        with pytest.raises(ValueError, match="cut off"):
+            core.events_in(raw[:size_bytes])
 
 
 def test_the_two_halves_of_a_rename_have_one_cookie(watch: Inotify, tmp_path: Path) -> None:
@@ -184,7 +195,10 @@ def test_whose_number_was_closed_by_others_neither_reads_nor_closes_what_has_it_
     lost = Inotify()
     os.close(lost.fileno())
     with Inotify() as other:
-        assert other._fd not in (-1, lost.fileno())  # the kernel gives the lowest that is free
+        assert other.descriptor not in (
+            -1,
+            lost.fileno(),
+        )  # the kernel gives the lowest that is free
         other.add(str(tmp_path), MASK)
         (tmp_path / "a").touch()
         assert lost.wait()

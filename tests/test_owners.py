@@ -18,8 +18,7 @@ from typing import Any
 
 import pytest
 
-from fastclaim import AlreadyClaimed, TaskPool, owners
-from fastclaim.tokens import owner_id
+from fastclaim import AlreadyClaimed, TaskPool, owners, tokens
 
 from .agents import agent, run
 
@@ -260,11 +259,11 @@ def test_a_mark_of_life_that_was_removed_is_made_anew_by_the_next_claim(
     pool.publish("first")
     pool.claim("first", "a")
     if gone == "owner file":
-        os.unlink(pool.tasks_dir / "owners" / f"{owner_id()}.owner")
+        os.unlink(pool.tasks_dir / "owners" / f"{tokens.own_id}.owner")
     else:
         shutil.rmtree(pool.tasks_dir / "owners" if gone == "owners" else pool.tasks_dir)
     pool.publish("t")
-    assert pool.claim("t", "a").task["owner"] == owner_id()
+    assert pool.claim("t", "a").task["owner"] == tokens.own_id
     assert run(lambda: assert_held(pool)) == "None"
     if gone != "tasks":
         assert run(lambda: assert_held(pool, "first")) == "None"

@@ -114,6 +114,17 @@ def test_no_verb_touches_a_file_for_an_id_that_cannot_be_a_file_name(
     assert files(tmp_path) == before
 
 
+@pytest.mark.parametrize("bad", BAD_IDS, ids=ascii)
+@pytest.mark.parametrize("terms", [{}, {"lease_s": 60}, {"lease_s": 60, "bind": True}], ids=str)
+def test_a_claim_makes_nothing_for_an_id_that_cannot_be_a_file_name(
+    pool: TaskPool, bad: str, terms: dict[str, float]
+) -> None:
+    for task_id, agent_id in ((bad, "a"), ("x", bad), (bad, "a")):
+        with pytest.raises(InvalidName):
+            pool.claim(task_id, agent_id, **terms)
+    assert list((pool.tasks_dir / "owners").iterdir()) == []
+
+
 @pytest.mark.parametrize("plain", PLAIN_IDS, ids=ascii)
 def test_every_other_id_names_files_of_the_pool_and_no_others(
     pool: TaskPool, tmp_path: Path, plain: str

@@ -178,21 +178,9 @@ def test_a_peek_tells_nothing_of_what_is_not_proven_or_has_to_wait(
 
 def claimed_with(core: ModuleType, pool: TaskPool, capabilities: bytes) -> tuple[int, object]:
     directories = pool._directories
-    path, claimed = directories.claim_files("x", "a")
-    stamp = claim_stamp("a", Hold(None, None), "token")
-    return core.claim(
-        directories.opened(),
-        True,
-        -1,
-        path,
-        directories.lock_file(path),
-        claimed,
-        directories.claim_directories,
-        *stamp,
-        outcome.SYNC_NONE,
-        False,
-        capabilities,
-    )
+    stamp = claim_stamp("a", Hold(None, None))
+    tasks = directories.opened()
+    return core.claim(directories, tasks, "x", "a", *stamp, "token", True, -1, False, capabilities)
 
 
 def files_of(pool: TaskPool) -> dict[str, bytes]:

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +25,7 @@ import pytest
 from fastclaim import (
     AlreadyClaimed,
     ClaimLost,
+    InvalidName,
     InvalidTask,
     LockTimeout,
     NameCollision,
@@ -33,10 +35,17 @@ from fastclaim import (
     TaskPool,
     _transition_py,
     outcome,
+    stamps,
 )
+from fastclaim._core import posix
 from fastclaim.document import SECTOR_BYTES
+from fastclaim.inotify import Inotify
 
 from .conftest import _transition_c
+
+# Of inotify(7).
+IN_OPEN = 0x020
+IN_CLOSE = 0x018
 
 
 def _offers(core: ModuleType) -> dict[str, list[str]]:
@@ -201,21 +210,99 @@ def test_of_many_threads_one_gets_the_task(pool: TaskPool) -> None:
     assert names(pool) == {f"claimed/x_a{won[0]}.json"}
 
 
-@pytest.mark.parametrize("same_tick", [False, True])
+@pytest.mark.parametrize(
+    ("changed_s_ago", "same_tick"),
+    [(3600.0, False), (-60.0, True), (0.5, True)],
+    ids=["later", "before a tick", "in a coarse clock's tick"],
+)
 def test_a_pause_that_comes_after_a_claim_is_seen_by_the_next_one(
-    pool: TaskPool, same_tick: bool
+    pool: TaskPool, changed_s_ago: float, same_tick: bool
 ) -> None:
     pool.publish("x")
     pool.publish("y")
-    if not same_tick:
-        os.utime(pool.tasks_dir, (1.0, 1.0))
-    changed_ns = pool.tasks_dir.stat().st_mtime_ns
+    changed_ns = time.time_ns() - round(changed_s_ago * 1e9)
+    if changed_s_ago == 0.5:
+        changed_ns -= changed_ns % 1_000_000_000
+    os.utime(pool.tasks_dir, ns=(changed_ns, changed_ns))
     pool.claim("x", "a")
     (pool.tasks_dir / "paused").write_text("by hand")
-    if same_tick:  # a coarse clock gives both changes one time
+    if same_tick:
         os.utime(pool.tasks_dir, ns=(changed_ns, changed_ns))
     with pytest.raises(PoolPaused):
         pool.claim("y", "a")
+
+
+def test_a_pause_that_comes_right_after_the_look_is_seen_by_the_next_claim(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The Python core's alone: there one can come in between.
+    pool = TaskPool(tmp_path / "pool", _core=_transition_py)
+    pool.publish_many([{"task_id": "x"}, {"task_id": "y"}])
+    lstat, changed_ns = posix.lstat, time.time_ns()
+    monkeypatch.setattr(posix, "file_clock_ns", lambda: changed_ns)
+
+    def pause_after(path: bytes, at: int | None = None) -> os.stat_result | None:
+        found = lstat(path, at)
+        if path == b"paused":
+            (pool.tasks_dir / "paused").write_text("by hand")
+            os.utime(pool.tasks_dir, ns=(changed_ns, changed_ns))
+            monkeypatch.setattr(posix, "file_clock_ns", lambda: changed_ns + 10**10)
+        return found
+
+    os.utime(pool.tasks_dir, ns=(changed_ns, changed_ns))
+    monkeypatch.setattr(posix, "lstat", pause_after)
+    pool.claim("x", "a")
+    with pytest.raises(PoolPaused):
+        pool.claim("y", "a")
+
+
+@pytest.mark.parametrize("choosy", [False, True])
+def test_a_task_that_somebody_has_is_tried_again_within_the_call_unless_there_are_others(
+    pool: TaskPool, core: ModuleType, choosy: bool
+) -> None:
+    pool.publish("x")
+    directories = pool._directories
+    tasks = directories.opened()
+    stamp = stamps.claim_stamp("a", stamps.UNTIL_ENDED)
+    with flocked(pool.available_dir / "x.json"), Inotify() as watch:
+        watch.add(bytes(pool.available_dir / "x.json"), IN_OPEN | IN_CLOSE)
+        came_to, _ = core.claim(
+            directories, tasks, "x", "a", *stamp, "t", True, -1, False, b"" if choosy else None
+        )
+        opened = sum(event.mask & IN_OPEN != 0 for event in watch.read())
+    assert came_to == outcome.BUSY
+    assert opened == (1 if choosy else 8)
+
+
+class Renamed(str):
+    """An id that an f-string writes otherwise than it is."""
+
+    def __format__(self, spec: str) -> str:
+        return "y"
+
+
+@pytest.mark.parametrize(
+    "task_id", ["x", "", 7, None, "ä", "\udcff", "\n", Renamed("x")], ids=ascii
+)
+@pytest.mark.parametrize("agent_id", ["a", "ä", 7, Renamed("a")], ids=ascii)
+def test_a_claim_moves_the_file_that_the_ids_name_in_an_f_string(
+    pool: TaskPool, task_id: object, agent_id: object
+) -> None:
+    (pool.available_dir / f"{task_id}.json").write_text("{}")
+    pool.claim(task_id, agent_id)
+    assert names(pool) == {f"claimed/{task_id}_{agent_id}.json"}
+
+
+@pytest.mark.parametrize("character", ["a", "ä"])
+def test_a_claim_takes_as_long_a_name_as_the_file_system(pool: TaskPool, character: str) -> None:
+    longest = character * ((255 - len("_a.json")) // len(character.encode()))
+    longest += "a" * (255 - len("_a.json") - len(longest.encode()))
+    for task_id in (longest, longest + "a"):
+        (pool.available_dir / f"{task_id}.json").write_text("{}")
+    pool.claim(longest, "a")
+    with pytest.raises(InvalidName, match="256 bytes"):
+        pool.claim(longest + "a", "a")
+    assert names(pool) == {f"claimed/{longest}_a.json", f"available/{longest}a.json"}
 
 
 # The original's lock file -------------------------------------------------------------------------

@@ -313,7 +313,7 @@ def test_of_many_waiting_threads_a_task_wakes_few(
     monkeypatch.setattr(selection.Selection, "_nap", counted)
     with ThreadPoolExecutor(waiting) as threads:
         futures = [threads.submit(pool.claim_next, f"a{n}", wait=LONG_S) for n in range(waiting)]
-        while len(pool._selected()._waiters) < waiting:
+        while len(pool._selected()._waiters.all) < waiting:
             time.sleep(0.01)
         for number in range(waiting):
             pool.publish(f"x{number}")
@@ -330,7 +330,7 @@ def test_each_waiting_thread_is_woken_for_what_it_can_do(pool: TaskPool) -> None
             skill: threads.submit(pool.claim_next, f"a-{skill}", [skill], wait=LONGER_S)
             for skill in skills
         }
-        while len(pool._selected()._waiters) < len(skills):
+        while len(pool._selected()._waiters.all) < len(skills):
             time.sleep(0.01)
         for skill in reversed(skills):
             pool.publish(skill, requirements=[skill])

@@ -38,7 +38,7 @@ def until(condition: Callable[[], bool]) -> None:
 
 
 def waiting(pool: TaskPool) -> int:
-    return len(pool._selected()._waiters)
+    return len(pool._selected()._waiters.all)
 
 
 def test_a_listener_hears_of_what_another_thread_has_read_first(

@@ -2,6 +2,7 @@
 
 from typing import Final, Self
 
+from .directories import Directories
 from .tasks_directory import TasksDirectory
 
 NAME: Final = "c"
@@ -26,16 +27,15 @@ class Held:
 
 def hold(tasks: TasksDirectory, path: bytes, lock: bytes | None) -> tuple[int, Held | None]: ...
 def claim(
+    pool: Directories,
     tasks: TasksDirectory,
-    heed_pause: bool,
-    owner: int,
-    path: bytes,
-    lock: bytes | None,
-    claimed: bytes,
-    directories: tuple[bytes, bytes],
+    task_id: object,
+    agent_id: object,
     enforcement: bytes,
     fields: bytes,
-    sync: int,
+    token: str,
+    heed_pause: bool,
+    owner: int,
     want_document: bool,
     capabilities: bytes | None = None,
 ) -> tuple[int, Held | bytes | None]: ...
@@ -68,4 +68,6 @@ def read(
     path: str | bytes, at_most_bytes: int, tasks: TasksDirectory | None = None
 ) -> bytes | None: ...
 def is_there(path: str, tasks: TasksDirectory | None = None) -> bool | None: ...
+def waiting_bytes(descriptor: int) -> int: ...
+def events_in(raw: bytes) -> list[tuple[int, int, bytes, int]]: ...
 def peek(path: str, capabilities: bytes, tasks: TasksDirectory) -> tuple[int, bytes] | None: ...

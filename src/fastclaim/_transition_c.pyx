@@ -18,6 +18,7 @@ from cpython.bytes cimport (
 from libc.errno cimport errno
 from libc.stdint cimport int64_t
 from libc.stdlib cimport free
+from libc.string cimport memcpy
 
 from ._core cimport posix
 from ._core.claim cimport SMALL_BYTES, Content, Demand, claim_held, claim_prepared
@@ -26,6 +27,7 @@ from ._core.hold cimport close_all, hold_task
 from ._core.look cimport look_for, peek_at, read_file
 from ._core.mark cimport Sector, Text
 from ._core.move cimport move
+from ._core.names cimport is_plain, plain_path
 from ._core.outcome cimport (
     ABSENT,
     BUSY,
@@ -35,6 +37,7 @@ from ._core.outcome cimport (
     FAILED,
     LOST,
     NOT_REGULAR,
+    QUIET,
     STALE,
     UNJUDGED,
     UNPROVEN,
@@ -46,13 +49,17 @@ from ._core.step cimport Destination, Step, fail, start
 
 cdef extern from "Python.h":
     bytes PyUnicode_EncodeFSDefault(object text)
+    const char *PyUnicode_AsUTF8AndSize(object text, Py_ssize_t *size_bytes) except NULL
+
+cdef extern from "string.h":
+    size_t strnlen(const char *text, size_t most)
 
 NAME = "c"
 
 OUTCOMES = {
     "DONE": DONE, "ABSENT": ABSENT, "LOST": LOST, "BUSY": BUSY, "COLLISION": COLLISION,
     "CHANGED": CHANGED, "NOT_REGULAR": NOT_REGULAR, "UNPROVEN": UNPROVEN,
-    "STALE": STALE, "UNJUDGED": UNJUDGED,
+    "STALE": STALE, "UNJUDGED": UNJUDGED, "QUIET": QUIET,
 }
 
 
@@ -223,21 +230,43 @@ def hold(object tasks not None, bytes path not None, bytes lock):
     return checked(&step, outcome), held
 
 
-def claim(object tasks not None, bint heed_pause, int owner,
-          bytes path not None, bytes lock, bytes claimed not None, tuple directories not None,
-          bytes enforcement not None, bytes fields not None, int sync, bint want_document,
-          bytes capabilities=None):
-    """One try to claim the task at `path`: see `_transition_py.claim`."""
+cdef bint is_quiet(object pool, object tasks):
+    """See `Directories.is_quiet`; `tasks` is what it has open."""
+    cdef object deaths = pool.listening, inotify, status = tasks.status
+    if deaths is None or status is None:
+        return False
+    inotify = deaths.inotify
+    if inotify is None or deaths.quiet_in is not status:
+        return False
+    return posix.waiting_bytes(inotify.descriptor) == 0
+
+
+def claim(object pool not None, object tasks not None, object task_id, object agent_id,
+          bytes enforcement not None, bytes fields not None, str token not None,
+          bint heed_pause, int owner, bint want_document, bytes capabilities=None):
+    """One try to claim a task: see `_transition_py.claim`."""
     cdef Step step
     cdef Destination to
     cdef Demand demand
     cdef Content content
     cdef int outcome
     cdef object found = None
-    cdef object locked = start_in(&step, tasks, path, lock)
+    cdef object locked
     cdef int64_t known_ns = tasks.unpaused_mtime_ns, unpaused_mtime_ns = known_ns
-    set_destination(&to, claimed, directories, sync, False)
+    cdef bytes path = None, claimed = None, lock = None
+    if is_plain(task_id) and is_plain(agent_id):
+        claimed = plain_path(pool.claimed, task_id, agent_id, b".json")
+        if claimed is not None:
+            path = plain_path(pool.available, task_id, None, b".json")
+            if pool.lock_files:
+                lock = plain_path(pool.available, task_id, None, b".lock")
+    if claimed is None:
+        path, claimed = pool.claim_files(task_id, agent_id)
+        lock = pool.lock_file(path)
+    locked = start_in(&step, tasks, path, lock)
+    set_destination(&to, claimed, pool.claim_directories, pool.stamp_sync, False)
     demand.enforcement, demand.fields = text_of(enforcement), text_of(fields)
+    demand.token.at = PyUnicode_AsUTF8AndSize(token, &demand.token.size_bytes)
     demand.capabilities = text_of(capabilities)
     content.whole, content.raw, content.count = want_document, content.small, 0
     with nogil:
@@ -250,6 +279,8 @@ def claim(object tasks not None, bint heed_pause, int owner,
             tasks.unpaused_mtime_ns = unpaused_mtime_ns
         if checked(&step, outcome) == DONE and want_document:
             found = PyBytes_FromStringAndSize(content.raw, content.count)
+        elif outcome == ABSENT and capabilities is None and is_quiet(pool, tasks):
+            outcome = QUIET
     finally:
         if content.raw != content.small:
             free(content.raw)
@@ -362,6 +393,31 @@ def is_there(str path not None, object tasks=None):
     with nogil:
         error = look_for(&step)
     return None if error == posix.EAGAIN else error != posix.ENOENT
+
+
+def waiting_bytes(int descriptor):
+    """How much can be read: see `_transition_py.waiting_bytes`."""
+    return posix.waiting_bytes(descriptor)
+
+
+def events_in(bytes raw not None):
+    """What was read from an inotify instance: see `_transition_py.events_in`."""
+    cdef const char *at = PyBytes_AS_STRING(raw)
+    cdef const char *end = at + PyBytes_GET_SIZE(raw)
+    cdef posix.inotify_event event
+    cdef list events = []
+    cdef bytes name
+    while at < end:
+        if end - at < <Py_ssize_t>sizeof(event):
+            raise ValueError("an inotify event is cut off")
+        memcpy(&event, at, sizeof(event))
+        at += sizeof(event)
+        if <size_t>(end - at) < event.len:
+            raise ValueError("an inotify event is cut off")
+        name = PyBytes_FromStringAndSize(at, strnlen(at, event.len))  # padded
+        events.append((event.wd, event.mask, name, event.cookie))
+        at += event.len
+    return events
 
 
 def peek(str path not None, bytes capabilities not None, object tasks not None):

@@ -38,7 +38,12 @@ KeyboardInterrupt: what has to be undone is read off the disk, not off a variabl
 
 from __future__ import annotations
 
+import fcntl
 import os
+import stat
+import struct
+import sys
+import termios
 from typing import Final
 
 from ._core.claim import Demand, claim_held, claim_prepared
@@ -49,10 +54,15 @@ from ._core.move import move
 from ._core.publish import publish_prepared
 from ._core.replace import prepare
 from ._core.step import Destination, Step, errors_of
-from .outcome import DONE, LOST, UNPROVEN
+from .outcome import ABSENT, DONE, LOST, QUIET, UNPROVEN
 from .tasks_directory import TasksDirectory
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from .directories import Directories
+
 NAME: Final = "python"
+_EVENT: Final = struct.Struct("iIII")  # wd, mask, cookie, length of the name
 
 
 class Held(Step):
@@ -155,38 +165,35 @@ def hold(tasks: TasksDirectory, path: bytes, lock: bytes | None) -> tuple[int, H
 
 
 def claim(
+    pool: Directories,
     tasks: TasksDirectory,
-    heed_pause: bool,
-    owner: int,
-    path: bytes,
-    lock: bytes | None,
-    claimed: bytes,
-    directories: tuple[bytes, bytes],
+    task_id: object,
+    agent_id: object,
     enforcement: bytes,
     fields: bytes,
-    sync: int,
+    token: str,
+    heed_pause: bool,
+    owner: int,
     want_document: bool,
     capabilities: bytes | None = None,
 ) -> tuple[int, Held | bytes | None]:
-    """One try to claim the task at `path`.
+    """One try to claim a task.
 
     Parameters
     ----------
-    tasks : TasksDirectory
-        Where names are looked up from.
+    pool, tasks : Directories, TasksDirectory
+        Where the task waits, and where names are looked up from.
+    task_id, agent_id : object
+        Which task, for whom: what file names are made of, as `Directories.claim_files` says.
+    enforcement, fields : bytes
+        What the stamp writes into `constraint_enforcement` and after `status`, as JSON text; the
+        byte `TIME` stands for the time of the claim.
+    token : str
+        The claim's, the stamp's last member; plain ASCII.
     heed_pause : bool
         Whether to claim nothing if the file `paused` is there.
     owner : int
         Descriptor of the owner file that the claim is bound to; -1: to none.
-    path, lock, claimed : bytes
-        The waiting task, the original's lock file (None: do without), and the claim's file.
-    directories : sequence of bytes
-        What SYNC_FULL syncs.
-    enforcement, fields : bytes
-        What the stamp writes into `constraint_enforcement` and after `status`, as JSON text; the
-        byte `TIME` stands for the time of the claim.
-    sync : int
-        SYNC_NONE, SYNC_DATA or SYNC_FULL.
     want_document : bool
         Whether to return the claimed document.
     capabilities : bytes or None
@@ -197,18 +204,26 @@ def claim(
     -------
     tuple
         DONE and the document (or None); UNPROVEN and the `Held` task, not moved; else ABSENT,
-        LOST, BUSY, COLLISION, CHANGED (moved, and to be given back), NOT_REGULAR, STALE or
+        QUIET, LOST, BUSY, COLLISION, CHANGED (moved, and to be given back), NOT_REGULAR, STALE or
         UNJUDGED, and None.
+
+    Raises
+    ------
+    InvalidName
+        The ids make no file name; nothing was looked at.
     """
-    to = Destination(claimed, False, directories, sync)
-    demand = Demand(enforcement, fields, capabilities)
-    held = Held(tasks, path, lock)
+    path, claimed = pool.claim_files(task_id, agent_id)
+    to = Destination(claimed, False, pool.claim_directories, pool.stamp_sync)
+    demand = Demand(enforcement, fields, token, capabilities)
+    held = Held(tasks, path, pool.lock_file(path))
     try:
         with errors_of(held, path):
             outcome, document = claim_held(held, heed_pause, owner, to, demand, want_document)
             if outcome == UNPROVEN:
                 return UNPROVEN, held
             held.close()
+            if outcome == ABSENT and capabilities is None and pool.is_quiet():
+                outcome = QUIET
             return outcome, document if want_document else None
     except BaseException:
         held.close()  # again, if it was interrupted in the middle
@@ -372,6 +387,39 @@ def is_there(path: str, tasks: TasksDirectory | None = None) -> bool | None:
     except OSError:
         pass  # a claim will say what it is
     return True
+
+
+def waiting_bytes(descriptor: int) -> int:
+    """How much can be read from an inotify instance; -1 if the descriptor is of none."""
+    try:
+        if stat.S_IFMT(os.fstat(descriptor).st_mode) != 0:
+            return -1  # all others of which this can be asked have a type
+        fcntl.ioctl(descriptor, termios.FIONREAD, count := bytearray(4))
+    except (ValueError, OSError):
+        return -1
+    return int.from_bytes(count, sys.byteorder, signed=True)
+
+
+def events_in(raw: bytes) -> list[tuple[int, int, bytes, int]]:
+    """What was read from an inotify instance: `wd`, mask, name (may be empty) and cookie of each.
+
+    Raises
+    ------
+    ValueError
+        It is cut off, which the kernel never does.
+    """
+    events = []
+    position = 0
+    while position < len(raw):
+        start = position + _EVENT.size
+        if start > len(raw):
+            raise ValueError("an inotify event is cut off")
+        wd, mask, cookie, name_bytes = _EVENT.unpack_from(raw, position)
+        position = start + name_bytes
+        if position > len(raw):
+            raise ValueError("an inotify event is cut off")
+        events.append((wd, mask, raw[start:position].rstrip(b"\0"), cookie))  # padded
+    return events
 
 
 def peek(path: str, capabilities: bytes, tasks: TasksDirectory) -> tuple[int, bytes] | None:

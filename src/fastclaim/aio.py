@@ -42,6 +42,7 @@ from typing import (
     Unpack,
 )
 
+from . import tokens
 from .claim import Claim
 from .diagnosis import Finding
 from .errors import LockTimeout, TaskPoolError
@@ -50,7 +51,6 @@ from .pausing import Pause
 from .pool import TaskPool
 from .recovery import RecoveryReport
 from .selection import Selection
-from .tokens import owner_id
 from .views import View
 from .waiters import Waiter
 
@@ -476,7 +476,7 @@ class AsyncTaskPool:
         return self._in_process().threads.submit(call)
 
     def _in_process(self) -> _InProcess:
-        process_id = owner_id()
+        process_id = tokens.own_id
         here = self._here.get(process_id)
         if here is None:
             for parent_id in self._here.keys() - {process_id}:  # a fork copied it

@@ -21,6 +21,7 @@ from .inotify_masks import (
     IN_Q_OVERFLOW,
 )
 from .named_tuple import NamedTuple
+from .transition import core
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -116,7 +117,7 @@ class Changes:
 
         In available/ those of tasks. None if that cannot be told completely.
         """
-        if self._inotify is None:
+        if self._inotify is None or core.waiting_bytes(self._inotify.descriptor) == 0:
             return {}
         try:
             changes = self._read_all(self._inotify)

@@ -18,13 +18,14 @@ from .errors import (
     PoolPaused,
     TaskNotAvailable,
 )
-from .stamps import Hold, claim_stamp, claimed_fields
+from .stamps import Hold, agents_stamp, claim_stamp, claimed_fields
 from .tasks_directory import TasksDirectory
 from .tokens import new_token
 from .waiting import turns
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any, Final, NoReturn
 
 # How often something may have to be seen to before we take the pool for busy.
@@ -41,8 +42,9 @@ def claim(
     token: str,
     timeout_s: float | None,
     want_document: bool,
-    to_move: bool = False,
     capabilities: bytes | None = None,
+    bring_back: Callable[[object], bool] | None = None,
+    to_move: bool = False,
 ) -> tuple[int, bytes | None]:
     """Claim one task for one agent.
 
@@ -60,12 +62,15 @@ def claim(
         How long to wait, in seconds, while others are in the middle of a transition of the task.
     want_document : bool
         Whether to return the claimed document.
-    to_move : bool
-        Whether it is claimed only to be moved elsewhere: at any time, during a pause too, and with
-        its `not_before` kept.
     capabilities : bytes or None
         If the task's mark does not say that they are enough (see `document.admits`), the task is
         not claimed, nor is it waited for; None claims it whatever it asks for.
+    bring_back : callable, optional
+        Called with the task's id, if it is not there and its claimer may have died: gives it back,
+        if that is so, and says whether it may be waiting now.
+    to_move : bool
+        Whether it is claimed only to be moved elsewhere: at any time, during a pause too, and with
+        its `not_before` kept.
 
     Returns
     -------
@@ -83,49 +88,56 @@ def claim(
     OSError
         The system refused; the same.
     """
-    path, claimed = pool.claim_files(task_id, agent_id)
-    if hold.lease_expires_at is not None:
-        from . import leases
-
-        leases.note(pool.tasks, hold.lease_expires_at)
     if to_move:
-        mover = _MovingAttempt(pool, task_id, agent_id, hold, token, path, claimed, want_document)
+        mover = _MovingAttempt(pool, task_id, agent_id, hold, token, want_document)
         came_to, found = mover._try()
         return mover.go_on(mover.tasks, came_to, found, timeout_s)
+    # The core refuses ids that make no file name. Where something is made before, they are asked
+    # for names first.
     tasks = pool.opened()
     owner = -1
     if hold.owner is not None:
         owner = tasks.owner.descriptor
         if owner < 0:
+            pool.claim_files(task_id, agent_id)
             tasks = pool.current()  # a forked child inherits that of a directory that may be gone
             hold, owner = _bound(tasks, hold)
-    lock = pool.lock_file(path)
-    if lock is not None and tasks.locked_inode is None:
+    if pool.lock_files and tasks.locked_inode is None:
+        pool.claim_files(task_id, agent_id)
         tasks.expect_locks()
-    enforcement, fields = claim_stamp(agent_id, hold, token)
+    if type(agent_id) is str and hold.lease_expires_at is None:
+        enforcement, fields = agents_stamp(agent_id, hold.owner)
+    else:
+        pool.claim_files(task_id, agent_id)
+        enforcement, fields = claim_stamp(agent_id, hold)
+        if hold.lease_expires_at is not None:
+            from . import leases
+
+            leases.note(pool.tasks, hold.lease_expires_at)
     came_to, found = pool.core.claim(
+        pool,
         tasks,
-        True,
-        owner,
-        path,
-        lock,
-        claimed,
-        pool.claim_directories,
+        task_id,
+        agent_id,
         enforcement,
         fields,
-        pool.stamp_sync,
+        token,
+        True,
+        owner,
         want_document,
         capabilities,
     )
+    if came_to == outcome.QUIET:
+        return outcome.ABSENT, None
     if came_to not in (outcome.DONE, outcome.ABSENT, outcome.UNJUDGED):
         if came_to in (outcome.BUSY, outcome.LOST):
             tasks.owner.count_conflict()
         if came_to == outcome.BUSY and capabilities is not None:
             return came_to, None
-        attempt = _Attempt(
-            pool, task_id, agent_id, hold, token, path, claimed, want_document, capabilities
-        )
+        attempt = _Attempt(pool, task_id, agent_id, hold, token, want_document, capabilities)
         came_to, found = attempt.go_on(tasks, came_to, found, timeout_s)
+    if came_to == outcome.ABSENT and bring_back is not None and bring_back(task_id):
+        return claim(pool, task_id, agent_id, hold, token, timeout_s, want_document, capabilities)
     if hold.lease_expires_at is not None:
         leases.note_again(pool.tasks, hold.lease_expires_at)
     return came_to, found
@@ -157,15 +169,13 @@ class _Attempt:
         agent_id: object,
         hold: Hold,
         token: str,
-        path: bytes,
-        claimed: bytes,
         want_document: bool,
         capabilities: bytes | None = None,
     ) -> None:
         self.pool = pool
         self.task_id, self.agent_id, self.hold, self.token = task_id, agent_id, hold, token
-        self.path, self.claimed, self.lock = path, claimed, pool.lock_file(path)
-        self.stamp = claim_stamp(agent_id, hold, token)
+        self.path, self.claimed = pool.claim_files(task_id, agent_id)
+        self.lock = pool.lock_file(self.path)
         self.want_document, self.capabilities = want_document, capabilities
         self.tasks: TasksDirectory
         self.document: bytes | None = None
@@ -196,18 +206,16 @@ class _Attempt:
         """A try after a look: is the pool the same, is it paused, does our owner file stand?"""
         tasks = self.tasks = self.pool.current()
         self.hold, owner = _bound(tasks, self.hold)
-        self.stamp = claim_stamp(self.agent_id, self.hold, self.token)
         self._check_pause()
         came_to, found = self.pool.core.claim(
+            self.pool,
             tasks,
-            False,  # one that is over may still lie there
+            self.task_id,
+            self.agent_id,
+            *claim_stamp(self.agent_id, self.hold),
+            self.token,
+            False,  # a pause that is over may still lie there
             owner,
-            self.path,
-            self.lock,
-            self.claimed,
-            self.pool.claim_directories,
-            *self.stamp,
-            self.pool.stamp_sync,
             self.want_document,
             self.capabilities,
         )

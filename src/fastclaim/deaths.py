@@ -17,6 +17,7 @@ from . import layout, leases
 from .inotify import DescriptorLost, Inotify
 from .inotify_masks import IN_CLOSE_WRITE, IN_DELETE, IN_DELETE_SELF, IN_MOVE_SELF
 from .owners import no_fork
+from .transition import core
 
 # The kernel tells that a file was closed a moment before it drops the flock on it: who looks too
 # early has to look once more.
@@ -35,12 +36,12 @@ class Deaths:
     def __init__(self, tasks: bytes) -> None:
         self._tasks = tasks
         self._owners = os.path.join(tasks, layout.OWNERS.encode())
-        self._inotify: Inotify | None = None
+        self.inotify: Inotify | None = None
         self._process_id = 0
         self._watched: os.stat_result | None = None
         self._watched_in: os.stat_result | None = None  # the `tasks/` that it stands in
-        # `tasks/` as it was given with a question whose answer was no.
-        self._quiet_in: os.stat_result | None = None
+        # `tasks/` as it was given with a question whose answer was no, until something comes.
+        self.quiet_in: os.stat_result | None = None
         # Owner files that were closed, and when on the monotonic clock; whether one was of which
         # nobody has been told.
         self._closed: dict[str, float] = {}
@@ -63,27 +64,41 @@ class Deaths:
         """
         # One thread must not close what another reads; and nobody forks with this lock taken.
         with no_fork:
-            return not self._is_quiet(tasks) and self._may_have_come(tasks)
+            return not self.is_quiet(tasks) and self._may_have_come(tasks)
+
+    def is_quiet(self, tasks: os.stat_result | None) -> bool:
+        """Whether the kernel has had nothing at all to tell since the last answer, a lasting no.
+
+        Then `may_have_come` would say no; this is one system call and takes no lock: a thread that
+        asks while another hears of a death may be told what was true before.
+        """
+        inotify = self.inotify
+        if tasks is None or tasks is not self.quiet_in or inotify is None:
+            return False
+        return core.waiting_bytes(inotify.descriptor) == 0
 
     @property
     def owes_look(self) -> bool:
         """Whether it listens, and has not always: `may_have_come` will say so."""
-        return self._owes_look and self._inotify is not None
+        return self._owes_look and self.inotify is not None
 
     def release(self) -> None:
         """Give the inotify instance back; the next answer is "maybe"."""
         with no_fork:
-            if self._inotify is not None:
-                self._inotify.close()
-                self._inotify = None
+            self.quiet_in = None
+            if self.inotify is not None:
+                self.inotify.close()
+                self.inotify = None
 
     def looked(self, settled: bool) -> None:
         """Say whether the look that a "maybe" brought about has left nothing to be done."""
-        if settled:
-            self._look_again_s, self._again_after_s = math.inf, _FIRST_AGAIN_S
-        else:
-            self._look_again_s = time.monotonic() + self._again_after_s
-            self._again_after_s = min(2 * self._again_after_s, _LAST_AGAIN_S)
+        with no_fork:
+            if settled:
+                self._look_again_s, self._again_after_s = math.inf, _FIRST_AGAIN_S
+            else:
+                self.quiet_in = None
+                self._look_again_s = time.monotonic() + self._again_after_s
+                self._again_after_s = min(2 * self._again_after_s, _LAST_AGAIN_S)
 
     def next_look_in_s(self) -> float:
         """Seconds until a lease may have ended, or a look is to be repeated; infinity: unknown."""
@@ -92,17 +107,6 @@ class Deaths:
                 self._watch()
             lease_ends_in_s = self._lease_look_s - time.time()
             return min(lease_ends_in_s, self._look_again_s - time.monotonic())
-
-    def _is_quiet(self, tasks: os.stat_result | None) -> bool:
-        """Whether nothing at all has come since the last answer, which was no."""
-        if self._inotify is None or tasks is None or tasks is not self._quiet_in:
-            return False
-        if self._process_id != os.getpid() or self._lease_look_s != math.inf:
-            return False
-        try:
-            return self._look_again_s == math.inf and not self._inotify.has_events()
-        except DescriptorLost:
-            return False
 
     def _may_have_come(self, tasks: os.stat_result | None) -> bool:
         if not self._take_in(tasks):
@@ -113,22 +117,26 @@ class Deaths:
             return True
         is_look_due = time.monotonic() >= self._look_again_s
         may_have_come = self._is_lease_over() or self._has_closed() or is_look_due
+        will_be_told = self._lease_look_s == self._look_again_s == math.inf
+        if self._process_id != os.getpid():  # a signal's handler has forked
+            return True
         # Of the end of an `owners/` in another `tasks/` than is watched the kernel may say nothing.
-        self._quiet_in = None if may_have_come or self._watched_in is None else tasks
+        if not may_have_come and will_be_told and self._watched_in is not None:
+            self.quiet_in = tasks
         return may_have_come
 
     def _take_in(self, tasks: os.stat_result | None) -> bool:
         """Read what inotify has to tell; False if it does not tell of this directory."""
-        self._quiet_in = None
+        self.quiet_in = None
         # A forked child reads from its parent's queue until it has one of its own, and the kernel
         # tells of no parent's rename.
-        if self._inotify is None or self._process_id != os.getpid():
+        if self.inotify is None or self._process_id != os.getpid():
             return False
         if not self._stands(tasks):
             return False
         owes_look, self._owes_look = self._owes_look, True  # if an interrupt comes after the read
         try:
-            events = self._inotify.read()
+            events = self.inotify.read()
         except DescriptorLost:
             return False
         for event in events:
@@ -175,9 +183,9 @@ class Deaths:
 
     def _watch(self) -> None:
         self._owes_look = True
-        if self._inotify is not None:
-            self._inotify.close()
-        self._inotify = None
+        if self.inotify is not None:
+            self.inotify.close()
+        self.inotify = None
         try:
             watch = Inotify()
         except OSError:
@@ -192,7 +200,7 @@ class Deaths:
         except OSError:  # not there: nobody has claimed anything
             watch.close()
             return
-        self._inotify, self._process_id = watch, os.getpid()
+        self.inotify, self._process_id = watch, os.getpid()
         self._watched, self._watched_in = status, tasks if is_same else None
         self._list_leases()
 
@@ -210,3 +218,12 @@ _of_pools: weakref.WeakValueDictionary[bytes, Deaths] = weakref.WeakValueDiction
 def deaths_in(tasks: bytes) -> Deaths:
     """What all pool objects of this process that mean this `tasks/` share, as long as one does."""
     return _of_pools.setdefault(tasks, Deaths(tasks))
+
+
+def _listen_anew() -> None:
+    """In a forked child: it would share its parent's queue, and what one reads the other misses."""
+    for deaths in _of_pools.values():
+        deaths.quiet_in = None
+
+
+os.register_at_fork(after_in_child=_listen_anew)

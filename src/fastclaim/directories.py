@@ -70,10 +70,10 @@ class Directories:
         self.claim_directories = (self.claimed, self.available)
         self.publish_directories = (self.available, self.claimed)
         self._opened: TasksDirectory | None = None
-        self._deaths: Deaths | None = None
+        self.listening: Deaths | None = None  # from the first question on
 
     def __getstate__(self) -> dict[str, object]:
-        return self.__dict__ | {"core": self.core.NAME, "_opened": None, "_deaths": None}
+        return self.__dict__ | {"core": self.core.NAME, "_opened": None, "listening": None}
 
     def __setstate__(self, state: dict[str, object]) -> None:
         self.__dict__.update(state)
@@ -113,11 +113,16 @@ class Directories:
 
     def deaths(self) -> Deaths:
         """What tells whether a process that claimed from this pool may have died."""
-        if self._deaths is None:
+        if self.listening is None:
             from .deaths import deaths_in  # not before something was missed: it takes ctypes
 
-            self._deaths = deaths_in(self.tasks)
-        return self._deaths
+            self.listening = deaths_in(self.tasks)
+        return self.listening
+
+    def is_quiet(self) -> bool:
+        """Whether the kernel has told of no death since `deaths` were last asked about, in vain."""
+        deaths, opened = self.listening, self._opened
+        return deaths is not None and opened is not None and deaths.is_quiet(opened.status)
 
     def available_file(self, task_id: object) -> bytes:
         """Path of a waiting task; raises InvalidName."""

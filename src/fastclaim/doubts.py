@@ -40,26 +40,21 @@ class Doubts:
 
     def __init__(self, pool: Directories, prefix: str) -> None:
         self._pool, self._prefix = pool, prefix
-        self._names: list[str] = []
+        self.names: list[str] = []
         self._settled_at_s = time.monotonic()
-
-    def __bool__(self) -> bool:
-        return bool(self._names)
 
     @property
     def are_due(self) -> bool:
-        """Whether they should be settled though others can be served."""
-        if not self._names:
-            return False
+        """Whether they, if there are any, should be settled though others can be served."""
         waited_s = time.monotonic() - self._settled_at_s
-        return waited_s > _LONGEST_S or len(self._names) >= _MOST_NAMES
+        return waited_s > _LONGEST_S or len(self.names) >= _MOST_NAMES
 
     def has_gone(self, name: str) -> bool:
         """Whether it has, surely or not."""
-        tasks = self._pool.opened() if len(self._names) < _MOST_NAMES else None
+        tasks = self._pool.opened() if len(self.names) < _MOST_NAMES else None
         found = self._pool.core.is_there(self._prefix + name, tasks)
         if found is None:
-            self._names.append(name)
+            self.names.append(name)
         return not found
 
     def settle(self, listed: Iterator[str]) -> list[str]:
@@ -70,7 +65,7 @@ class Doubts:
         listed : iterator of str
             The names in the directory, read as they are asked for.
         """
-        doubted, self._names = self._names, []
+        doubted, self.names = self.names, []
         self._settled_at_s = time.monotonic()
         there = self._found_among(doubted, listed)
         if there:

@@ -5,21 +5,19 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
-import fcntl
 import functools
 import os
 import select
-import struct
-import termios
 import weakref
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
+
+from .transition import core
 
 if TYPE_CHECKING:
     from .waiters import Bell
 
 _FLAGS: Final = os.O_NONBLOCK | os.O_CLOEXEC  # IN_NONBLOCK and IN_CLOEXEC are these
-_HEADER: Final = struct.Struct("iIII")  # wd, mask, cookie, length of the name
 _READ_BYTES: Final = 16 * 1024  # some 300 events; the next read brings the rest
 _LONGEST_POLL_MS: Final = 2**31 - 1
 
@@ -43,6 +41,11 @@ class DescriptorLost(OSError):
 class Inotify:
     """One inotify instance. A user may have 128 of them, so share one.
 
+    Attributes
+    ----------
+    descriptor : int
+        Its number; -1 once it is closed, or somebody else's.
+
     Raises
     ------
     OSError
@@ -50,18 +53,20 @@ class Inotify:
     """
 
     def __init__(self) -> None:
-        self._fd = -1  # first: `__del__` also comes after a failure here
+        self.descriptor = -1  # first: `__del__` also comes after a failure here
         self._libc = _libc()
-        self._fd = self._check(self._libc.inotify_init1(_FLAGS))
-        self._opened = os.fstat(self._fd)
-        before = _by_number.get(self._fd)
+        self.descriptor = self._check(self._libc.inotify_init1(_FLAGS))
+        self._opened = os.fstat(self.descriptor)
+        before = _by_number.get(self.descriptor)
         if before is not None:
-            before._fd = -1  # to the kernel all instances are one file: it could take ours for its
-        _by_number[self._fd] = self
+            before.descriptor = (
+                -1
+            )  # to the kernel all instances are one file: it could take ours for its
+        _by_number[self.descriptor] = self
 
     def fileno(self) -> int:
         """The descriptor, for a selector or an event loop: readable if there are events."""
-        return self._fd
+        return self.descriptor
 
     def add(self, path: str | bytes, mask: int) -> int:
         """Watch a directory, or change the mask of a watch; returns its `wd`.
@@ -72,7 +77,7 @@ class Inotify:
             It is not there, must not be read, or the user has no watch left (ENOSPC).
         """
         name = os.fsencode(path)
-        return self._check(self._libc.inotify_add_watch(self._fd, name, mask), path)
+        return self._check(self._libc.inotify_add_watch(self.descriptor, name, mask), path)
 
     def read(self) -> list[Event]:
         """The oldest events that wait, as many as one read brings; none: []. Never blocks.
@@ -89,19 +94,9 @@ class Inotify:
         # Asked first: the exception of a read() in vain takes longer than the call.
         if not self.has_events():
             return []
-        if not os.path.samestat(os.fstat(self._fd), self._opened):
+        if not os.path.samestat(os.fstat(self.descriptor), self._opened):
             raise DescriptorLost  # what waits is for who has its number now
-        raw = os.read(self._fd, _READ_BYTES)
-        events = []
-        position, end = 0, len(raw)
-        unpack, header_bytes = _HEADER.unpack_from, _HEADER.size
-        while position < end:
-            wd, mask, cookie, name_bytes = unpack(raw, position)
-            start = position + header_bytes
-            position = start + name_bytes
-            name = raw[start:position].rstrip(b"\0")  # padded for alignment
-            events.append((wd, mask, name, cookie))
-        return events
+        return core.events_in(os.read(self.descriptor, _READ_BYTES))
 
     def has_events(self) -> bool:
         """Whether there is something to read.
@@ -111,11 +106,10 @@ class Inotify:
         DescriptorLost
             As for `read`.
         """
-        try:
-            fcntl.ioctl(self._fd, termios.FIONREAD, waiting := bytearray(4))
-        except (ValueError, OSError):  # -1, or no inotify instance
-            raise DescriptorLost from None
-        return any(waiting)
+        waiting_bytes: int = core.waiting_bytes(self.descriptor)
+        if waiting_bytes < 0:
+            raise DescriptorLost
+        return waiting_bytes > 0
 
     def wait(self, timeout_s: float | None = None, bell: Bell | None = None) -> bool:
         """Block until there are events to read, with the GIL released; Ctrl-C ends it at once.
@@ -132,11 +126,11 @@ class Inotify:
         bool
             False if the time is over.
         """
-        if self._fd < 0:
+        if self.descriptor < 0:
             return True  # a read says why
         # Not kept: two threads must not poll one poll object at a time.
         poll = select.poll()
-        poll.register(self._fd, select.POLLIN)
+        poll.register(self.descriptor, select.POLLIN)
         if bell is not None:
             poll.register(bell, select.POLLIN)
         if timeout_s is None:
@@ -145,12 +139,12 @@ class Inotify:
 
     def close(self) -> None:
         """Give the instance back; again does nothing."""
-        descriptor, self._fd = self._fd, -1
+        descriptor, self.descriptor = self.descriptor, -1
         if descriptor >= 0:
             with contextlib.suppress(OSError):  # it is closed all the same
                 # The number may be another file's by now, and an event loop's epoll has our inode.
-                if os.path.samestat(os.fstat(descriptor), self._opened):
-                    fcntl.ioctl(descriptor, termios.FIONREAD, bytearray(4))
+                is_ours = os.path.samestat(os.fstat(descriptor), self._opened)
+                if is_ours and core.waiting_bytes(descriptor) >= 0:
                     os.close(descriptor)
 
     def __enter__(self) -> Self:

@@ -20,6 +20,7 @@ NOT_REGULAR: Final = 6  # a FIFO, directory, symlink, socket or device stands th
 UNPROVEN: Final = 7  # not a document of ours as we left it: comes with a Held, to be judged
 STALE: Final = 8  # look first: another directory, a pause, or our owner file has gone
 UNJUDGED: Final = 9  # not proven to be on the terms that the claim asks for: read it first
+QUIET: Final = 10  # ABSENT, and no process has died that could have had it
 
 # How much a transition puts on disk before it returns.
 SYNC_NONE: Final = 0

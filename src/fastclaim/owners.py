@@ -23,10 +23,9 @@ import time
 from _thread import RLock  # `threading` takes ten times as long to import
 from _weakref import ref  # as does `weakref`
 
-from . import layout
+from . import layout, tokens
 from .descriptors import ErrorsOf, is_named, unlock_and_close
 from .forks import import_the_rest
-from .tokens import owner_id
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -72,7 +71,7 @@ class OwnerFile:
             if not self.stands():
                 self.forget()
                 _open[self] = None
-                path = owner_path(tasks, owner_id())
+                path = owner_path(tasks, tokens.own_id)
                 with ErrorsOf(path):
                     self.descriptor = _make(path)
                 self._opened = os.fstat(self.descriptor)

@@ -6,7 +6,7 @@ import functools
 import os
 import time
 
-from . import claiming, finishing, layout, listing, outcome
+from . import claiming, finishing, layout, listing, outcome, stamps, tokens
 from .claim import Claim
 from .directories import Directories
 from .document import loads
@@ -20,8 +20,8 @@ from .errors import (
 )
 from .log import logger
 from .original_methods import OriginalMethods
-from .stamps import Hold, bound_to, claim_stamp
-from .tokens import new_token, owner_id
+from .stamps import Hold
+from .tokens import new_token
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -276,7 +276,18 @@ class TaskPool(OriginalMethods):
         token = new_token()
         hold = self._hold(lease_s, bind)
         try:
-            if self._claim(task_id, agent_id, hold, token, timeout, False)[0] == outcome.DONE:
+            came_to, _ = claiming.claim(
+                self._directories,
+                task_id,
+                agent_id,
+                hold,
+                token,
+                timeout,
+                False,
+                None,
+                self._bring_back,
+            )
+            if came_to == outcome.DONE:
                 return Claim(self, task_id, agent_id, token)
         except (TaskPoolError, OSError):
             raise
@@ -651,7 +662,7 @@ class TaskPool(OriginalMethods):
             self._checked_agent_id = agent_id
         if wait != 0.0:
             _check_seconds("wait", wait)
-        selection = self._selected()
+        selection = self._selections.get(tokens.own_id) or self._selected()
         view = selection.view(order, capabilities)
         attempt = _Attempt(self, self._directories, agent_id, lease_s, bind)
         claim_one = functools.partial(selection.claim_one, view, attempt)
@@ -793,8 +804,17 @@ class TaskPool(OriginalMethods):
     def _claim_original(
         self, task_id: str, agent_id: str, token: str, timeout: float
     ) -> dict[str, Any]:
-        hold = self._hold(None, None)
-        document = self._claim(task_id, agent_id, hold, token, timeout, True)[1]
+        _, document = claiming.claim(
+            self._directories,
+            task_id,
+            agent_id,
+            stamps.own_hold if self._bind_claims else stamps.UNTIL_ENDED,
+            token,
+            timeout,
+            True,
+            None,
+            self._bring_back,
+        )
         return {} if document is None else loads(document)
 
     # ----------------------------------------------------------------------------------------------
@@ -802,29 +822,13 @@ class TaskPool(OriginalMethods):
     def _hold(self, lease_s: float | None, bind: bool | None) -> Hold:
         if lease_s is not None:
             _check_seconds("lease_s", lease_s)
-            return Hold(owner_id() if bind else None, time.time() + lease_s)
+            return Hold(tokens.own_id if bind else None, time.time() + lease_s)
         bound = self._bind_claims if bind is None else bind
-        return bound_to(owner_id() if bound else None)
-
-    def _claim(
-        self,
-        task_id: object,
-        agent_id: object,
-        hold: Hold,
-        token: str,
-        timeout: float | None,
-        want_document: bool,
-    ) -> tuple[int, bytes | None]:
-        """Claim it, if need be from an owner that has died."""
-        arguments = (self._directories, task_id, agent_id, hold, token, timeout, want_document)
-        came_to, document = claiming.claim(*arguments)
-        if came_to == outcome.ABSENT and self._bring_back(task_id):
-            return claiming.claim(*arguments)
-        return came_to, document
+        return stamps.own_hold if bound else stamps.UNTIL_ENDED
 
     def _selected(self) -> Selection:
         """What this process knows of the waiting tasks."""
-        process_id = owner_id()
+        process_id = tokens.own_id
         selection = self._selections.get(process_id)
         if selection is None:
             # Here: who only claims by id has no use for what it imports.
@@ -882,7 +886,7 @@ class TaskPool(OriginalMethods):
     def _claim_of_before(self, task_id: object, agent_id: object) -> Claim:
         for task in listing.claims_of(self._directories, task_id):
             holder, token = task.get("claimed_by"), task.get("claim_token")
-            if task.get("owner") == owner_id() and f"{holder}" == f"{agent_id}":
+            if task.get("owner") == tokens.own_id and f"{holder}" == f"{agent_id}":
                 return Claim(self, task_id, agent_id, f"{token}")
             self._directories.opened().owner.count_conflict()
             raise AlreadyClaimed(f"task {task_id!r} is claimed by {holder!r}", task_id, holder)
@@ -945,7 +949,7 @@ class _Attempt:
             token,
             0.0,
             False,
-            capabilities=capabilities,
+            capabilities,
         )
         if came_to != outcome.DONE:
             return came_to, None
@@ -965,7 +969,7 @@ def _check_agent_id(agent_id: object) -> None:
         layout.encode_name(f"_{agent_id}{layout.TASK_SUFFIX}")
     except ValueError as error:
         raise InvalidName(f"agent id {agent_id!r}: {error}") from None
-    claim_stamp(agent_id, bound_to(None), "")
+    stamps.claim_stamp(agent_id, stamps.UNTIL_ENDED)
 
 
 def _check_is_agent(agent_id: object) -> None:

@@ -117,7 +117,8 @@ class Search:
                     return None  # not for this agent, or not yet
             came_to, claim = self._attempt(name, None)
         if claim is not None:
-            view.hit()
+            if view.misses:
+                view.hit()
             return claim
         with selection.lock:
             if came_to == outcome.BUSY:

@@ -90,7 +90,7 @@ class Selection:
 
     def _told_views(self) -> set[View]:
         """Those that hear of changes: a view may be waited with though there are newer ones."""
-        return {*self._views.values(), *(waiter.view for waiter in self._waiters)}
+        return {*self._views.values(), *(waiter.view for waiter in self._waiters.all)}
 
     def _new_view(self, order: str, capabilities: Capabilities) -> View:
         if order == ANY:
@@ -103,7 +103,7 @@ class Selection:
     def claim_at_once(self, view: View, claim_one: Callable[[], Claim | None]) -> Claim | None:
         """Call `claim_one`, and let those who wait know what it has left."""
         claim = claim_one()
-        if self._waiters:
+        if self._waiters.all:
             self.pass_on(view)
         return claim
 
@@ -132,7 +132,7 @@ class Selection:
                 name = None
                 if view.is_eager and self._changes.blind and self._is_late(view, _BLIND_LOOK_S):
                     view.rescan()
-                if view.has_names:
+                if view.names:
                     name = view.take(due_s)
                 if name is None:
                     self._refresh()
@@ -311,7 +311,7 @@ class Selection:
         from .turnstile import Turnstile
 
         with self.lock:
-            if self._queueing() is not None or self._waiters or not self._asks_kernel:
+            if self._queueing() is not None or self._waiters.all or not self._asks_kernel:
                 return None
             try:
                 turnstile = Turnstile(self._pool.tasks_path, view.kind)
@@ -324,7 +324,7 @@ class Selection:
         """Leave it to others to listen until it is our turn; whether somebody may have died."""
         with self.lock:
             # Others need the instances more, but what takes long to read is not to be read anew.
-            if not self._waiters and view.names_read < _FEW_NAMES:
+            if not self._waiters.all and view.names_read < _FEW_NAMES:
                 self._changes.release()
                 self._pool.deaths().release()
         turnstile.sleep(min(left_s, _SLOW_LOOK_S))

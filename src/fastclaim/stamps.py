@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import os
 
+from . import tokens
 from .document import (
     ATTEMPTS,
     CLAIM_FIELDS,
@@ -52,13 +54,21 @@ class Hold(NamedTuple):
         return {name: value for name, value in said.items() if value is not None}
 
 
-@functools.lru_cache(maxsize=1)
-def bound_to(owner: str | None) -> Hold:
-    """A claim that lasts as long as a process, or until somebody ends it."""
-    return Hold(owner, None)
+UNTIL_ENDED: Final = Hold(None, None)
+# As long as this process. (A variable, as calls are a good part of what a claim takes in Python.)
+own_hold = UNTIL_ENDED
 
 
-def claim_stamp(agent_id: object, hold: Hold, token: str) -> tuple[bytes, bytes]:
+def _seed() -> None:
+    global own_hold
+    own_hold = Hold(tokens.own_id, None)
+
+
+_seed()
+os.register_at_fork(after_in_child=_seed)  # after that of `tokens`, which was imported first
+
+
+def claim_stamp(agent_id: object, hold: Hold) -> tuple[bytes, bytes]:
     """What a claim for `agent_id` writes, as JSON text in which `TIME` stands for when.
 
     Parameters
@@ -67,13 +77,11 @@ def claim_stamp(agent_id: object, hold: Hold, token: str) -> tuple[bytes, bytes]
         For whom.
     hold : Hold
         How long it lasts.
-    token : str
-        The claim's.
 
     Returns
     -------
     tuple of bytes
-        What goes into ``constraint_enforcement``, and the claim's fields.
+        What goes into ``constraint_enforcement``, and the claim's fields but for its token.
 
     Raises
     ------
@@ -81,16 +89,18 @@ def claim_stamp(agent_id: object, hold: Hold, token: str) -> tuple[bytes, bytes]
         `agent_id` is not JSON-serialisable.
     """
     if type(agent_id) is str:
-        enforcement, fields = _agents_stamp(agent_id, hold.owner)
+        stamp = agents_stamp(agent_id, hold.owner)
     else:  # 7 and "7" and True are different agents' JSON, but not different cache keys
-        enforcement, fields = _agents_stamp.__wrapped__(agent_id, hold.owner)
-    if hold.lease_expires_at is not None:
-        fields += b',"lease_expires_at":%b' % dumps(hold.lease_expires_at).encode()
-    return enforcement, fields + b',"claim_token":"' + token.encode() + b'"'
+        stamp = agents_stamp.__wrapped__(agent_id, hold.owner)
+    if hold.lease_expires_at is None:
+        return stamp
+    enforcement, fields = stamp
+    return enforcement, fields + b',"lease_expires_at":%b' % dumps(hold.lease_expires_at).encode()
 
 
 @functools.lru_cache(maxsize=256)
-def _agents_stamp(agent_id: object, owner: str | None) -> tuple[bytes, bytes]:
+def agents_stamp(agent_id: object, owner: str | None) -> tuple[bytes, bytes]:
+    """The same of a claim without a lease; only with a `str` may this be called, it is cached."""
     agent = _agent_json(agent_id)
     bound = b"" if owner is None else b',"owner":"%b"' % owner.encode()
     return (
@@ -137,13 +147,11 @@ def published_fields(fields: dict[str, Any]) -> dict[str, Any]:
 
 def available_fields(fields: dict[str, Any]) -> dict[str, Any]:
     """The managed fields of a document as they are while the task waits."""
-    kept = {name: value for name, value in fields.items() if name in _WAITING_FIELDS}
+    kept = {name: fields[name] for name in sorted(_WAITING_FIELDS.intersection(fields))}
     if ENFORCEMENT in kept:
-        kept[ENFORCEMENT] = {
-            name: value
-            for name, value in kept[ENFORCEMENT].items()
-            if name not in ENFORCEMENT_CLAIM_FIELDS
-        }
+        kept[ENFORCEMENT] = dict(kept[ENFORCEMENT])
+        for name in ENFORCEMENT_CLAIM_FIELDS:
+            kept[ENFORCEMENT].pop(name, None)
     kept[STATUS] = "available"
     return kept
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import itertools
 import os
 
-_prefix = ""
+own_id = ""  # this process's, unlike that of any other, its parent included; 12 hexadecimal digits
 _numbers = itertools.count()
 
 
 def _seed() -> None:
-    global _prefix, _numbers
-    _prefix = os.urandom(6).hex()
+    global own_id, _numbers
+    own_id = os.urandom(6).hex()
     _numbers = itertools.count(1)
 
 
@@ -19,11 +19,6 @@ _seed()
 os.register_at_fork(after_in_child=_seed)
 
 
-def owner_id() -> str:
-    """This process's, unlike that of any other, its parent included; 12 hexadecimal digits."""
-    return _prefix
-
-
 def new_token() -> str:
     """A string that no other call returns, in this process or another; plain ASCII, 14 or more."""
-    return f"{_prefix}-{next(_numbers):x}"
+    return f"{own_id}-{next(_numbers)}"

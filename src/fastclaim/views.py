@@ -51,6 +51,7 @@ class View(ABC):
     """What agents with these capabilities may claim. Not safe from threads by itself."""
 
     is_eager = True  # whether it must know of all tasks before it can say which is next
+    names: Sequence[str] = ()  # of tasks, that it has read in no order and not come to yet
 
     def __init__(self, pool: Directories, changes: Changes, capabilities: Capabilities) -> None:
         # What those who find the same tasks, and may read and claim them, have in common.
@@ -62,7 +63,7 @@ class View(ABC):
         # Capabilities for a claim of what `take` has given, which may have changed since.
         self.claims_with = encode_capabilities(capabilities)
         self._prefix = os.path.join(os.fsdecode(pool.available), "")
-        self._misses = 0
+        self.misses = 0
         self.rescan()
 
     def rescan(self) -> None:
@@ -94,7 +95,7 @@ class View(ABC):
             Of those that were left alone until a time, the latest to be tried, since the epoch: a
             search must not come back to what it has found busy itself.
         """
-        if self._doubts.are_due:
+        if self._doubts.names and self._doubts.are_due:
             self._settle()
         # More than once: what others take of those before it is tried is a miss, from which on
         # looks say again that the rest has gone.
@@ -162,23 +163,18 @@ class View(ABC):
 
     def missed(self) -> None:
         """Somebody else was faster."""
-        self._misses += 1
+        self.misses += 1
 
     def hit(self) -> None:
         """A task was claimed."""
         # Others go through the same names: it takes a while to get away from them, or past them.
-        self._misses //= 2
+        self.misses //= 2
 
     def due_in_s(self) -> float:
         """Seconds until there is something to try: 0 is now, infinity is unknown."""
-        if self.fresh or self._doubts or self._is_stale:
+        if self.fresh or self._doubts.names or self._is_stale:
             return 0.0
         return max(0.0, self._due[0][0] - time.time()) if self._due else float("inf")
-
-    @property
-    def has_names(self) -> bool:
-        """Whether it has read names of tasks that it has not come to yet."""
-        return False
 
     @property
     def has_work(self) -> bool:
@@ -208,9 +204,11 @@ class View(ABC):
         return names
 
     def _has_gone(self, name: str) -> bool:
-        """Whether a look, where others have been faster lately, shows that they were again."""
-        # It costs a tenth of a claim in vain.
-        if self._misses == 0 or not self._doubts.has_gone(name):
+        """Whether a look shows that others were faster; for where they have been lately.
+
+        Where they were not, it costs a tenth of a claim in vain.
+        """
+        if not self._doubts.has_gone(name):
             return False
         self.missed()
         return True
@@ -220,7 +218,7 @@ class View(ABC):
         pieces = iter(_Scan(self._prefix).piece, [])
         there = self._doubts.settle(itertools.chain.from_iterable(pieces))
         if there:
-            self._misses = 0  # no look, which may say the same, before they are tried
+            self.misses = 0  # no look, which may say the same, before they are tried
             self.tell(there)
         return bool(there)
 
@@ -285,52 +283,49 @@ class AnyView(View):
 
     def rescan(self) -> None:
         super().rescan()
-        self._names: deque[str] = deque()
+        self.names: deque[str] = deque()
         self._from_scan = False
         self._again = False
 
     def _next(self, due_s: float) -> str | None:
-        self._catch_up(due_s)
-        while self._names or self._refill():
-            name = self._names.popleft()
-            if self._misses == 0 or not self._has_gone(name):
+        if self._is_stale or self._due:
+            self._catch_up(due_s)
+        while self.names or self._refill():
+            name = self.names.popleft()
+            if self.misses == 0 or not self._has_gone(name):
                 return name
         return None
 
-    @property
-    def has_names(self) -> bool:
-        return bool(self._names)
-
     def due_in_s(self) -> float:
-        return 0.0 if self._names else super().due_in_s()
+        return 0.0 if self.names else super().due_in_s()
 
     def missed(self) -> None:
         """Jump: agents that read one directory would else run for the same tasks, in step."""
         super().missed()
         import random  # here: a process that claims once seldom misses
 
-        skipped = random.randrange(1 << min(self._misses, _MOST_SKIPPED_BITS))
+        skipped = random.randrange(1 << min(self.misses, _MOST_SKIPPED_BITS))
         if not self._from_scan:
-            self._names.rotate(-skipped)
+            self.names.rotate(-skipped)
             return
         # Not to be come back to name by name, when most have been claimed: scanned once more.
-        for _ in range(min(skipped, len(self._names))):
-            self._names.popleft()
+        for _ in range(min(skipped, len(self.names))):
+            self.names.popleft()
             self._again = True
 
     def _refill(self) -> bool:
         if self.fresh:
-            self._names, self.fresh = deque(self.fresh), {}
+            self.names, self.fresh = deque(self.fresh), {}
             self._from_scan = False
             return True
-        self._names = deque(self._read_piece())
+        self.names = deque(self._read_piece())
         self._from_scan = True
-        if not self._names and self._again:
+        if not self.names and self._again:
             self._settle()  # what seems to have gone each time would be scanned for ever
             self.rescan()
-            self._names = deque(self._read_piece())
+            self.names = deque(self._read_piece())
             self._from_scan = True
-        return bool(self._names)
+        return bool(self.names)
 
 
 class OrderedView(View):
@@ -356,8 +351,10 @@ class OrderedView(View):
         return super().due_in_s() if self._ranked.is_empty else 0.0
 
     def _next(self, due_s: float) -> str | None:
-        self._catch_up(due_s)
-        self._examine_all()
+        if self._is_stale or self._due:
+            self._catch_up(due_s)
+        if self._scan is not None or self.fresh:
+            self._examine_all()
         candidate = self._best()
         if candidate is None and self._ranked.dropped:
             self.rescan()
@@ -367,7 +364,7 @@ class OrderedView(View):
 
     def _best(self) -> str | None:
         while (entry := self._ranked.pop()) is not None:
-            if not self._has_gone(entry[2]):
+            if self.misses == 0 or not self._has_gone(entry[2]):
                 return entry[2]
         return None
 
@@ -381,7 +378,7 @@ class OrderedView(View):
     def _rank(self, names: list[str]) -> None:
         tasks = self._pool.opened()
         for name in names:
-            if self._has_gone(name):
+            if self.misses and self._has_gone(name):
                 continue
             known = self._pool.core.peek(self._prefix + name, self.claims_with, tasks)
             if known is not None:
@@ -409,10 +406,10 @@ class _Scan:
                 return []
         names: list[str] = []
         while not names:
-            found = [entry.name for entry in itertools.islice(self._entries, _PIECE_NAMES)]
+            found = list(itertools.islice(self._entries, _PIECE_NAMES))
             if not found:
                 break
-            names = [name for name in found if name.endswith(layout.TASK_SUFFIX)]
+            names = [entry.name for entry in found if entry.name.endswith(layout.TASK_SUFFIX)]
         return names
 
     def __del__(self) -> None:

@@ -15,7 +15,7 @@ from .views import View
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
 
 class Waiter:
@@ -99,30 +99,26 @@ class Waiters:
 
     Attributes
     ----------
+    all : list of Waiter
+        In the order in which they came.
     leader : Waiter or None
         Who listens.
     """
 
     def __init__(self) -> None:
-        self._all: list[Waiter] = []
+        self.all: list[Waiter] = []
         self.leader: Waiter | None = None
-
-    def __iter__(self) -> Iterator[Waiter]:
-        return iter(self._all)
-
-    def __len__(self) -> int:
-        return len(self._all)
 
     def add(self, waiter: Waiter) -> None:
         """Begin to wait; lead, if nobody does."""
-        self._all.append(waiter)
+        self.all.append(waiter)
         if waiter.can_lead and self.leader is None:
             self.leader = waiter
 
     def remove(self, waiter: Waiter) -> None:
         """Wait no more; again: nothing."""
-        if waiter in self._all:
-            self._all.remove(waiter)
+        if waiter in self.all:
+            self.all.remove(waiter)
         if self.leader is waiter:
             self.leader = None
 
@@ -131,7 +127,7 @@ class Waiters:
         left: dict[View, int] = {}
         if reader is not None and not reader.at_claimed:
             left[reader.view] = tasks - 1
-        for waiter in self._all:
+        for waiter in self.all:
             if waiter is reader or waiter.is_awake:
                 continue
             if waiter.at_claimed:
@@ -142,12 +138,12 @@ class Waiters:
 
     def wake_all(self) -> None:
         """Let all try again."""
-        for waiter in self._all:
+        for waiter in self.all:
             waiter.wake()
 
     def wake_those_with_work(self, *, was_claimed: bool) -> None:
         """Some of what they wait for has come about: maybe the end of a claim (`was_claimed`)."""
-        for waiter in self._all:
+        for waiter in self.all:
             if (waiter.at_claimed and was_claimed) or waiter.view.has_work:
                 waiter.wake()
 
@@ -155,12 +151,12 @@ class Waiters:
         """Have one look after dead owners."""
         if self.leader is not None:
             self.leader.wake()
-        elif self._all:
-            self._all[0].wake()
+        elif self.all:
+            self.all[0].wake()
 
     def wake_one(self, view: View) -> None:
         """Let one more look at that view."""
-        for waiter in self._all:
+        for waiter in self.all:
             if waiter.view is view and not waiter.at_claimed and not waiter.is_awake:
                 waiter.wake()
                 break
@@ -169,8 +165,8 @@ class Waiters:
         """Somebody has looked at that view for the last time, or could not look."""
         if view.due_in_s() < float("inf"):
             self.wake_one(view)
-        if self.leader is None and not any(w.is_awake and w.can_lead for w in self._all):
-            for waiter in self._all:
+        if self.leader is None and not any(w.is_awake and w.can_lead for w in self.all):
+            for waiter in self.all:
                 if waiter.can_lead:
                     waiter.wake()
                     break

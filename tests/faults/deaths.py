@@ -257,9 +257,9 @@ def litter_in(pool: TaskPool) -> list[str]:
 
 
 def driver_owner() -> str:
-    from fastclaim.tokens import owner_id
+    from fastclaim import tokens
 
-    return owner_id()
+    return tokens.own_id
 
 
 class Aftermath:

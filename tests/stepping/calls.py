@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from fastclaim import _transition_py, deaths, listing, owners, tokens, whole_file
-from fastclaim._core import posix
+from fastclaim import _transition_py, deaths, listing, owners, stamps, tokens, whole_file
+from fastclaim._core import claim, posix
 from fastclaim.directories import Directories
 
 from .kernel import FIRST_DESCRIPTOR
@@ -27,6 +27,12 @@ BASE = "/pool-in-memory"
 TASKS = f"{BASE}/tasks"
 # How often whoever meets a lock tries again.
 TRIES = 2
+# What each process has of its own.
+_OF_PROCESS = (
+    (tokens, ("own_id", "_numbers")),
+    (stamps, ("own_hold",)),
+    (owners, ("_open", "_known")),
+)
 
 
 def _path(path: Any, dir_fd: int | None = None) -> str | None:
@@ -202,7 +208,7 @@ class Tempfile:
     @contextlib.contextmanager
     def NamedTemporaryFile(self, mode: str, dir: Any, suffix: str, delete: bool) -> Iterator[Any]:
         assert (mode, delete) == ("w", False)
-        name = os.path.join(dir, f"tmp{tokens._prefix}{suffix}")
+        name = os.path.join(dir, f"tmp{tokens.own_id}{suffix}")
         descriptor = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         file = _Written(name, descriptor)
         try:
@@ -228,6 +234,9 @@ class _MaybeDeaths:
 
     def may_have_come(self, tasks: object = None) -> bool:
         return True
+
+    def is_quiet(self, tasks: object) -> bool:
+        return False
 
     def looked(self, settled: bool) -> None:
         pass
@@ -261,11 +270,14 @@ def in_memory() -> Iterator[pytest.MonkeyPatch]:
         patch.setattr(deaths, "deaths_in", lambda _: _MaybeDeaths())
         patch.setattr(time, "time_ns", _now_ns)
         patch.setattr(time, "time", lambda: _now_ns() / 1e9)
+        patch.setattr(posix, "file_clock_ns", _now_ns)
         patch.setattr(time, "sleep", lambda _: None)
+        patch.setattr(os, "sched_yield", lambda: None)
+        patch.setattr(claim, "_TURNS", TRIES)
         patch.setattr(logging.root.manager, "disable", logging.CRITICAL)
         for name in ("claiming", "finishing", "recovery"):
             patch.setattr(f"fastclaim.{name}.turns", lambda _: iter(range(TRIES)))
-        for module, names in ((tokens, ("_prefix", "_numbers")), (owners, ("_open", "_known"))):
+        for module, names in _OF_PROCESS:
             for name in names:
                 patch.setattr(module, name, getattr(module, name))
         # A destructor, too, can be where the answers end.

@@ -14,7 +14,7 @@ import os
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from fastclaim import owners, tokens
+from fastclaim import owners, stamps, tokens
 
 from .kernel import Kernel
 
@@ -158,7 +158,8 @@ class _Run:
         global _current
         assert _current is None
         _current = self
-        tokens._prefix, tokens._numbers = f"{self._process.name:0>12}", itertools.count(1)
+        tokens.own_id, tokens._numbers = f"{self._process.name:0>12}", itertools.count(1)
+        stamps._seed()
         owners._open, owners._known = {}, {}
         try:
             with contextlib.suppress(Stopped):

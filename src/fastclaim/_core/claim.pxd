@@ -9,12 +9,14 @@ from . cimport posix
 from .hold cimport close_all, hold_unverified, verify
 from .mark cimport ENFORCED, GUARDED, MARK_START, MARK_START_BYTES, Sector, Text, admits
 from .move cimport move, move_back
-from .outcome cimport DONE, FAILED, STALE, UNJUDGED, UNPROVEN
+from .outcome cimport BUSY, DONE, FAILED, STALE, UNJUDGED, UNPROVEN
 from .replace cimport exchange, undo_exchange
 from .sector cimport (
     SECTOR_BYTES,
     STATE_CLAIMED,
     STATE_CLAIMED_BYTES,
+    TOKEN_MEMBER,
+    TOKEN_MEMBER_BYTES,
     append,
     append_mark,
     append_timed,
@@ -26,13 +28,14 @@ from .step cimport Destination, Step, fail, sync_directories
 
 cdef enum:
     SMALL_BYTES = 4096  # documents up to here are read without an allocation
-    TICK_S = 3  # a change so soon after another may leave a directory with the same time
+    TURNS = 8  # what others do with a task mostly is over, and the task gone, by then
 
 
 # What a claim asks for and writes: see `_transition_py.claim`.
 cdef struct Demand:
     Text enforcement
     Text fields
+    Text token
     Text capabilities  # NULL: none are asked for
 
 
@@ -43,18 +46,31 @@ cdef struct Content:
     char small[SMALL_BYTES]
 
 
+cdef inline bint is_settled(const Step *step, int64_t changed_ns, int64_t now_ns) noexcept nogil:
+    """Whether a change of `tasks/` from now on gives it another time than that."""
+    # It is the kernel's last tick's, cut to what the file system can write: ours by less than a
+    # millisecond, FAT's by two seconds; or another machine's, whose clock may differ.
+    cdef int64_t cut_by_ns = 1000000
+    if changed_ns % cut_by_ns == 0 or not posix.has_kernels_clock(step.at):
+        cut_by_ns = 3000000000
+    return now_ns - changed_ns > cut_by_ns
+
+
 cdef inline bint is_paused(const Step *step, int64_t *unpaused_mtime_ns) noexcept nogil:
     """Whether there is a file `paused`; looked for only if `tasks/` has changed since last time."""
     cdef posix.stat_result status, found
+    cdef int64_t changed_ns, now_ns
     if posix.fstat(step.at, &status) != 0:
         return True
-    if posix.mtime_ns_of(&status) == unpaused_mtime_ns[0]:
+    changed_ns = posix.mtime_ns_of(&status)
+    if changed_ns == unpaused_mtime_ns[0]:
         return False
+    now_ns = posix.file_clock_ns()  # before the look: what is made after it, is made from now on
     if (posix.fstatat(step.at, b"paused", &found, posix.AT_SYMLINK_NOFOLLOW) == 0
             or errno != posix.ENOENT):
         return True
-    if posix.now_ns() - posix.mtime_ns_of(&status) > <int64_t>TICK_S * 1000000000:
-        unpaused_mtime_ns[0] = posix.mtime_ns_of(&status)
+    if is_settled(step, changed_ns, now_ns):
+        unpaused_mtime_ns[0] = changed_ns
     return False
 
 
@@ -66,6 +82,17 @@ cdef inline bint has_to_be_seen_to(
     if heed_pause and is_paused(step, unpaused_mtime_ns):
         return True
     return owner >= 0 and (posix.fstat(owner, &status) != 0 or status.st_nlink == 0)
+
+
+cdef inline int hold_patiently(Step *step, int turns) noexcept nogil:
+    """As `hold_unverified`; BUSY only if others have the task after some microseconds, too."""
+    cdef int turn, outcome = hold_unverified(step)
+    for turn in range(1, turns):
+        if outcome != BUSY:
+            break
+        posix.sched_yield()
+        outcome = hold_unverified(step)
+    return outcome
 
 
 cdef inline int read_content(Step *step, Content *content) noexcept nogil:
@@ -111,7 +138,10 @@ cdef inline bint claim_stamp(
         at = append(stamp, at, b"}", 1)
     at = append(stamp, at, STATE_CLAIMED, STATE_CLAIMED_BYTES)
     at = append(stamp, at, raw + kept_at, sector.state_end - kept_at)
-    return pad(stamp, append_timed(stamp, at, demand.fields, now))
+    at = append_timed(stamp, at, demand.fields, now)
+    at = append(stamp, at, TOKEN_MEMBER, TOKEN_MEMBER_BYTES)
+    at = append(stamp, at, demand.token.at, demand.token.size_bytes)
+    return pad(stamp, append(stamp, at, b'"', 1))
 
 
 cdef inline int claim_proven(
@@ -139,7 +169,8 @@ cdef inline int claim_held(
     """The whole try, from the hold on; all but UNPROVEN hold nothing."""
     cdef char stamp[SECTOR_BYTES]
     cdef Sector sector
-    cdef int outcome = hold_unverified(step)
+    # Who chooses has others to try.
+    cdef int outcome = hold_patiently(step, TURNS if demand.capabilities.at == NULL else 1)
     if outcome != DONE:
         return outcome
     if has_to_be_seen_to(step, heed_pause, unpaused_mtime_ns, owner):

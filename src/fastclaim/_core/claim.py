@@ -20,16 +20,16 @@ from ..document import (
 )
 from ..named_tuple import NamedTuple
 from ..outcome import BUSY, DONE, STALE, UNJUDGED, UNPROVEN
+from ..stamps import token_member
 from ..tasks_directory import TasksDirectory
 from . import posix
 from .hold import hold_unverified, read_held, verify
 from .move import move, move_back
 from .replace import exchange, undo_exchange
 from .stamp import proven_sector, put_stamp, undo_stamp
-from .step import Destination, Step, errors_of, sync_directories
+from .step import Destination, Step, errors_of, let_go, sync_directories
 
-# A change that comes so soon after another may leave a directory with the same time.
-_TICK_NS: Final = 3_000_000_000
+_TURNS: Final = 8  # what others do with a task mostly is over, and the task gone, by then
 
 
 class Demand(NamedTuple):
@@ -37,7 +37,18 @@ class Demand(NamedTuple):
 
     enforcement: bytes
     fields: bytes
+    token: str
     capabilities: bytes | None
+
+
+def is_settled(tasks: TasksDirectory, changed_ns: int, now_ns: int) -> bool:
+    """Whether a change of `tasks/` from now on gives it another time than that."""
+    # It is the kernel's last tick's, cut to what the file system can write: ours by less than a
+    # millisecond, FAT's by two seconds; or another machine's, whose clock may differ.
+    cut_by_ns = 1_000_000
+    if changed_ns % cut_by_ns == 0 or not posix.has_kernels_clock(tasks.descriptor):
+        cut_by_ns = 3_000_000_000
+    return now_ns - changed_ns > cut_by_ns
 
 
 def is_paused(tasks: TasksDirectory) -> bool:
@@ -45,9 +56,10 @@ def is_paused(tasks: TasksDirectory) -> bool:
     changed_ns = os.fstat(tasks.descriptor).st_mtime_ns
     if changed_ns == tasks.unpaused_mtime_ns:
         return False
+    now_ns = posix.file_clock_ns()  # before the look: what is made after it, is made from now on
     if posix.lstat(b"paused", tasks.descriptor) is not None:
         return True
-    if time.time_ns() - changed_ns > _TICK_NS:
+    if is_settled(tasks, changed_ns, now_ns):
         tasks.unpaused_mtime_ns = changed_ns
     return False
 
@@ -62,6 +74,18 @@ def has_to_be_seen_to(step: Step, heed_pause: bool, owner: int) -> bool:
         return True
 
 
+def hold_patiently(step: Step, turns: int) -> int:
+    """As `hold_unverified`; BUSY only if others have the task after some microseconds, too."""
+    outcome = hold_unverified(step)
+    for _ in range(1, turns):
+        if outcome != BUSY:
+            break
+        let_go(step, "task")
+        os.sched_yield()
+        outcome = hold_unverified(step)
+    return outcome
+
+
 def claim_stamp(sector: Sector | None, demand: Demand) -> bytes | None:
     """None if the claim needs more of a judgement than this."""
     if sector is None or sector.flags & GUARDED:
@@ -72,9 +96,8 @@ def claim_stamp(sector: Sector | None, demand: Demand) -> bytes | None:
     if kept is None:
         return None
     enforcement = (demand.enforcement + b"}") * (sector.flags & ENFORCED)
-    state = (enforcement + STATE_CLAIMED + kept + demand.fields).replace(
-        TIME, timestamp(time.time_ns())
-    )
+    state = enforcement + STATE_CLAIMED + kept + demand.fields + b"," + token_member(demand.token)
+    state = state.replace(TIME, timestamp(time.time_ns()))
     return write_sector(sector, sector.size_bytes, state)
 
 
@@ -99,7 +122,8 @@ def claim_held(
     step: Step, heed_pause: bool, owner: int, to: Destination, demand: Demand, whole: bool
 ) -> tuple[int, bytes | None]:
     """The whole try, from the hold on; what is claimed, all of it if `whole`."""
-    outcome = hold_unverified(step)
+    # Who chooses has others to try.
+    outcome = hold_patiently(step, _TURNS if demand.capabilities is None else 1)
     if outcome != DONE:
         return outcome, None
     if has_to_be_seen_to(step, heed_pause, owner):

@@ -11,6 +11,7 @@ cdef enum:
     UNPROVEN = 7
     STALE = 8
     UNJUDGED = 9
+    QUIET = 10
     FAILED = -1  # `step.error` and `step.where` say which system call's file failed how
 
 cdef enum:

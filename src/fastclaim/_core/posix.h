@@ -7,9 +7,11 @@
 #endif
 #include <errno.h>
 #include <fcntl.h>
+#include <sched.h>
 #include <stdint.h>
 #include <string.h>
 #include <sys/file.h>
+#include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <time.h>
@@ -60,6 +62,37 @@ static inline int fastclaim_look_at_once(int at, const char *name)
     return ENOSYS;
 }
 
+/* Whether this kernel, and no other machine, says when a file there is changed. */
+static inline int fastclaim_has_kernels_clock(int fd)
+{
+#ifdef __linux__
+    struct statfs system;
+    return fstatfs(fd, &system) == 0
+           && (system.f_type == FASTCLAIM_TMPFS || system.f_type == 0xef53 /* ext4 */
+               || system.f_type == 0x58465342 /* xfs */ || system.f_type == 0x9123683e /* btrfs */);
+#else
+    (void)fd;
+    return 0;
+#endif
+}
+
+/* As inotify(7) has it, without the name that follows: not every system has the header. */
+typedef struct {
+    int wd;
+    uint32_t mask, cookie, len;
+} fastclaim_inotify_event;
+
+/* How much can be read from an inotify instance; -1 if it is none. */
+static inline int fastclaim_waiting_bytes(int fd)
+{
+    struct stat status;
+    int count;
+    /* All others of which this can be asked have a type. */
+    if (fstat(fd, &status) != 0 || (status.st_mode & S_IFMT) != 0)
+        return -1;
+    return ioctl(fd, FIONREAD, &count) == 0 ? count : -1;
+}
+
 static inline void fastclaim_set_errno(int number)
 {
     errno = number;
@@ -85,11 +118,17 @@ static inline int fastclaim_set_mtime(int fd, int64_t mtime_ns)
     return futimens(fd, times);
 }
 
-static inline int64_t fastclaim_now_ns(void)
+/* What the kernel would say now of a file that is changed: on Linux that of its last tick. */
+static inline int64_t fastclaim_file_clock_ns(void)
 {
     struct timespec now;
-    clock_gettime(CLOCK_REALTIME, &now);
+#ifdef CLOCK_REALTIME_COARSE
+    clock_gettime(CLOCK_REALTIME_COARSE, &now);
     return fastclaim_ns(now);
+#else
+    clock_gettime(CLOCK_REALTIME, &now);
+    return fastclaim_ns(now) - 100000000;
+#endif
 }
 
 /* As much as the digits of any 64-bit number of seconds, a point and six more. */

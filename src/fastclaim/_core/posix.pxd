@@ -1,7 +1,7 @@
 """System calls, and what is made of them: all without the GIL, with `errno` of what failed."""
 
 from libc.errno cimport errno
-from libc.stdint cimport int64_t
+from libc.stdint cimport int64_t, uint32_t
 
 from .outcome cimport BUSY, DONE, FAILED
 
@@ -13,6 +13,10 @@ cdef extern from "posix.h" nogil:
         unsigned long st_nlink
         long long st_size
 
+    ctypedef struct inotify_event "fastclaim_inotify_event":
+        int wd
+        uint32_t mask, cookie, len
+
     int openat(int at, const char *path, int flags, ...)
     int close(int fd)
     int fstat(int fd, stat_result *status)
@@ -23,6 +27,7 @@ cdef extern from "posix.h" nogil:
     ssize_t pwrite(int fd, const void *content, size_t size_bytes, long long offset)
     int fsync(int fd)
     int fdatasync(int fd)
+    int sched_yield()
     int renameat(int source_at, const char *source, int target_at, const char *target)
     int linkat(int from_at, const char *source, int to_at, const char *target, int flags)
     int unlinkat(int at, const char *path, int flags)
@@ -44,8 +49,10 @@ cdef extern from "posix.h" nogil:
     int64_t mtime_ns_of "fastclaim_mtime_ns" (const stat_result *status)
     int set_mtime "fastclaim_set_mtime" (int fd, int64_t mtime_ns)
     int look_at_once "fastclaim_look_at_once" (int at, const char *name)
+    int waiting_bytes "fastclaim_waiting_bytes" (int fd)
     void set_errno "fastclaim_set_errno" (int number)
-    int64_t now_ns "fastclaim_now_ns" ()
+    bint has_kernels_clock "fastclaim_has_kernels_clock" (int fd)
+    int64_t file_clock_ns "fastclaim_file_clock_ns" ()
     int timestamp "fastclaim_timestamp" (char *text)
 
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import sys
+import time
 from types import TracebackType
 from typing import Final
 
@@ -19,6 +21,9 @@ UNSUPPORTED: Final = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM)
 # What open(2) says of a symlink, a directory, and a socket.
 NOT_REGULAR: Final = (errno.ELOOP, errno.EISDIR, errno.ENXIO)
 _READ_ONLY: Final = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ETXTBSY)
+_CLOCK_REALTIME_COARSE: Final = 5  # linux/time.h
+# linux/magic.h: tmpfs, ext4, xfs, btrfs.
+_WITH_KERNELS_CLOCK: Final = (0x01021994, 0xEF53, 0x58465342, 0x9123683E)
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -82,6 +87,22 @@ def lstat(path: bytes, at: int | None = None) -> os.stat_result | None:
         return os.stat(path, dir_fd=at, follow_symlinks=False)
     except (FileNotFoundError, NotADirectoryError):
         return None
+
+
+def file_clock_ns() -> int:
+    """What the kernel would say now of a file that is changed: on Linux that of its last tick."""
+    if sys.platform.startswith("linux"):
+        return time.clock_gettime_ns(_CLOCK_REALTIME_COARSE)
+    return time.time_ns() - 100_000_000
+
+
+def has_kernels_clock(descriptor: int) -> bool:
+    """Whether this kernel, and no other machine, says when a file there is changed."""
+    status = (ctypes.c_long * 32)()  # struct statfs, which begins with the type
+    fstatfs = getattr(_libc, "fstatfs", None)
+    if not sys.platform.startswith("linux") or fstatfs is None:
+        return False
+    return fstatfs(descriptor, status) == 0 and status[0] in _WITH_KERNELS_CLOCK
 
 
 def same_inode(one: os.stat_result | None, other: os.stat_result) -> bool:

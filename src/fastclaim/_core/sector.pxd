@@ -17,17 +17,20 @@ cdef extern from * nogil:
     #define FASTCLAIM_STATE_AVAILABLE ",\"status\":\"available\""
     #define FASTCLAIM_STATE_CLAIMED ",\"status\":\"claimed\""
     #define FASTCLAIM_CLAIM_FIELDS_START ",\"claimed_by\":"
+    #define FASTCLAIM_TOKEN_MEMBER ",\"claim_token\":\""
     #define FASTCLAIM_NOT_BEFORE_MEMBER ",\"not_before\":"
     """
     const char *STATE_AVAILABLE "FASTCLAIM_STATE_AVAILABLE"
     const char *STATE_CLAIMED "FASTCLAIM_STATE_CLAIMED"
     const char *CLAIM_FIELDS_START "FASTCLAIM_CLAIM_FIELDS_START"
+    const char *TOKEN_MEMBER "FASTCLAIM_TOKEN_MEMBER"
     const char *NOT_BEFORE_MEMBER "FASTCLAIM_NOT_BEFORE_MEMBER"
 
 cdef enum:
     STATE_AVAILABLE_BYTES = 21
     STATE_CLAIMED_BYTES = 19
     CLAIM_FIELDS_START_BYTES = 14
+    TOKEN_MEMBER_BYTES = 16
     NOT_BEFORE_MEMBER_BYTES = 14
 
 
