@@ -69,7 +69,7 @@ class Deaths:
     def is_quiet(self, tasks: os.stat_result | None) -> bool:
         """Whether the kernel has had nothing at all to tell since the last answer, a lasting no.
 
-        Then `may_have_come` would say no; this is one system call and takes no lock: a thread that
+        Then `may_have_come` would say no; this is two system calls and takes no lock: a thread that
         asks while another hears of a death may be told what was true before.
         """
         inotify = self.inotify

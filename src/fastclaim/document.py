@@ -268,7 +268,7 @@ def _lay_out_in_sector(
     in_order: Iterable[str] = STATE_FIELDS if len(names) > 1 else names
     state = {name: fields[name] for name in in_order if name in names}
     tail: dict[str, Any] = {}
-    for name in ("", *_TAIL_FIELDS):
+    for name in ("", *_TAIL_FIELDS):  # first with none of them at the end
         if name in state:
             tail[name] = state.pop(name)
         end = _members(tail) + DOCUMENT_END

@@ -59,9 +59,8 @@ class Inotify:
         self._opened = os.fstat(self.descriptor)
         before = _by_number.get(self.descriptor)
         if before is not None:
-            before.descriptor = (
-                -1
-            )  # to the kernel all instances are one file: it could take ours for its
+            # To the kernel all instances are one file: it could take ours for its own.
+            before.descriptor = -1
         _by_number[self.descriptor] = self
 
     def fileno(self) -> int:

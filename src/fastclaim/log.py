@@ -17,7 +17,7 @@ ERROR: Final = 40
 
 
 def is_heard(level: int) -> bool:
-    """Whether anybody wants lines of this level: who does for those below a warning imports it."""
+    """Whether anybody wants lines of this level: below a warning, only who imports `logging`."""
     return (level >= WARNING or "logging" in sys.modules) and logger().isEnabledFor(level)
 
 
