@@ -18,7 +18,7 @@ from .errors import (
     PoolPaused,
     TaskNotAvailable,
 )
-from .stamps import Hold, agents_stamp, claim_stamp, claimed_fields
+from .stamps import UNTIL_ENDED, Hold, agents_stamp, claim_stamp, claimed_fields
 from .tasks_directory import TasksDirectory
 from .tokens import new_token
 from .waiting import turns
@@ -44,7 +44,6 @@ def claim(
     want_document: bool,
     capabilities: bytes | None = None,
     bring_back: Callable[[object], bool] | None = None,
-    to_move: bool = False,
 ) -> tuple[int, bytes | None]:
     """Claim one task for one agent.
 
@@ -68,9 +67,6 @@ def claim(
     bring_back : callable, optional
         Called with the task's id, if it is not there and its claimer may have died: gives it back,
         if that is so, and says whether it may be waiting now.
-    to_move : bool
-        Whether it is claimed only to be moved elsewhere: at any time, during a pause too, and with
-        its `not_before` kept.
 
     Returns
     -------
@@ -88,10 +84,6 @@ def claim(
     OSError
         The system refused; the same.
     """
-    if to_move:
-        mover = _MovingAttempt(pool, task_id, agent_id, hold, token, want_document)
-        came_to, found = mover._try()
-        return mover.go_on(mover.tasks, came_to, found, timeout_s)
     # The core refuses ids that make no file name. Where something is made before, they are asked
     # for names first.
     tasks = pool.opened()
@@ -141,6 +133,19 @@ def claim(
     if hold.lease_expires_at is not None:
         leases.note_again(pool.tasks, hold.lease_expires_at)
     return came_to, found
+
+
+def claim_to_move(
+    pool: Directories, task_id: object, agent_id: object, timeout_s: float
+) -> bytes | None:
+    """Claim a task to move it elsewhere: at any time, during a pause too, its `not_before` kept.
+
+    The claim lasts until somebody ends it. Returns the claimed document, or None where the task is
+    not waiting; raises what `claim` raises.
+    """
+    attempt = _MovingAttempt(pool, task_id, agent_id, UNTIL_ENDED, new_token(), True)
+    came_to, found = attempt._try()
+    return attempt.go_on(attempt.tasks, came_to, found, timeout_s)[1]
 
 
 def _bound(tasks: TasksDirectory, hold: Hold) -> tuple[Hold, int]:

@@ -18,7 +18,8 @@ from typing import Any, Final, NamedTuple, Protocol
 
 from psycopg import errors as pg_errors
 
-from .. import claiming, layout
+from .. import layout
+from ..claiming import claim_to_move
 from ..document import (
     CLAIM_FIELDS,
     ENFORCEMENT,
@@ -31,7 +32,6 @@ from ..document import (
 from ..errors import InvalidTask, TaskNotAvailable, TaskPoolError
 from ..listing import claims_of, read_task, task_files
 from ..pool import TaskPool
-from ..stamps import Hold
 from ..tokens import new_token
 from ..whole_file import write_new
 from . import listing, recovery
@@ -327,10 +327,7 @@ class _Directory:
         return None
 
     def hold(self, task_id: object) -> Task:
-        directories, forever = self._pool._directories, Hold(None, None)
-        _, document = claiming.claim(
-            directories, task_id, MOVER, forever, new_token(), _HOLD_TIMEOUT_S, True, to_move=True
-        )
+        document = claim_to_move(self._pool._directories, task_id, MOVER, _HOLD_TIMEOUT_S)
         if document is None:
             raise TaskNotAvailable("it was claimed meanwhile", task_id)
         return loads(document)
