@@ -175,6 +175,15 @@ def test_a_child_that_a_signals_handler_forks_does_not_rely_on_what_its_parent_h
     assert not quiet.is_quiet(status)
 
 
+def test_two_pool_objects_of_one_directory_are_quiet_together(
+    pool: TaskPool, quiet: Deaths
+) -> None:
+    others = TaskPool(pool.base_dir)._directories.current().status
+    assert not quiet.may_have_come(others)
+    assert pool._directories.is_quiet()
+    assert quiet.is_quiet(others)
+
+
 def test_a_lease_that_ends_after_a_quiet_time_is_told(
     pool: TaskPool, quiet: Deaths, status: os.stat_result, clock: SimpleNamespace
 ) -> None:

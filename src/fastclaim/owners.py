@@ -44,13 +44,16 @@ class OwnerFile:
 
     Attributes
     ----------
+    tasks : os.stat_result
+        The `tasks/` that it is of: the same object for all pool objects that mean that directory.
     descriptor : int
         Flocked; -1 where there is none (yet, or in a forked child).
     """
 
-    __slots__ = ("__weakref__", "_conflicts", "_opened", "descriptor")
+    __slots__ = ("__weakref__", "_conflicts", "_opened", "descriptor", "tasks")
 
-    def __init__(self) -> None:
+    def __init__(self, tasks: os.stat_result) -> None:
+        self.tasks = tasks
         self.descriptor = -1
         self._conflicts = 0
         self._opened: os.stat_result | None = None
@@ -257,11 +260,12 @@ _known: dict[tuple[int, int], ref[OwnerFile]] = {}
 no_fork = RLock()
 
 
-def owner_file(identity: tuple[int, int]) -> OwnerFile:
-    """This process's file in the pool whose tasks/ has this device and inode number.
+def owner_file(tasks: os.stat_result) -> OwnerFile:
+    """This process's file in the pool that has this `tasks/`.
 
     It stays open until the process ends, whatever becomes of the pool object.
     """
+    identity = tasks.st_dev, tasks.st_ino
     with no_fork:
         for file in tuple(_open):
             if not file.stands():
@@ -269,7 +273,7 @@ def owner_file(identity: tuple[int, int]) -> OwnerFile:
         known = _known.get(identity)
         found = None if known is None else known()
         if found is None:
-            found = OwnerFile()
+            found = OwnerFile(tasks)
             _known[identity] = ref(found, functools.partial(_unknown, identity))
         return found
 

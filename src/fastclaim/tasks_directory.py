@@ -25,7 +25,8 @@ class TasksDirectory:
     path : bytes
         Where it stood when it was opened.
     status : os.stat_result or None
-        What it was then; None once the descriptor is somebody else's.
+        Which directory it is, one object for all who have it open; None once the descriptor is
+        somebody else's.
     descriptor, prefix_bytes : int
         What names are looked up from, and how many bytes of a whole path it stands for.
     owner : OwnerFile
@@ -51,9 +52,10 @@ class TasksDirectory:
         self.status: os.stat_result | None = None  # for __del__, if the next line fails
         self.descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self.status = os.fstat(self.descriptor)
+        self.owner: OwnerFile = owner_file(self.status)
+        self.status = self.owner.tasks
         self.path = path
         self.prefix_bytes = len(path) + 1
-        self.owner: OwnerFile = owner_file((self.status.st_dev, self.status.st_ino))
         self.locked_inode: LockedInode | None = None
         self.unpaused_mtime_ns = -1
         self._wants_locked_inode: bool | None = None
