@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 Results = list[dict[str, Any]]
 
 OURS, BARE = "fastclaim", "fastclaim, no lock files"
-MANY = "fastclaim, any order, 64 at once"
+MANY = "fastclaim, no lock files, any order, 64 at once"
 ORIGINAL, SQLITE, SQLITE_FULL = "original", "sqlite3 WAL, NORMAL", "sqlite3 WAL, FULL"
 POSTGRES, REDIS = "PostgreSQL SKIP LOCKED", "Redis, always"
 FLUSH, STAT = "floor: pwrite + fdatasync", "floor: stat"

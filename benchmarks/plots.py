@@ -26,7 +26,7 @@ LINES = {
     "fastclaim": (OURS, "--"),
     "fastclaim, no lock files": (OURS, "-"),
     "fastclaim, no lock files, any order": ("#64a6d8", "-"),
-    "fastclaim, any order, 64 at once": (OURS, ":"),
+    "fastclaim, no lock files, any order, 64 at once": (OURS, ":"),
     "sqlite3 WAL, NORMAL": ("#6d8b3c", "-"),
     "sqlite3 WAL, FULL": ("#6d8b3c", "--"),
     "PostgreSQL SKIP LOCKED": ("#7d5ba6", "-"),

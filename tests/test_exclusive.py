@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import pickle
 import subprocess
 import sys
 import threading
@@ -14,6 +15,7 @@ import pytest
 
 from fastclaim import (
     InvalidTask,
+    KeyHeld,
     LockTimeout,
     TaskNotAvailable,
     TaskPool,
@@ -66,8 +68,10 @@ def test_a_key_is_free_when_its_claim_ends_however_it_does(keyed: TaskPool, end:
 def test_a_claim_by_id_is_refused_while_a_key_is_held(keyed: TaskPool) -> None:
     keyed.claim("x", "a")
     before = (keyed.available_dir / "y.json").read_bytes()
-    with pytest.raises(TaskNotAvailable, match=r"'main'.*x_a\.json"):
+    with pytest.raises(KeyHeld, match=r"'main'.*x_a\.json") as refused:
         keyed.claim("y", "b")
+    assert (refused.value.task_id, refused.value.key) == ("y", "main")
+    assert vars(pickle.loads(pickle.dumps(refused.value))) == vars(refused.value)
     assert keyed.claim_task("y", "b") == {}
     assert (keyed.available_dir / "y.json").read_bytes() == before
     assert sorted(os.listdir(keyed.available_dir)) == ["free.json", "other.json", "y.json"]

@@ -7,7 +7,7 @@ that is not needed, and so if a mistake is no longer found.
 from __future__ import annotations
 
 import fastclaim
-from fastclaim import TaskPool
+from fastclaim import Durability, Order, State, TaskPool
 from fastclaim.aio import AsyncTaskPool
 
 
@@ -20,6 +20,13 @@ def good(pool: TaskPool) -> None:
         claim.complete({"version": fastclaim.__version__, "place": fastclaim.A2A_BASE_DIR})
     pool.prune("completed", 3600)
     print(*pool.tasks("failed"), pool.counts()["available"], fastclaim.Finding)
+
+
+def good_wrapper(pool: TaskPool, order: Order, state: State, durability: Durability) -> None:
+    """Who passes words on can name their types."""
+    TaskPool("/tmp/agents", durability=durability)
+    pool.claim_next("agent-7", order=order)
+    print(*pool.tasks(state), *(list(pool.tasks(each)) for each in pool.counts()))
 
 
 async def good_with_coroutines() -> None:

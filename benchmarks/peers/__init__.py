@@ -41,7 +41,12 @@ def all_peers() -> list[Peer]:
         Fastclaim("fastclaim, no lock files, full", lock_files=False, durability="full"),
         Fastclaim("fastclaim, no lock files, unsynced", lock_files=False, durability="none"),
         Fastclaim("fastclaim, no lock files, any order", "any", lock_files=False),
-        Fastclaim(f"fastclaim, any order, {AT_ONCE} at once", "any", AT_ONCE, lock_files=False),
+        Fastclaim(
+            f"fastclaim, no lock files, any order, {AT_ONCE} at once",
+            "any",
+            AT_ONCE,
+            lock_files=False,
+        ),
         Sqlite("NORMAL"),
         Sqlite("FULL"),
         Sqlite("FULL", AT_ONCE),

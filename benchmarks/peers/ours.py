@@ -15,11 +15,7 @@ from .base import AGENT, Connect, Guarantees, Hold, Peer, Ref, Session, Task
 
 SURVIVES = {"data": "power cut*", "full": "power cut", "none": "process death"}
 CAPABILITIES = ("python",)  # what the tasks require
-DEAD_CLAIMER = (
-    "comes back at once: the kernel says that its claimer is dead"
-    if hasattr(TaskPool, "recover")
-    else "stays claimed until somebody releases it"
-)
+DEAD_CLAIMER = "comes back at once: the kernel says that its claimer is dead"
 
 
 class FastclaimSession(Session):
@@ -82,18 +78,12 @@ class Fastclaim(Peer):
         self.guarantees = Guarantees(
             SURVIVES[settings.get("durability", "data")], DEAD_CLAIMER, says_who=True
         )
-        self.has_next = hasattr(TaskPool, "claim_many" if at_once > 1 else "claim_next")
         # What grows with the pool grows alike in all variants: one of each order shows it.
         self.largest_pool = 1_000_000 if settings == {"lock_files": False} else 100_000
         self.drains_only = at_once > 1
         if order == "any":
             self.has_ids = False  # it differs in which task is next
             self.note = 'order="any": whichever comes first, no priorities, only that task is read'
-
-    def unavailable(self) -> str | None:
-        if not self.has_ids and not self.has_next:
-            return f"this fastclaim has no {'claim_many' if self._at_once > 1 else 'claim_next'}"
-        return None
 
     def version(self) -> str:
         return f"fastclaim {importlib.metadata.version('fastclaim')}, core {fastclaim.core}"

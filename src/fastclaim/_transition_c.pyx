@@ -1,8 +1,8 @@
 """Hold, move, stamp, with the GIL released from the first open to the last close.
 
 The protocol is written at the head of `_transition_py`, which does the same. Here is what Python
-sees; the steps are in `_core`, each in a file that is named after it, function by function as in
-Python, and are compiled into this one extension. Functions there return an outcome; FAILED means
+sees; the steps are in `_core`, each in a file that is named after it, and what does the same as in
+Python has the same name; they are compiled into this one extension. Functions there return an outcome; FAILED means
 that `step.error` and `step.where` say which system call's file failed how, and that everything was
 put back.
 """

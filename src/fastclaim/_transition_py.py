@@ -151,8 +151,8 @@ def hold(tasks: TasksDirectory, path: bytes, lock: bytes | None) -> tuple[int, H
     Returns
     -------
     tuple
-        DONE and the `Held`; else ABSENT, LOST (no directory for the lock file), BUSY or
-        NOT_REGULAR, and None.
+        DONE and the `Held`; else ABSENT, LOST (no directory for the lock file), BUSY,
+        NOT_REGULAR or STALE, and None.
     """
     held = Held(tasks, path, lock)
     outcome = None
@@ -252,7 +252,7 @@ def finish(
         Where names are looked up from.
     path, lock, target : bytes
         The claim's file, the original's lock file or None, and where the task is to go.
-    directories : sequence of bytes
+    directories : tuple of bytes
         What SYNC_FULL syncs.
     expected : bytes
         What the claim's stamp must contain: whose claim it is, as JSON text.
@@ -272,8 +272,8 @@ def finish(
     Returns
     -------
     tuple
-        DONE and None; UNPROVEN and the `Held` claim; else ABSENT, LOST, BUSY, COLLISION or
-        NOT_REGULAR, and None. All but DONE leave the claim as it was.
+        DONE and None; UNPROVEN and the `Held` claim; else ABSENT, LOST, BUSY, COLLISION,
+        NOT_REGULAR or STALE, and None. All but DONE leave the claim as it was.
     """
     to = Destination(target, replace, directories, sync)
     ending = Ending(expected, status, fields, result, temporary)

@@ -241,16 +241,7 @@ def get_a2a_status() -> dict[str, Any]:
 # In the original's place --------------------------------------------------------------------------
 
 _ORIGINAL: Final = "orchestration.a2a_integration"
-_REPLACED: Final = (
-    "A2AClient",
-    "A2AMessage",
-    "AgentInfo",
-    "AgentRegistry",
-    "FileBasedMessaging",
-    "TaskPool",
-    "create_a2a_client",
-    "get_a2a_status",
-)
+_REPLACED: Final = tuple(name for name in __all__ if name not in ("A2A_BASE_DIR", "install"))
 
 
 def install() -> bool:

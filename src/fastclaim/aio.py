@@ -55,10 +55,7 @@ from .views import View
 from .waiters import Waiter
 
 if TYPE_CHECKING:
-    from .directories import Durability
-    from .layout import PrunableState, State
-    from .matching import Order
-    from .publishing import IfExists
+    from .literals import Durability, IfExists, Order, PrunableState, State
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -421,7 +418,7 @@ class AsyncTaskPool:
         while (task := await self._run(next, tasks, None)) is not None:
             yield task
 
-    async def counts(self) -> dict[str, int]:
+    async def counts(self) -> dict[State, int]:
         """As `TaskPool.counts`."""
         return await self._run(self.pool.counts)
 

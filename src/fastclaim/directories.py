@@ -13,11 +13,9 @@ from .tokens import new_token
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import ModuleType
-    from typing import Final, Literal, TypeAlias
+    from typing import Final
 
     from .deaths import Deaths
-
-    Durability: TypeAlias = Literal["none", "data", "full"]
 
 DURABILITIES: Final = {
     "none": outcome.SYNC_NONE,

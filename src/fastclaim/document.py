@@ -1,7 +1,8 @@
 """A task's JSON: the stamp sector, documents of other hands, and what a stamp holds.
 
 A document that we write is one JSON object whose first 512 bytes, the *sector*, hold every field
-that a transition changes, padded with spaces. The caller's fields follow and are never rewritten:
+that a transition changes, padded with spaces; a `result` or `failures` that are too long for it end
+the document. The caller's fields follow and are never rewritten:
 
     {"fastclaim":"1 1432 1763939221123456789 152 5 3 23456 =rust","constraint_enforcement":{...
                   | |    |                   |   | |       requirements

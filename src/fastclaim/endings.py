@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from . import owners
-from .matching import NUMBER
-from .recovery import LEASE_EXPIRED, PROCESS_ENDED
+from .recovery import why_ended
 
 
 class Endings:
@@ -26,15 +25,7 @@ class Endings:
 
     def of(self, claim: Mapping[str, Any]) -> str | None:
         """Why a claim has ended; None if it stands, or nobody can tell."""
-        if "completed_at" in claim:
-            return None  # recovery will say more of it
-        owner = claim.get("owner")
-        if isinstance(owner, str) and not self._is_alive(owner):
-            return PROCESS_ENDED
-        until_s = claim.get("lease_expires_at")
-        if isinstance(until_s, NUMBER) and until_s < time.time():
-            return LEASE_EXPIRED
-        return None
+        return why_ended(claim, self._is_alive, time.time())
 
     def _is_alive(self, owner: str) -> bool:
         if owner not in self._alive:

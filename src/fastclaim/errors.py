@@ -63,9 +63,29 @@ class PoolPaused(TaskNotAvailable):
 
 
 class KeyHeld(TaskNotAvailable):
-    """Another task's claim holds a key that this one needs."""
+    """Another task's claim holds an `exclusive` key that this one needs: `key`.
 
-    claim_name = ""  # of that claim's file
+    Parameters
+    ----------
+    key : str
+        Which.
+    claim_name : str
+        The file name of the claim that holds it; empty on PostgreSQL.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        task_id: object = None,
+        holder: object = None,
+        key: str = "",
+        claim_name: str = "",
+    ) -> None:
+        super().__init__(message, task_id, holder)
+        self.key, self.claim_name = key, claim_name
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self.args[0], self.task_id, self.holder, self.key, self.claim_name)
 
 
 class LockTimeout(TaskPoolError, TimeoutError):

@@ -36,9 +36,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Set
     from typing import Final
 
-DIRECTORY: Final = b"keys"
-_KEY_SUFFIX: Final = b".key"
-_AGENT_SUFFIX: Final = b".agent"
+_KEY_SUFFIX: Final = layout.KEY_SUFFIX.encode()
+_AGENT_SUFFIX: Final = layout.AGENT_SUFFIX.encode()
 _RECORD_BYTES: Final = 512  # what a disk writes whole
 _END: Final = b"\0"  # of a name, in which it cannot be
 _VERIFY_TRIES: Final = 8
@@ -161,9 +160,8 @@ def _check_is_free(
     holder = _standing(pool, os.pread(descriptor, _RECORD_BYTES, 0))
     # Our own name: an earlier claim of this task by this agent, which the new one replaces.
     if holder is not None and holder != claim_name:
-        error = KeyHeld(f"task {task_id!r} needs the key {key!r}, which {holder} holds", task_id)
-        error.claim_name = holder
-        raise error
+        message = f"task {task_id!r} needs the key {key!r}, which {holder} holds"
+        raise KeyHeld(message, task_id, None, key, holder)
 
 
 def _standing(pool: Directories, record: bytes) -> str | None:
@@ -189,7 +187,7 @@ def _write_name(pool: Directories, key: str, descriptor: int, claim_name: str) -
 
 
 def _directory(pool: Directories) -> bytes:
-    return pool.available[: -len(layout.AVAILABLE)] + DIRECTORY
+    return pool.available[: -len(layout.AVAILABLE)] + layout.KEYS.encode()
 
 
 def _key_file(pool: Directories, key: str) -> bytes:

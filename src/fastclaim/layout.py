@@ -9,6 +9,8 @@
     {base}/tasks/owners/{token}.lock                 likewise: what claimers link to names of locks
     {base}/tasks/owners/{second}.lease               there until the leases that end then are over
     {base}/tasks/waiting/{kind}-{place}              FIFOs: who waits for tasks listens, or sleeps
+    {base}/tasks/keys/{digest}.key                   which claim holds a key
+    {base}/tasks/keys/{digest}.agent                 flocked while an agent with `max_claims` claims
     {base}/tasks/paused                              there while nothing may be claimed
 
 Which directory a task's file is in decides its state. The names of the first four are those of
@@ -22,10 +24,7 @@ import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Final, Literal, TypeAlias
-
-    State: TypeAlias = Literal["available", "claimed", "completed", "failed"]
-    PrunableState: TypeAlias = Literal["available", "completed", "failed"]
+    from typing import Final
 
 AVAILABLE: Final = "available"
 CLAIMED: Final = "claimed"
@@ -35,6 +34,7 @@ STATES: Final = (AVAILABLE, CLAIMED, COMPLETED, FAILED)
 PRUNABLE: Final = (AVAILABLE, COMPLETED, FAILED)
 OWNERS: Final = "owners"
 WAITING: Final = "waiting"
+KEYS: Final = "keys"
 PAUSED: Final = "paused"
 
 DEFAULT_BASE_DIR: Final = "/tmp/orchestration/a2a"
@@ -48,6 +48,8 @@ COMPLETED_SUFFIX: Final = "_complete.json"
 FAILED_SUFFIX: Final = "_failed.json"
 OWNER_SUFFIX: Final = ".owner"
 LEASE_SUFFIX: Final = ".lease"
+KEY_SUFFIX: Final = ".key"
+AGENT_SUFFIX: Final = ".agent"
 # Not ".json": glob("*.json") sees dot files too. Not built from ids: those may fill a name.
 TEMPORARY_PREFIX: Final = ".fastclaim-"
 TEMPORARY_SUFFIX: Final = ".tmp"

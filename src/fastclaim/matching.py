@@ -9,9 +9,8 @@ from .document import MARK
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
-    from typing import Any, Final, Literal, TypeAlias
+    from typing import Any, Final, TypeAlias
 
-    Order: TypeAlias = Literal["priority", "oldest", "any"]
 
 ANY: Final = "any"
 OLDEST: Final = "oldest"

@@ -31,11 +31,8 @@ if TYPE_CHECKING:
     from typing import Any
 
     from .diagnosis import Finding
-    from .directories import Durability
-    from .layout import PrunableState, State
-    from .matching import Order
+    from .literals import Durability, IfExists, Order, PrunableState, State
     from .pausing import Pause
-    from .publishing import IfExists
     from .recovery import RecoveryReport
     from .selection import Selection
 
@@ -71,7 +68,9 @@ class TaskPool(OriginalMethods):
     ValueError
         `base_dir` is empty, `durability` none of the three, or `max_attempts` not positive.
     OSError
-        The directories cannot be made.
+        The directories cannot be made; on PostgreSQL (PoolUnavailable) the server not be reached.
+    ImportError
+        `base_dir` is a URL, and what extra ``postgres`` brings is not installed.
     """
 
     def __init__(
@@ -116,8 +115,8 @@ class TaskPool(OriginalMethods):
         return f"<{type(self).__name__} at {os.fspath(self.base_dir)!r}>"
 
     @property
-    def base_dir(self) -> os.PathLike[str]:
-        """The pool's directory, absolute."""
+    def base_dir(self) -> Path | str:
+        """The pool's directory, absolute; on PostgreSQL its URL, without secrets."""
         from pathlib import Path
 
         return Path(self._directories.base_dir)
@@ -187,6 +186,8 @@ class TaskPool(OriginalMethods):
         OSError
             The system refused, or (TimeoutError) another publisher was stopped in the middle;
             nothing was published.
+        ValueError
+            `if_exists` is none of the three.
         """
         from .publishing import publish
 
@@ -218,6 +219,8 @@ class TaskPool(OriginalMethods):
             meanwhile: those before it are then published.)
         OSError
             As for `publish`, but the first tasks may be published, and none after one that is not.
+        ValueError
+            `if_exists` is none of the three.
         """
         from .publishing import publish_many
 
@@ -262,10 +265,14 @@ class TaskPool(OriginalMethods):
             Nothing may be claimed for now.
         TaskNotAvailable
             It is not waiting, or not yet to be claimed, and nobody has it.
+        KeyHeld
+            Another task's claim holds an `exclusive` key that it needs.
         LockTimeout
             The timeout was over.
         InvalidTask, InvalidName, NameCollision
             It cannot be claimed; the message says why.
+        ValueError
+            `timeout` or `lease_s` is not a number of seconds.
         OSError
             The system refused; the task is where it was.
         """
@@ -348,6 +355,8 @@ class TaskPool(OriginalMethods):
             The task was published again meanwhile; the claim stands.
         ClaimLost, InvalidTask, InvalidName, LockTimeout, OSError
             The claim is as it was.
+        ValueError
+            `not_before` is not a time in seconds since the epoch.
         """
         _check_moment("not_before", not_before)
         finishing.Release(self._directories, task_id, agent_id, token, not_before).run()
@@ -381,6 +390,8 @@ class TaskPool(OriginalMethods):
         ------
         TaskExists, ClaimLost, InvalidTask, InvalidName, LockTimeout, OSError
             As for `release`.
+        ValueError
+            `retry_after_s` is not a number of seconds.
         """
         _check_seconds("retry_after_s", retry_after_s)
         failing = finishing.Fail(
@@ -416,6 +427,8 @@ class TaskPool(OriginalMethods):
         ------
         ClaimLost, InvalidTask, InvalidName, LockTimeout, OSError
             The claim lasts as long as before.
+        ValueError
+            `lease_s` is not a number of seconds.
         """
         _check_seconds("lease_s", lease_s, optional=False)
         renewal = finishing.Renew(self._directories, task_id, agent_id, token, lease_s)
@@ -429,7 +442,8 @@ class TaskPool(OriginalMethods):
         if they had failed: the task waits again, or is given up. Half-made transitions are made
         whole or undone, and temporary files, lock files and owner files of the dead removed. Claims
         of live processes are never touched, however old. A claim call that finds nothing to claim
-        does the first part by itself; a process's first claim by id in vain, for that task alone.
+        does the first part by itself; the first claim by id in vain through a pool object, for that
+        task alone.
 
         Parameters
         ----------
@@ -448,6 +462,8 @@ class TaskPool(OriginalMethods):
         ------
         OSError
             The system refused; what was not put right can be by another call.
+        ValueError
+            `older_than` is not a number of seconds.
         """
         _check_seconds("older_than", older_than)
         from .recovery import recover
@@ -517,6 +533,8 @@ class TaskPool(OriginalMethods):
         ------
         OSError
             The system refused; nothing has changed.
+        ValueError
+            `until` is not a time in seconds since the epoch.
         """
         _check_moment("until", until)
         self._directories.make()
@@ -575,7 +593,7 @@ class TaskPool(OriginalMethods):
             if (task := _read_or_log(path)) is not None
         )
 
-    def counts(self) -> dict[str, int]:
+    def counts(self) -> dict[State, int]:
         """How many tasks are in each state: "available", "claimed", "completed" and "failed".
 
         Raises

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import ExitStack
 from itertools import islice
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final
 
 from . import exclusive, outcome
 from .checking import check_task, checked
@@ -21,7 +21,6 @@ from .stamps import published_fields
 from .terms import terms_of
 from .uniqueness import PublishLock
 
-IfExists: TypeAlias = Literal["error", "ignore", "replace"]
 IF_EXISTS: Final = ("error", "replace", "ignore")
 # How often the directory may vanish between being made and being written to.
 _WRITE_TRIES: Final = 8

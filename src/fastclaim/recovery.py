@@ -11,7 +11,7 @@ import contextlib
 import enum
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -39,6 +39,35 @@ PROCESS_ENDED: Final = "its process ended"
 LEASE_EXPIRED: Final = "its lease expired"
 OLDER_THAN: Final = "it was older than "
 REASONS: Final = (PROCESS_ENDED, LEASE_EXPIRED, OLDER_THAN)
+
+
+def why_ended(
+    claim: Mapping[str, Any], is_alive: Callable[[str], bool], now_s: float
+) -> str | None:
+    """Why a claim has ended, its owner or its lease; None if it stands.
+
+    Parameters
+    ----------
+    claim : Mapping
+        The claimed task.
+    is_alive : callable
+        Whether the process with this owner's name lives.
+    now_s : float
+        Seconds since the epoch.
+    """
+    if "completed_at" in claim:
+        # An original that was overtaken claims a copy of what it has read. If that is a completion,
+        # the copy's owner and lease are those of a claim that has ended well.
+        return None
+    owner = claim.get("owner")
+    if isinstance(owner, str) and not is_alive(owner):
+        return PROCESS_ENDED
+    return LEASE_EXPIRED if _is_before(claim.get("lease_expires_at"), now_s) else None
+
+
+def _is_before(moment: object, at_s: float) -> bool:
+    is_number = isinstance(moment, int | float) and not isinstance(moment, bool)
+    return is_number and moment < at_s  # type: ignore[operator]
 
 
 class RecoveryReport(NamedTuple):
@@ -211,24 +240,16 @@ class _Recovery:
             return (_Verdict.HALF_FAILURE if is_failure else _Verdict.HALF_CLAIM), ""
         if fields.get(STATUS) == layout.COMPLETED and "result" in fields:
             return _Verdict.HALF_COMPLETION, ""
-        # An original that was overtaken claims a copy of what it has read. If that is a completion,
-        # the copy's owner and lease are those of a claim that has ended well.
+        reason = why_ended(fields, self._is_alive, self.now_s)
+        if reason is not None:
+            return _Verdict.LOST, reason
         bound = {} if "completed_at" in fields else fields
-        owner = bound.get("owner")
-        if isinstance(owner, str) and not self._is_alive(owner):
-            return _Verdict.LOST, PROCESS_ENDED
-        if self._is_past(bound.get("lease_expires_at"), 0.0):
-            return _Verdict.LOST, LEASE_EXPIRED
-        is_old = self.older_than_s is not None and self._is_past(
-            fields.get("claimed_at"), self.older_than_s
-        )
-        if owner is None and "lease_expires_at" not in bound and is_old:
+        is_unbound = bound.get("owner") is None and "lease_expires_at" not in bound
+        if self.older_than_s is None or not is_unbound:
+            return _Verdict.STANDS, ""
+        if _is_before(fields.get("claimed_at"), self.now_s - self.older_than_s):
             return _Verdict.LOST, f"{OLDER_THAN}{self.older_than_s} s"
         return _Verdict.STANDS, ""
-
-    def _is_past(self, moment: object, grace_s: float) -> bool:
-        is_number = isinstance(moment, int | float) and not isinstance(moment, bool)
-        return is_number and moment < self.now_s - grace_s  # type: ignore[operator]
 
     def _is_alive(self, owner: str) -> bool:
         if owner not in self._alive:

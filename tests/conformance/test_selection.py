@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from fastclaim import InvalidName, TaskNotAvailable, TaskPool
+from fastclaim import InvalidName, KeyHeld, TaskNotAvailable, TaskPool
 
 from ..other_hands import publish_unchecked
 from .conftest import MakePool
@@ -215,8 +215,9 @@ def test_an_exclusive_key_is_held_by_one_claim(pool: TaskPool) -> None:
     assert first is not None
     assert first.task_id == "x"
     assert ids_in_order(pool) == ["z"]
-    with pytest.raises(TaskNotAvailable, match="repo:main"):
+    with pytest.raises(KeyHeld, match="repo:main") as refused:
         pool.claim("y", "a")
+    assert (refused.value.task_id, refused.value.key) == ("y", "repo:main")
     first.complete()
     assert ids_in_order(pool) == ["y"]
 

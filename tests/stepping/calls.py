@@ -246,17 +246,7 @@ class _MaybeDeaths:
 def in_memory() -> Iterator[pytest.MonkeyPatch]:
     """Let what is below `BASE` be in a `Kernel`'s memory."""
     with pytest.MonkeyPatch.context() as patch:
-        for name in (
-            "open",
-            "stat",
-            "lstat",
-            "rename",
-            "link",
-            "unlink",
-            "listdir",
-            "mkdir",
-            "utime",
-        ):
+        for name in _BY_NAME:
             patch.setattr(os, name, _stepped(name))
         for name in _BY_DESCRIPTOR:
             patch.setattr(os, name, _stepped_by_descriptor(name))

@@ -20,7 +20,7 @@ from . import journal
 from .exits import SYSTEM, WRONG
 
 if TYPE_CHECKING:
-    from ..directories import Durability
+    from ..literals import Durability
 
 READY: Final = b"ready\n"
 GO: Final = b"go\n"

@@ -27,7 +27,7 @@ from .output import Row, count, screen
 from .task_file import TaskFile, read_task_file
 
 if TYPE_CHECKING:
-    from ..directories import Durability
+    from ..literals import Durability
 
 SAMPLE: Final = Path(__file__).with_name("sample_tasks.jsonl")
 DEFAULT_AGENTS: Final = 8

@@ -8,6 +8,7 @@ from typing import Any
 
 from .. import layout, listing
 from ..directories import Directories
+from ..literals import State
 from ..pool import TaskPool
 
 
@@ -44,7 +45,7 @@ def failed_ids(pool: TaskPool) -> list[str] | None:
     return [name.removesuffix(suffix) for name in names if name.endswith(suffix)]
 
 
-def _find_in(pool: TaskPool, state: layout.State, task_id: str) -> Iterator[dict[str, Any]]:
+def _find_in(pool: TaskPool, state: State, task_id: str) -> Iterator[dict[str, Any]]:
     directories = _directories(pool)
     if directories is None:
         yield from (task for task in pool.tasks(state) if f"{task.get('task_id')}" == task_id)

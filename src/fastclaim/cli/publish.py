@@ -8,8 +8,8 @@ from contextlib import nullcontext
 from typing import Any
 
 from ..errors import TaskPoolError
+from ..literals import IfExists
 from ..pool import TaskPool
-from ..publishing import IfExists
 from . import exits, options
 from .answer import answer, wants_json
 from .output import count, screen

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 from .. import layout, listing
 from ..endings import Endings
 from ..errors import InvalidTask
+from ..literals import State
 from ..pool import TaskPool
 from . import fields
 from .tables import when
@@ -63,7 +64,7 @@ class Snapshot(NamedTuple):
     """A pool at one moment; not atomic: agents go on while it is taken."""
 
     at_s: float
-    counts: dict[str, int]
+    counts: Mapping[State, int]
     holdings: list[Holding]  # the longest first
     oldest: Waiting | None
     completed_lately: int  # in the last `LATELY_S`
@@ -129,7 +130,7 @@ class Survey:
             self._paused(),
         )
 
-    def tasks(self, state: layout.State, limit: int) -> list[dict[str, Any]]:
+    def tasks(self, state: State, limit: int) -> list[dict[str, Any]]:
         """Some tasks in one state: those longest in available/ and claimed/, else the latest."""
         if state == layout.AVAILABLE:
             entries = sorted(self._entries(state), key=lambda entry: entry.published_s)
@@ -185,7 +186,7 @@ class Survey:
         until = "further notice" if pause.until == math.inf else when(pause.until)
         return f"until {until}" + (f": {pause.reason}" if pause.reason else "")
 
-    def _entries(self, state: layout.State) -> list[_Entry]:
+    def _entries(self, state: State) -> list[_Entry]:
         tasks_dir = getattr(self._pool, "tasks_dir", None)
         if tasks_dir is None:
             return [_entry_of(task) for task in self._pool.tasks(state)]

@@ -21,6 +21,7 @@ from textual.widgets import DataTable, Footer, Static, Tab, Tabs
 
 from .. import layout
 from ..errors import TaskPoolError
+from ..literals import State
 from ..pool import TaskPool
 from . import fields, os_error_text
 from .exits import one_line, sentence_of
@@ -82,7 +83,7 @@ class WatchApp(App[None]):
         self._pool_name = name
         self._interval_s = interval_s
         self._survey = Survey(pool)
-        self._state: layout.State = layout.CLAIMED
+        self._state: State = layout.CLAIMED
         self._is_looking = False
         self._tasks: list[dict[str, Any]] = []
         self._paused = False
@@ -108,7 +109,7 @@ class WatchApp(App[None]):
             self._is_looking = True
             self.run_worker(partial(self._read, self._state), group="look", thread=True)
 
-    def _read(self, state: layout.State) -> None:
+    def _read(self, state: State) -> None:
         try:
             snapshot = self._survey.snapshot()
             tasks = self._survey.tasks(state, _TASKS_SHOWN)
@@ -119,7 +120,7 @@ class WatchApp(App[None]):
         finally:
             self.call_from_thread(self._looked, state)
 
-    def _looked(self, state: layout.State) -> None:
+    def _looked(self, state: State) -> None:
         self._is_looking = False
         if state != self._state:
             self._look()
@@ -153,7 +154,7 @@ class WatchApp(App[None]):
         return self._tasks[row] if 0 <= row < len(self._tasks) else None
 
     def on_tabs_tab_activated(self, event: Tabs.TabActivated) -> None:
-        state: layout.State = next((s for s in layout.STATES if s == event.tab.id), layout.CLAIMED)
+        state: State = next((s for s in layout.STATES if s == event.tab.id), layout.CLAIMED)
         # The first tab is also said to be activated when it has been shown already.
         if state != self._state:
             self._state = state

@@ -45,8 +45,8 @@ def add_work_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--once",
         action="store_true",
-        help="end after one task; waits for it, but with --until-empty or --idle-exit: status 1 if"
-        " there was none",
+        help="end after one task; waits until there is one, except with --until-empty or"
+        " --idle-exit: then status 1 if there was none",
     )
     parser.add_argument(
         "--until-empty", action="store_true", help="end when there is nothing to claim"

@@ -11,6 +11,7 @@ from psycopg import errors as pg_errors
 
 from ..errors import (
     AlreadyClaimed,
+    KeyHeld,
     LockTimeout,
     PoolPaused,
     PoolUnavailable,
@@ -22,6 +23,7 @@ from ..waiting import turns
 from . import finishing, recovery
 from .documents import COLUMNS, Row
 from .publication import agent_json, agent_key, capability_keys
+from .schema import CLOCK
 
 if TYPE_CHECKING:
     from psycopg import Connection
@@ -34,7 +36,6 @@ _TRIES: Final = 8
 # Each look at a task that others hold is a question to the server, which many may ask.
 _LONGEST_PAUSE_S: Final = 0.05
 
-_CLOCK: Final = "clock AS MATERIALIZED (SELECT {now} AS now)"
 
 # What must hold in the very moment of a claim, besides the state.
 _CLAIMABLE: Final = """
@@ -58,7 +59,7 @@ RETURNING picked.number, picked.was_delayed, {COLUMNS}
 """
 
 _CLAIM: Final = f"""
-WITH {_CLOCK}, picked AS MATERIALIZED (
+WITH {CLOCK}, picked AS MATERIALIZED (
     SELECT t.task_id, 1 AS number, false AS was_delayed
     FROM {{schema}}.tasks t CROSS JOIN clock
     WHERE t.task_id = %(task_id)s AND t.state = 'available'
@@ -71,7 +72,7 @@ WITH {_CLOCK}, picked AS MATERIALIZED (
 # The first tasks of each lane that the agent can work in, and those whose time has come. Without a
 # claim it returns one empty row if there were any, and none if there were none.
 _CLAIM_NEXT: Final = f"""
-WITH {_CLOCK}, open_lanes AS MATERIALIZED (
+WITH {CLOCK}, open_lanes AS MATERIALIZED (
     SELECT l.lane FROM {{schema}}.lanes l CROSS JOIN clock
     WHERE (l.requirements = '{{{{}}}}' OR %(capabilities)s::text[] = '{{{{}}}}'
            OR l.requirements && %(capabilities)s::text[])
@@ -162,7 +163,7 @@ WHERE t.state = 'claimed' AND t.agent = %(agent)s AND t.token = ANY(%(tokens)s::
 """
 # An owner whose lock can be had is dead; it is given back with the end of this statement.
 _WHY_NOT: Final = f"""
-WITH {_CLOCK}
+WITH {CLOCK}
 SELECT t.state, t.claimed_by, t.token, t.owner,
     CASE WHEN t.not_before > clock.now AND t.not_before <> 'NaN' THEN t.not_before END AS early,
     t.lease_expires_at <= clock.now AS expired,
@@ -304,11 +305,8 @@ def _refuse(
         when = local_time(found.early_until_s)
         raise TaskNotAvailable(f"task {task_id!r} may not be claimed before {when}", task_id)
     if found.key is not None:
-        raise TaskNotAvailable(
-            f"task {task_id!r} has to wait: another claimed task has the exclusive key"
-            f" {found.key!r}",
-            task_id,
-        )
+        message = f"task {task_id!r} needs the key {found.key!r}, which another claim holds"
+        raise KeyHeld(message, task_id, None, found.key)
     return None
 
 

@@ -14,20 +14,20 @@ from typing import TYPE_CHECKING, Any, Final
 from ..errors import ClaimLost, InvalidTask, PoolUnavailable
 from . import recovery
 from .publication import agent_key, task_key
+from .schema import CLOCK
 
 if TYPE_CHECKING:
     from psycopg import Connection
 
     from .database import Database
 
-_CLOCK: Final = "clock AS MATERIALIZED (SELECT {now} AS now)"
 _OF_CLAIM: Final = """
     t.task_id = %(task_id)s AND t.state = 'claimed' AND t.agent = %(agent)s
     AND (%(token)s::text IS NULL OR t.token = %(token)s)
 """
 
 _COMPLETE: Final = f"""
-WITH {_CLOCK}, done AS (
+WITH {CLOCK}, done AS (
     UPDATE {{schema}}.tasks t SET state = 'completed', ended_at = clock.now, result = %(result)s
     FROM clock WHERE {_OF_CLAIM}
     RETURNING t.task_id
@@ -39,7 +39,7 @@ FROM done
 """
 
 _RELEASE: Final = f"""
-WITH {_CLOCK}, given_back AS (
+WITH {CLOCK}, given_back AS (
     UPDATE {{schema}}.tasks t SET state = 'available', owner = NULL, lease_expires_at = NULL,
         not_before = %(not_before)s::float8,
         delayed = coalesce(%(not_before)s::float8 > clock.now, false)
@@ -50,7 +50,7 @@ SELECT {{notify_one}} FROM given_back
 """
 
 _FAIL: Final = f"""
-WITH {_CLOCK}, ended AS (
+WITH {CLOCK}, ended AS (
     UPDATE {{schema}}.tasks t SET
         attempts = t.attempts + 1, owner = NULL, lease_expires_at = NULL,
         failures = {recovery.and_failure("%(error)s::text")},
@@ -67,7 +67,7 @@ SELECT state, {{notify_one}} FROM ended
 """
 
 _RENEW: Final = f"""
-WITH {_CLOCK}
+WITH {CLOCK}
 UPDATE {{schema}}.tasks t SET lease_expires_at = clock.now + %(lease_s)s::float8
 FROM clock WHERE {_OF_CLAIM}
 RETURNING t.lease_expires_at

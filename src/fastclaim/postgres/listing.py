@@ -10,6 +10,7 @@ from .documents import COLUMNS, Row
 from .publication import plain_text
 
 if TYPE_CHECKING:
+    from ..literals import State
     from .database import Database
 
 _PAGE: Final = 500
@@ -82,7 +83,7 @@ def _completed(database: Database) -> Iterator[Row]:
             yield Row(*columns)
 
 
-def counts(database: Database) -> dict[str, int]:
+def counts(database: Database) -> dict[State, int]:
     """How many tasks are in each state."""
     available, claimed, failed, total = database.query(_COUNTS, {})[0]
     completed = total - available - claimed - failed

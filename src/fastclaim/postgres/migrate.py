@@ -31,6 +31,7 @@ from ..document import (
 )
 from ..errors import InvalidTask, TaskNotAvailable, TaskPoolError
 from ..listing import claims_of, read_task, task_files
+from ..literals import State
 from ..pool import TaskPool
 from ..tokens import new_token
 from ..whole_file import write_new
@@ -96,7 +97,7 @@ def migrate(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> M
 class Side(Protocol):
     """One of the two pools, as a mover sees it."""
 
-    def tasks(self, state: str) -> Iterator[Task | InvalidTask]:
+    def tasks(self, state: State) -> Iterator[Task | InvalidTask]:
         """The tasks in a state, each of which may have moved on by now; or why one is none."""
 
     def find(self, task_id: object) -> Task | None:
@@ -108,10 +109,10 @@ class Side(Protocol):
     def let_go(self, task_id: object) -> None:
         """Give back what the mover has claimed."""
 
-    def adopt(self, task: Task, state: str) -> bool:
+    def adopt(self, task: Task, state: State) -> bool:
         """Put a task there, whole, unless one of its id is there."""
 
-    def remove(self, task: Task, state: str) -> None:
+    def remove(self, task: Task, state: State) -> None:
         """Remove a task that the mover holds, or that has ended."""
 
     def settle(self) -> None:
@@ -124,7 +125,7 @@ class _Move:
         self._moved = 0
         self._left: list[tuple[object, str]] = []
 
-    def all_in(self, state: str) -> None:
+    def all_in(self, state: State) -> None:
         for found in self._source.tasks(state):
             if isinstance(found, InvalidTask):
                 self._left.append((found.task_id, f"{found}"))
@@ -140,7 +141,7 @@ class _Move:
         self._target.settle()
         return Migration(self._moved, self._left)
 
-    def _one(self, task: Task, state: str) -> None:
+    def _one(self, task: Task, state: State) -> None:
         if "task_id" not in task:
             raise InvalidTask(f"a task in {state} has no task_id")
         if state == layout.AVAILABLE:
@@ -164,7 +165,7 @@ class _Move:
             self._source.let_go(task_id)
             raise
 
-    def _move(self, task: Task, state: str, arriving: Task) -> None:
+    def _move(self, task: Task, state: State, arriving: Task) -> None:
         if not self._target.adopt(arriving, arriving["status"]):
             # An earlier run has put it there, and it may have moved on since; or is it another?
             there = self._target.find(task["task_id"])
@@ -238,7 +239,7 @@ class _Server:
         self._pool = PostgresPool(url, bind_claims=False)
         self._database = self._pool._database
 
-    def tasks(self, state: str) -> Iterator[Task | InvalidTask]:
+    def tasks(self, state: State) -> Iterator[Task | InvalidTask]:
         return self._pool.tasks(state)
 
     def find(self, task_id: object) -> Task | None:
@@ -259,10 +260,10 @@ class _Server:
     def let_go(self, task_id: object) -> None:
         self._database.query(_LET_GO, {"task_id": f"{task_id}", "mover": MOVER})
 
-    def adopt(self, task: Task, state: str) -> bool:
+    def adopt(self, task: Task, state: State) -> bool:
         return bool(self._database.query(_ADOPT, (*row(task), *_history(task, state))))
 
-    def remove(self, task: Task, state: str) -> None:
+    def remove(self, task: Task, state: State) -> None:
         one = {
             "task_id": f"{task['task_id']}",
             "state": state,
@@ -275,7 +276,7 @@ class _Server:
         recovery.unblock(self._database)
 
 
-def _history(task: Task, state: str) -> tuple[Any, ...]:
+def _history(task: Task, state: State) -> tuple[Any, ...]:
     """What a task has gone through, in the order of the last of `_NAMES`."""
     claimed_by = task.get("claimed_by")
     failures = task.get("failures")
@@ -304,7 +305,7 @@ class _Directory:
         self._pool = TaskPool(place, bind_claims=False)
         self._tasks_dir = self._pool.tasks_dir
 
-    def tasks(self, state: str) -> Iterator[Task | InvalidTask]:
+    def tasks(self, state: State) -> Iterator[Task | InvalidTask]:
         for path in task_files(os.fsencode(self._tasks_dir / state)):
             try:
                 yield read_task(path)
@@ -335,7 +336,7 @@ class _Directory:
     def let_go(self, task_id: object) -> None:
         self._pool.release(task_id, MOVER)
 
-    def adopt(self, task: Task, state: str) -> bool:
+    def adopt(self, task: Task, state: State) -> bool:
         task_id = task["task_id"]
         if self.find(task_id) is not None:
             return False
@@ -343,13 +344,13 @@ class _Directory:
         target.parent.mkdir(parents=True, exist_ok=True)
         return write_new(target, json.dumps(task))
 
-    def remove(self, task: Task, state: str) -> None:
+    def remove(self, task: Task, state: State) -> None:
         self._path(task["task_id"], state).unlink(missing_ok=True)
 
     def settle(self) -> None:
         pass  # who claims looks at the blockers
 
-    def _path(self, task_id: object, state: str) -> Path:
+    def _path(self, task_id: object, state: State) -> Path:
         suffix = {
             layout.AVAILABLE: layout.TASK_SUFFIX,
             layout.CLAIMED: f"_{MOVER}{layout.TASK_SUFFIX}",

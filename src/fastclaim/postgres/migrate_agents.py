@@ -28,6 +28,7 @@ from ..messaging import A2AMessage
 from ..registry import HEARTBEAT_LIFETIME_S, AgentRegistry
 from ..whole_file import read_whole, write_new, write_whole
 from .database import Database
+from .migrate import MOVER
 from .registry import PostgresRegistry, check_agent_id
 
 # Where a message is: to be received, on its way, or received.
@@ -240,8 +241,7 @@ def _registry_at(place: str) -> AgentRegistry:
 
 # On PostgreSQL ------------------------------------------------------------------------------------
 
-# The receipt of a message that is set apart.
-_MOVER: Final = "fastclaim-migrate"
+# A message that is set apart has the receipt MOVER.
 
 _REGISTER: Final = """
 INSERT INTO {schema}.agents AS a (agent_id, info, last_heartbeat) VALUES (%s, %s, %s)
@@ -262,20 +262,20 @@ SELECT agent_id FROM {schema}.agents UNION SELECT to_agent FROM {schema}.message
 """
 _NAMES: Final = f"""
 SELECT CASE WHEN received_at IS NULL THEN '{WAITING}'
-    WHEN receipt = '{_MOVER}' THEN '{APART}' ELSE '{RECEIVED}' END, name
+    WHEN receipt = '{MOVER}' THEN '{APART}' ELSE '{RECEIVED}' END, name
 FROM {{schema}}.messages WHERE to_agent = %s ORDER BY name
 """
 _READ: Final = f"""
-SELECT message, receipt = '{_MOVER}' FROM {{schema}}.messages WHERE to_agent = %s AND name = %s
+SELECT message, receipt = '{MOVER}' FROM {{schema}}.messages WHERE to_agent = %s AND name = %s
 """
 _SET_APART: Final = f"""
-UPDATE {{schema}}.messages SET received_at = {{now}}, receipt = '{_MOVER}'
-WHERE to_agent = %s AND name = %s AND (received_at IS NULL OR receipt = '{_MOVER}')
+UPDATE {{schema}}.messages SET received_at = {{now}}, receipt = '{MOVER}'
+WHERE to_agent = %s AND name = %s AND (received_at IS NULL OR receipt = '{MOVER}')
 RETURNING message
 """
 _PUT_BACK: Final = f"""
 UPDATE {{schema}}.messages SET received_at = NULL, receipt = NULL
-WHERE to_agent = %s AND name = %s AND receipt = '{_MOVER}' RETURNING name
+WHERE to_agent = %s AND name = %s AND receipt = '{MOVER}' RETURNING name
 """
 _DELIVER: Final = """
 INSERT INTO {schema}.messages (to_agent, name, message, received_at)
@@ -284,7 +284,7 @@ ON CONFLICT (to_agent, name) DO NOTHING RETURNING name
 """
 _REMOVE: Final = f"""
 DELETE FROM {{schema}}.messages WHERE to_agent = %s AND name = %s AND received_at IS NOT NULL
-    AND (receipt IS NOT DISTINCT FROM '{_MOVER}') = %s
+    AND (receipt IS NOT DISTINCT FROM '{MOVER}') = %s
 RETURNING name
 """
 

@@ -18,6 +18,7 @@ from ..errors import (
     TaskNotAvailable,
     TaskPoolError,
 )
+from ..literals import Durability, IfExists, Order, PrunableState, State
 from ..matching import capabilities_in
 from ..pausing import Pause
 from ..pool import (
@@ -91,7 +92,7 @@ class PostgresPool(TaskPool):
         self,
         base_dir: str | None = None,
         *,
-        durability: str = "data",
+        durability: Durability = "data",
         lock_files: bool = True,
         bind_claims: bool = True,
         max_attempts: int | None = None,
@@ -109,7 +110,7 @@ class PostgresPool(TaskPool):
         return f"<{type(self).__name__} at {self.base_dir!r}>"
 
     @property
-    def base_dir(self) -> str:  # type: ignore[override]  # a place, but not one with a path
+    def base_dir(self) -> str:
         """The pool's URL, without secrets."""
         return self._database.address.shown
 
@@ -126,7 +127,7 @@ class PostgresPool(TaskPool):
         task: str | Mapping[str, Any],
         description: str | None = None,
         *,
-        if_exists: str = "error",
+        if_exists: IfExists = "error",
         **fields: Any,
     ) -> bool:
         whole = _as_task(task, description, fields)
@@ -134,7 +135,9 @@ class PostgresPool(TaskPool):
         values = row(whole)
         return publishing.publish(self._database, values, whole["task_id"], if_exists)
 
-    def publish_many(self, tasks: Iterable[Mapping[str, Any]], *, if_exists: str = "error") -> int:
+    def publish_many(
+        self, tasks: Iterable[Mapping[str, Any]], *, if_exists: IfExists = "error"
+    ) -> int:
         return publishing.publish_many(self._database, tasks, if_exists)
 
     def claim(
@@ -162,7 +165,7 @@ class PostgresPool(TaskPool):
         agent_id: object,
         capabilities: Iterable[str] = (),
         *,
-        order: str = "priority",
+        order: Order = "priority",
         wait: float | None = 0.0,
         lease_s: float | None = None,
         bind: bool | None = None,
@@ -180,7 +183,7 @@ class PostgresPool(TaskPool):
         n: int,
         capabilities: Iterable[str] = (),
         *,
-        order: str = "priority",
+        order: Order = "priority",
         lease_s: float | None = None,
         bind: bool | None = None,
     ) -> list[Claim]:
@@ -261,11 +264,11 @@ class PostgresPool(TaskPool):
     def doctor(self) -> list[Finding]:
         return health.findings(self._database)
 
-    def tasks(self, state: str = layout.AVAILABLE) -> Iterator[dict[str, Any]]:
+    def tasks(self, state: State = layout.AVAILABLE) -> Iterator[dict[str, Any]]:
         rows = listing.rows(self._database, state)
         return (task for row in rows if (task := _task_or_log(row)) is not None)
 
-    def counts(self) -> dict[str, int]:
+    def counts(self) -> dict[State, int]:
         return listing.counts(self._database)
 
     def _oldest_waiting(self) -> tuple[str, float] | None:
@@ -283,7 +286,7 @@ class PostgresPool(TaskPool):
         told = None if capabilities is None else capabilities_in(capabilities)
         return health.why(self._database, task_id, told)
 
-    def prune(self, state: str, older_than: float, *, dry_run: bool = True) -> list[str]:
+    def prune(self, state: PrunableState, older_than: float, *, dry_run: bool = True) -> list[str]:
         _check_seconds("older_than", older_than, optional=False)
         return upkeep.prune(self._database, state, float(older_than), dry_run)
 

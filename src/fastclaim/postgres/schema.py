@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from psycopg import Connection
 
 NOW: Final = "extract(epoch FROM clock_timestamp())::float8"
+# One time for all that a statement says.
+CLOCK: Final = "clock AS MATERIALIZED (SELECT {now} AS now)"
 
 _VERSION_1: Final = """
 CREATE TABLE IF NOT EXISTS {schema}.pool (
