@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from fastclaim import AlreadyClaimed, LockTimeout, TaskPool, aio, selection
+from fastclaim import AlreadyClaimed, LockTimeout, TaskPool, async_news, selection
 from fastclaim.aio import AsyncTaskPool
 from fastclaim.selection import Selection
 
@@ -306,8 +306,8 @@ class Cancelling:
         self._moments = 0
         start, listening, resolve = (
             AsyncTaskPool._start,
-            aio._InProcess.listening,
-            aio._resolve,
+            async_news.InProcess.listening,
+            async_news._resolve,
         )
 
         def start_with_moments(tasks: AsyncTaskPool, call: Callable[[], Any]) -> Any:
@@ -333,8 +333,8 @@ class Cancelling:
             resolve(woken)
 
         monkeypatch.setattr(AsyncTaskPool, "_start", start_with_moments)
-        monkeypatch.setattr(aio._InProcess, "listening", listening_with_moments)
-        monkeypatch.setattr(aio, "_resolve", resolve_with_moments)
+        monkeypatch.setattr(async_news.InProcess, "listening", listening_with_moments)
+        monkeypatch.setattr(async_news, "_resolve", resolve_with_moments)
 
     def _moment(self) -> None:
         if self._moments == self._number:
@@ -354,7 +354,7 @@ def test_no_moment_of_a_cancellation_leaves_a_claim(
     monkeypatch: pytest.MonkeyPatch,
     verb: str,
 ) -> None:
-    listening = aio._InProcess.listening
+    listening = async_news.InProcess.listening
 
     async def main() -> None:
         for number in itertools.count():
@@ -366,7 +366,7 @@ def test_no_moment_of_a_cancellation_leaves_a_claim(
 
             with monkeypatch.context() as patched:
                 if verb == "claim_next":  # it waits first
-                    patched.setattr(aio._InProcess, "listening", publish_and_listen)
+                    patched.setattr(async_news.InProcess, "listening", publish_and_listen)
                 else:
                     pool.publish("x")
                 cancelling = Cancelling(number, patched)

@@ -1,9 +1,9 @@
 """`AsyncTaskPool`: the same verbs as coroutines.
 
 Each call runs in a thread, because files have no other way; waiting for a task takes none: the
-event loop itself listens to inotify, or is woken by what hears a server (`postgres.news`). A
-coroutine that is cancelled leaves no claim behind: what its thread still claims is given back
-before the cancellation goes on.
+event loop itself listens to inotify (`async_news`), or is woken by what hears a server
+(`postgres.news`). A coroutine that is cancelled leaves no claim behind: what its thread still
+claims is given back before the cancellation goes on.
 
 Who is woken owes a look: a coroutine that ends in any way between being woken and having looked
 has another one, or a thread, woken in its place.
@@ -12,11 +12,9 @@ has another one, or a thread, woken in its place.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import functools
 import os
 import time
-from _thread import start_new_thread
 from collections.abc import (
     AsyncGenerator,
     AsyncIterator,
@@ -27,7 +25,7 @@ from collections.abc import (
     Iterator,
     Mapping,
 )
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from types import TracebackType
 from typing import (
     TYPE_CHECKING,
@@ -35,7 +33,6 @@ from typing import (
     Final,
     Generic,
     ParamSpec,
-    Protocol,
     Self,
     TypedDict,
     TypeVar,
@@ -43,6 +40,7 @@ from typing import (
 )
 
 from . import tokens
+from .async_news import DirectoryNews, InProcess, News, ended, in_a_new_thread
 from .claim import Claim
 from .diagnosis import Finding
 from .errors import LockTimeout, TaskPoolError
@@ -50,9 +48,6 @@ from .layout import AVAILABLE
 from .pausing import Pause
 from .pool import TaskPool
 from .recovery import RecoveryReport
-from .selection import Selection
-from .views import View
-from .waiters import Waiter
 
 if TYPE_CHECKING:
     from .literals import Durability, IfExists, Order, PrunableState, State
@@ -60,7 +55,6 @@ if TYPE_CHECKING:
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
-_MOST_THREADS: Final = 32
 # A thread cannot be interrupted, and a cancellation waits for the end of its call. So a claim waits
 # for others in turns of this length. The other verbs are one call each, which takes up to 10 s if
 # others are in the middle of a transition of the very task, and on PostgreSQL up to 30 s while the
@@ -216,7 +210,7 @@ class AsyncTaskPool:
         elif settings:
             raise TypeError(f"{pool!r} has its settings; not also {', '.join(settings)}")
         self.pool = pool
-        self._here: dict[str, _InProcess] = {}  # by the process
+        self._here: dict[str, InProcess] = {}  # by the process
 
     def __getstate__(self) -> dict[str, object]:
         return self.__dict__ | {"_here": {}}
@@ -444,7 +438,7 @@ class AsyncTaskPool:
         try:
             return await asyncio.shield(future)
         except asyncio.CancelledError:
-            await _ended(future)
+            await ended(future)
             raise
 
     async def _run_claiming(self, call: Callable[[], list[Claim]]) -> list[Claim]:
@@ -455,14 +449,14 @@ class AsyncTaskPool:
             return await asyncio.shield(future)
         except asyncio.CancelledError:
             try:
-                await _ended(future)
+                await ended(future)
             finally:
                 if future.exception() is None:
                     give_back = functools.partial(self._release_all, future.result())
-                    await _ended(asyncio.wrap_future(self._start(give_back)))
+                    await ended(asyncio.wrap_future(self._start(give_back)))
             raise
         except GeneratorExit:  # the loop was closed: nothing can be awaited any more
-            _in_a_new_thread(lambda: self._release_all(started.result()))
+            in_a_new_thread(lambda: self._release_all(started.result()))
             raise
 
     def _release_all(self, claims: Iterable[Claim]) -> None:
@@ -472,7 +466,7 @@ class AsyncTaskPool:
     def _start(self, call: Callable[[], _T]) -> Future[_T]:
         return self._in_process().threads.submit(call)
 
-    def _in_process(self) -> _InProcess:
+    def _in_process(self) -> InProcess:
         process_id = tokens.own_id
         here = self._here.get(process_id)
         if here is None:
@@ -481,7 +475,7 @@ class AsyncTaskPool:
                 if copied is not None:
                     copied.forget()
             # Of two threads that come here at once, one's is used.
-            here = self._here.setdefault(process_id, _InProcess())
+            here = self._here.setdefault(process_id, InProcess())
         return here
 
     async def _claim(
@@ -504,7 +498,7 @@ class AsyncTaskPool:
     async def _claim_in_time(
         self,
         claim_next: Callable[[], Claim | None],
-        news_of: Callable[[], _News],
+        news_of: Callable[[], News],
         wait: float | None,
     ) -> AsyncClaim | None:
         until_s = float("inf") if wait is None else time.monotonic() + wait
@@ -519,7 +513,7 @@ class AsyncTaskPool:
         return AsyncClaim(self, claims[0]) if claims else None
 
     async def _claim_later(
-        self, call: Callable[[], list[Claim]], news: _News, until_s: float
+        self, call: Callable[[], list[Claim]], news: News, until_s: float
     ) -> list[Claim]:
         """Call it again whenever there may be something, until it has claimed or it is late."""
         claims: list[Claim] = []
@@ -538,194 +532,12 @@ class AsyncTaskPool:
 
     def _news(
         self, agent_id: object, capabilities: Iterable[str], order: Order, max_claims: int | None
-    ) -> _News:
+    ) -> News:
         # A pool on a server brings its own.
-        of_server: Callable[..., _News] | None = getattr(self.pool, "_news", None)
+        of_server: Callable[..., News] | None = getattr(self.pool, "_news", None)
         if of_server is not None:
             return of_server(agent_id, capabilities, order, max_claims, self._run)
-        return _DirectoryNews(self, order, capabilities, at_claimed=max_claims is not None)
-
-
-class _News(Protocol):
-    """What a coroutine that waits for a task is woken by."""
-
-    async def sleep(self, left_s: float) -> None:
-        """Return when there may be something, or after this many seconds; then a look is owed."""
-
-    def close(self) -> None:
-        """End the wait, after the look."""
-
-    async def pass_on(self) -> None:
-        """End the wait without the look: another is woken, if one was owed. Never cancelled."""
-
-    def abandon(self) -> None:
-        """The same where nothing can be awaited, and any lock may be held."""
-
-
-class _DirectoryNews:
-    """What the kernel tells of a directory."""
-
-    def __init__(
-        self, tasks: AsyncTaskPool, order: str, capabilities: Iterable[str], *, at_claimed: bool
-    ) -> None:
-        self._tasks = tasks
-        self._terms = order, capabilities
-        self._at_claimed = at_claimed
-        self._last: tuple[Selection, Waiter] | None = None
-        self._seen = -1  # of the selection's news, before the last look
-
-    def _view(self) -> tuple[Selection, View]:
-        selection = self._tasks.pool._selected()
-        return selection, selection.view(*self._terms)
-
-    async def sleep(self, left_s: float) -> None:
-        run = self._tasks._run
-        selection, view = await run(self._view)
-        bell = _Bell(asyncio.get_running_loop(), self.abandon)
-        waiter = Waiter(
-            view, bell.ring, at_claimed=self._at_claimed, can_lead=False, seen=self._seen
-        )
-        self._last = selection, waiter
-        pause_s = min(await run(selection.enlist, waiter), left_s)
-        if pause_s > 0:
-            with self._tasks._in_process().listening(selection, bell.loop):
-                await asyncio.wait([bell.rung], timeout=pause_s)
-        await run(selection.dismiss, waiter)
-        self._seen = selection.news
-
-    def close(self) -> None:
-        self._last = None  # it was dismissed when it woke
-
-    async def pass_on(self) -> None:
-        await _ended(asyncio.wrap_future(self._tasks._start(self._pass_on)))
-
-    def abandon(self) -> None:
-        _in_a_new_thread(self._pass_on)
-
-    def _pass_on(self) -> None:
-        if self._last is not None:
-            selection, waiter = self._last
-            selection.dismiss(waiter, was_interrupted=True)
-            self._last = None
-
-
-class _Bell:
-    """Wakes a coroutine from any thread.
-
-    Parameters
-    ----------
-    loop : asyncio.AbstractEventLoop
-        The coroutine's.
-    without_loop : callable
-        What to do instead when the loop was closed with the coroutine still waiting.
-    """
-
-    def __init__(self, loop: asyncio.AbstractEventLoop, without_loop: Callable[[], object]) -> None:
-        self.loop = loop
-        self.rung = loop.create_future()
-        self._without_loop = without_loop
-
-    def ring(self) -> None:
-        try:
-            self.loop.call_soon_threadsafe(_resolve, self.rung)
-        except RuntimeError:
-            self._without_loop()
-
-
-class _InProcess:
-    """What an `AsyncTaskPool` has in one process: nothing of it works in a forked child."""
-
-    def __init__(self) -> None:
-        self.threads = ThreadPoolExecutor(_MOST_THREADS, thread_name_prefix="fastclaim")
-        self._ears: dict[asyncio.AbstractEventLoop, _Ear] = {}
-
-    @contextlib.contextmanager
-    def listening(self, selection: Selection, loop: asyncio.AbstractEventLoop) -> Generator[None]:
-        """Let the loop take in what the kernel tells, once for all who wait on it."""
-        ear = self._ears.get(loop)
-        if ear is None:
-            ear = self._ears[loop] = _Ear(selection, loop, self.threads)
-        ear.users += 1
-        try:
-            yield
-        finally:
-            ear.users -= 1
-            if ear.users == 0:
-                ear.close()
-                del self._ears[loop]
-
-    def forget(self) -> None:
-        """In a forked child: the loops, and what they poll with, are the parent's."""
-        for ear in self._ears.values():
-            ear.forget()
-
-
-class _Ear:
-    """Hears for one event loop that something has changed, and has a thread take it in."""
-
-    def __init__(
-        self, selection: Selection, loop: asyncio.AbstractEventLoop, threads: ThreadPoolExecutor
-    ) -> None:
-        self.users = 0
-        self._selection = selection
-        self._loop = loop
-        self._threads = threads
-        descriptor = selection.fileno()
-        # Our own: a loop knows one reader of a descriptor, and another pool may listen here, too.
-        self._descriptor = None if descriptor is None else os.dup(descriptor)
-        self._listen()
-
-    def _listen(self, _: object = None) -> None:
-        if self._descriptor is not None:
-            self._loop.add_reader(self._descriptor, self._hear)
-
-    def _hear(self) -> None:
-        if self._descriptor is not None:
-            self._loop.remove_reader(self._descriptor)  # until it has been taken in
-            refreshed = self._loop.run_in_executor(self._threads, self._selection.refresh)
-            refreshed.add_done_callback(self._listen)
-
-    def close(self) -> None:
-        if self._descriptor is not None:
-            self._loop.remove_reader(self._descriptor)
-            self.forget()
-
-    def forget(self) -> None:
-        """Close the descriptor, and leave the loop alone."""
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor = None
-
-
-async def _ended(future: asyncio.Future[Any]) -> None:
-    """Wait until a thread has ended its call, and only then be cancelled."""
-    was_cancelled = False
-    while not future.done():
-        try:
-            await asyncio.wait([future])
-        except asyncio.CancelledError:
-            was_cancelled = True
-    if was_cancelled:
-        raise asyncio.CancelledError
-
-
-def _in_a_new_thread(call: Callable[[], object]) -> None:
-    """Where locks may be held: by whom a callback is called, or whom the garbage collector stops.
-
-    So this takes none itself, as `threading` and executors do.
-    """
-
-    def quietly() -> None:
-        with contextlib.suppress(Exception):  # nobody is there to be told
-            call()
-
-    with contextlib.suppress(RuntimeError):  # no thread can be started: the interpreter ends
-        start_new_thread(quietly, ())
-
-
-def _resolve(woken: asyncio.Future[None]) -> None:
-    if not woken.done():
-        woken.set_result(None)
+        return DirectoryNews(self, order, capabilities, at_claimed=max_claims is not None)
 
 
 def _kept(capabilities: Iterable[str]) -> Iterable[str]:

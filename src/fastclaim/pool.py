@@ -7,13 +7,21 @@ import os
 import time
 
 from . import claiming, finishing, layout, listing, outcome, stamps, tokens
+from .arguments import (
+    as_task,
+    check_agent_id,
+    check_is_agent,
+    check_max_attempts,
+    check_moment,
+    check_seconds,
+    check_whole,
+)
 from .claim import Claim
 from .directories import Directories
 from .document import loads
 from .errors import (
     AlreadyClaimed,
     ClaimLost,
-    InvalidName,
     InvalidTask,
     TaskNotAvailable,
     TaskPoolError,
@@ -87,7 +95,7 @@ class TaskPool(OriginalMethods):
         base = layout.default_base_dir() if base_dir is None else base_dir
         if base == "":
             raise ValueError("the name of the pool's directory is empty")
-        _check_max_attempts(max_attempts)
+        check_max_attempts(max_attempts)
         if layout.is_url(base):
             from .postgres.pool import become
 
@@ -191,7 +199,7 @@ class TaskPool(OriginalMethods):
         """
         from .publishing import publish
 
-        return publish(self._directories, _as_task(task, description, fields), if_exists)
+        return publish(self._directories, as_task(task, description, fields), if_exists)
 
     def publish_many(
         self, tasks: Iterable[Mapping[str, Any]], *, if_exists: IfExists = "error"
@@ -278,8 +286,8 @@ class TaskPool(OriginalMethods):
         """
         if agent_id is None or type(timeout) is not float or timeout != timeout:
             # Seldom; to ask it of each claim would show in its time.
-            _check_is_agent(agent_id)
-            _check_seconds("timeout", timeout)
+            check_is_agent(agent_id)
+            check_seconds("timeout", timeout)
         token = new_token()
         hold = self._hold(lease_s, bind)
         try:
@@ -358,7 +366,7 @@ class TaskPool(OriginalMethods):
         ValueError
             `not_before` is not a time in seconds since the epoch.
         """
-        _check_moment("not_before", not_before)
+        check_moment("not_before", not_before)
         finishing.Release(self._directories, task_id, agent_id, token, not_before).run()
 
     def fail(
@@ -393,7 +401,7 @@ class TaskPool(OriginalMethods):
         ValueError
             `retry_after_s` is not a number of seconds.
         """
-        _check_seconds("retry_after_s", retry_after_s)
+        check_seconds("retry_after_s", retry_after_s)
         failing = finishing.Fail(
             self._directories,
             task_id,
@@ -430,7 +438,7 @@ class TaskPool(OriginalMethods):
         ValueError
             `lease_s` is not a number of seconds.
         """
-        _check_seconds("lease_s", lease_s, optional=False)
+        check_seconds("lease_s", lease_s, optional=False)
         renewal = finishing.Renew(self._directories, task_id, agent_id, token, lease_s)
         renewal.run()
         return renewal.lease_expires_at
@@ -465,7 +473,7 @@ class TaskPool(OriginalMethods):
         ValueError
             `older_than` is not a number of seconds.
         """
-        _check_seconds("older_than", older_than)
+        check_seconds("older_than", older_than)
         from .recovery import recover
 
         return recover(self._directories, older_than, dry_run, self._max_attempts)
@@ -536,7 +544,7 @@ class TaskPool(OriginalMethods):
         ValueError
             `until` is not a time in seconds since the epoch.
         """
-        _check_moment("until", until)
+        check_moment("until", until)
         self._directories.make()
         from .pausing import pause
 
@@ -676,16 +684,16 @@ class TaskPool(OriginalMethods):
             The system refused; nothing was claimed.
         """
         if agent_id != self._checked_agent_id:
-            _check_agent_id(agent_id)
+            check_agent_id(agent_id)
             self._checked_agent_id = agent_id
         if wait != 0.0:
-            _check_seconds("wait", wait)
+            check_seconds("wait", wait)
         selection = self._selections.get(tokens.own_id) or self._selected()
         view = selection.view(order, capabilities)
         attempt = _Attempt(self, self._directories, agent_id, lease_s, bind)
         claim_one = functools.partial(selection.claim_one, view, attempt)
         if max_claims is not None:
-            _check_whole("max_claims", max_claims)
+            check_whole("max_claims", max_claims)
             claim_one = functools.partial(self._claim_one_within, max_claims, agent_id, claim_one)
         try:
             return selection.claim_at_once(view, claim_one) or selection.claim_later(
@@ -734,8 +742,8 @@ class TaskPool(OriginalMethods):
         """
         from .batches import directories_for_claims, put_on_disk
 
-        _check_agent_id(agent_id)
-        _check_whole("n", n)
+        check_agent_id(agent_id)
+        check_whole("n", n)
         selection = self._selected()
         view = selection.view(order, capabilities)
         directories = directories_for_claims(self._directories)
@@ -807,7 +815,7 @@ class TaskPool(OriginalMethods):
         OSError
             The system refused; some may have been removed.
         """
-        _check_seconds("older_than", older_than, optional=False)
+        check_seconds("older_than", older_than, optional=False)
         from .pruning import prune
 
         return prune(self._directories, state, older_than, dry_run)
@@ -839,7 +847,7 @@ class TaskPool(OriginalMethods):
 
     def _hold(self, lease_s: float | None, bind: bool | None) -> Hold:
         if lease_s is not None:
-            _check_seconds("lease_s", lease_s)
+            check_seconds("lease_s", lease_s)
             return Hold(tokens.own_id if bind else None, time.time() + lease_s)
         bound = self._bind_claims if bind is None else bind
         return stamps.own_hold if bound else stamps.UNTIL_ENDED
@@ -978,78 +986,6 @@ class _Attempt:
         if self._last is not None:
             task_id, token = self._last
             self._pool._release_quietly(task_id, self.agent_id, token)
-
-
-def _check_agent_id(agent_id: object) -> None:
-    """Raise InvalidName or InvalidTask if no claim can be made for this id, of whatever task."""
-    _check_is_agent(agent_id)
-    try:
-        layout.encode_name(f"_{agent_id}{layout.TASK_SUFFIX}")
-    except ValueError as error:
-        raise InvalidName(f"agent id {agent_id!r}: {error}") from None
-    stamps.claim_stamp(agent_id, stamps.UNTIL_ENDED)
-
-
-def _check_is_agent(agent_id: object) -> None:
-    """Raise InvalidName for what ``os.environ.get`` gives of a variable that is not there."""
-    if agent_id is None:
-        raise InvalidName("agent id None: a claim is somebody's")
-
-
-def _check_max_attempts(number: object) -> None:
-    if number is not None:
-        _check_whole("max_attempts", number)
-        if number < 1:  # type: ignore[operator]
-            raise ValueError(f"max_attempts {number!r} is not positive")
-
-
-def _check_whole(name: str, number: object) -> None:
-    """Raise ValueError unless it is a whole number."""
-    if not isinstance(number, int) or isinstance(number, bool):
-        raise ValueError(f"{name} {number!r} is not a whole number")
-
-
-def _check_seconds(name: str, seconds: object, *, optional: bool = True) -> None:
-    """Raise ValueError unless it is a number (or None): NaN would be neither past nor future."""
-    if seconds is None and optional:
-        return
-    if isinstance(seconds, int | float) and not isinstance(seconds, bool):
-        try:
-            if float(seconds) == seconds:
-                return
-        except OverflowError:
-            pass  # more than a float can hold
-    raise ValueError(f"{name} {seconds!r} is not a number of seconds")
-
-
-def _check_moment(name: str, at_s: object) -> None:
-    """Raise ValueError unless it is a time in seconds since the epoch (or None)."""
-    if at_s is None:
-        return
-    _check_seconds(name, at_s)
-    from .matching import is_length_of_time  # here: few give a time
-
-    if is_length_of_time(at_s):
-        raise ValueError(
-            f"{name} {at_s!r} is a length of time;"
-            f" expected seconds since the epoch, such as time.time() + {at_s!r}"
-        )
-
-
-def _as_task(
-    task: str | Mapping[str, Any], description: str | None, fields: dict[str, Any]
-) -> Mapping[str, Any]:
-    from collections.abc import Mapping
-
-    if isinstance(task, Mapping):
-        whole = {**task, **fields}
-    elif isinstance(task, str | int):
-        whole = {"task_id": task, **fields}
-    else:
-        raise InvalidTask(f"a task is a mapping or an id, not {type(task).__name__}")
-    if description is not None:
-        whole["description"] = description
-    return whole
 
 
 def _read_or_log(path: str) -> dict[str, Any] | None:

@@ -8,6 +8,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeVar, cast
 
 from .. import layout
+from ..arguments import (
+    as_task,
+    check_is_agent,
+    check_max_attempts,
+    check_moment,
+    check_seconds,
+    check_whole,
+)
 from ..checking import check_task
 from ..claim import Claim
 from ..diagnosis import Finding
@@ -21,15 +29,7 @@ from ..errors import (
 from ..literals import Durability, IfExists, Order, PrunableState, State
 from ..matching import capabilities_in
 from ..pausing import Pause
-from ..pool import (
-    TaskPool,
-    _as_task,
-    _check_is_agent,
-    _check_max_attempts,
-    _check_moment,
-    _check_seconds,
-    _check_whole,
-)
+from ..pool import TaskPool
 from ..recovery import RecoveryReport
 from ..tokens import new_token
 from . import claiming, finishing, health, listing, publishing, recovery, selecting, upkeep
@@ -99,7 +99,7 @@ class PostgresPool(TaskPool):
     ) -> None:
         if durability not in DURABILITIES:
             raise ValueError(f"durability {durability!r} is none of {', '.join(DURABILITIES)}")
-        _check_max_attempts(max_attempts)
+        check_max_attempts(max_attempts)
         url = layout.default_base_dir() if base_dir is None else base_dir
         self._database = Database(url, synchronous=durability != "none")
         self._bind_claims = bind_claims
@@ -130,7 +130,7 @@ class PostgresPool(TaskPool):
         if_exists: IfExists = "error",
         **fields: Any,
     ) -> bool:
-        whole = _as_task(task, description, fields)
+        whole = as_task(task, description, fields)
         check_task(whole)
         values = row(whole)
         return publishing.publish(self._database, values, whole["task_id"], if_exists)
@@ -149,8 +149,8 @@ class PostgresPool(TaskPool):
         lease_s: float | None = None,
         bind: bool | None = None,
     ) -> Claim:
-        _check_is_agent(agent_id)
-        _check_seconds("timeout", timeout)
+        check_is_agent(agent_id)
+        check_seconds("timeout", timeout)
         token = new_token()
         hold = self._hold_for(lease_s, bind)
 
@@ -188,7 +188,7 @@ class PostgresPool(TaskPool):
         bind: bool | None = None,
     ) -> list[Claim]:
         wanted = _wanted(agent_id, capabilities, order, None)
-        _check_whole("n", n)
+        check_whole("n", n)
         if n < 1:
             return []
         return self._claim_next(wanted, n, self._hold_for(lease_s, bind), 0.0)
@@ -230,7 +230,7 @@ class PostgresPool(TaskPool):
     def renew(
         self, task_id: object, agent_id: object, lease_s: float, *, token: str | None = None
     ) -> float:
-        _check_seconds("lease_s", lease_s, optional=False)
+        check_seconds("lease_s", lease_s, optional=False)
         return ClaimOf(self._database, task_id, agent_id, token).renew(float(lease_s))
 
     def retry_failed(self, task_id: object = None) -> int:
@@ -287,7 +287,7 @@ class PostgresPool(TaskPool):
         return health.why(self._database, task_id, told)
 
     def prune(self, state: PrunableState, older_than: float, *, dry_run: bool = True) -> list[str]:
-        _check_seconds("older_than", older_than, optional=False)
+        check_seconds("older_than", older_than, optional=False)
         return upkeep.prune(self._database, state, float(older_than), dry_run)
 
     # What the original's five are made of -------------------------------------------------------
@@ -415,11 +415,11 @@ def _rebuild(cls: type[TaskPool]) -> TaskPool:
 def _wanted(
     agent_id: object, capabilities: Iterable[str], order: str, max_claims: int | None
 ) -> Wanted:
-    _check_is_agent(agent_id)
+    check_is_agent(agent_id)
     agent_key("", agent_id)
     named = capabilities_in(capabilities)
     if max_claims is not None:
-        _check_whole("max_claims", max_claims)
+        check_whole("max_claims", max_claims)
     if order not in claiming.ORDERS:
         raise ValueError(f"order {order!r} is none of {', '.join(claiming.ORDERS)}")
     return Wanted(agent_id, named, order, max_claims)
@@ -427,13 +427,13 @@ def _wanted(
 
 def _seconds(name: str, seconds: float | None) -> float | None:
     """A number of seconds, or None, as the server counts it; ValueError that names it."""
-    _check_seconds(name, seconds)
+    check_seconds(name, seconds)
     return None if seconds is None else float(seconds)
 
 
 def _moment(name: str, at_s: float | None) -> float | None:
     """The same for a time in seconds since the epoch."""
-    _check_moment(name, at_s)
+    check_moment(name, at_s)
     return None if at_s is None else float(at_s)
 
 
