@@ -372,7 +372,7 @@ def test_where_no_owner_file_may_be_made_a_claim_is_bound_to_nobody(
     def refuse(path: bytes) -> int:
         raise PermissionError(13, "not allowed", os.fsdecode(path))
 
-    monkeypatch.setattr(owners, "_make", refuse)
+    monkeypatch.setattr(owners, "make_flocked", refuse)
     pool.publish("t")
 
     def claim_unbound() -> bool:

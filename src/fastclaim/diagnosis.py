@@ -144,36 +144,21 @@ def _tries(tasks_dir: Path) -> Iterator[Finding]:
 
 
 def _between_processes(directory: str) -> Iterator[Finding]:
-    watch: Inotify | None = None
-    with contextlib.suppress(OSError):
-        watch = Inotify()
-        watch.add(directory, IN_CREATE)
-    descriptor = owners._make(os.fsencode(os.path.join(directory, "lock")))
     try:
-        # close_fds=False: O_CLOEXEC has to do it.
-        command = [sys.executable, "-I", "-S", "-c", _OTHER, directory, str(descriptor)]
-        other = subprocess.run(
-            command, capture_output=True, text=True, timeout=_OTHER_PROCESS_S, close_fds=False
-        )
+        found = _tried_by_another(directory)
     except (OSError, subprocess.TimeoutExpired) as error:
         yield Finding(ERROR, "flock", f"no other process could try it: {error}", "try again")
         return
-    finally:
-        os.close(descriptor)
-        heard = watch is not None and _heard(watch)
-        if watch is not None:
-            watch.close()
-    lock, _, kept = other.stdout.strip().partition(" ")
-    if lock == "taken":
+    if found.lock == "taken":
         yield Finding(OK, "flock", "keeps other processes out")
     else:
         yield Finding(
             ERROR,
             "flock",
-            f"does not keep other processes out: {other.stderr.strip() or lock}",
+            f"does not keep other processes out: {found.error or found.lock}",
             "move the pool to a local file system",
         )
-    if kept == "closed":
+    if found.descriptor == "closed":
         yield Finding(OK, "O_CLOEXEC", "no descriptor outlives an exec")
     else:
         yield Finding(
@@ -182,7 +167,7 @@ def _between_processes(directory: str) -> Iterator[Finding]:
             "a program that is started keeps our descriptors, and our locks with them",
             "start programs with close_fds=True",
         )
-    if heard:
+    if found.was_heard:
         yield Finding(OK, "inotify", "tells what other processes do")
     else:
         yield Finding(
@@ -191,6 +176,36 @@ def _between_processes(directory: str) -> Iterator[Finding]:
             "tells nothing of what other processes do: waiting agents look again and again",
             "raise fs.inotify.max_user_instances; or move the pool to a local file system",
         )
+
+
+class _Tried(NamedTuple):
+    """What another process has found, and whether the kernel told us of it."""
+
+    lock: str
+    descriptor: str
+    error: str
+    was_heard: bool
+
+
+def _tried_by_another(directory: str) -> _Tried:
+    watch: Inotify | None = None
+    with contextlib.suppress(OSError):
+        watch = Inotify()
+        watch.add(directory, IN_CREATE)
+    descriptor = owners.make_flocked(os.fsencode(os.path.join(directory, "lock")))
+    try:
+        # close_fds=False: O_CLOEXEC has to do it.
+        command = [sys.executable, "-I", "-S", "-c", _OTHER, directory, str(descriptor)]
+        other = subprocess.run(
+            command, capture_output=True, text=True, timeout=_OTHER_PROCESS_S, close_fds=False
+        )
+    finally:
+        os.close(descriptor)
+        was_heard = watch is not None and _heard(watch)
+        if watch is not None:
+            watch.close()
+    lock, _, kept = other.stdout.strip().partition(" ")
+    return _Tried(lock, kept, other.stderr.strip(), was_heard)
 
 
 def _heard(watch: Inotify) -> bool:

@@ -76,7 +76,7 @@ class OwnerFile:
                 _open[self] = None
                 path = owner_path(tasks, tokens.own_id)
                 with ErrorsOf(path):
-                    self.descriptor = _make(path)
+                    self.descriptor = make_flocked(path)
                 self._opened = os.fstat(self.descriptor)
 
     def count_conflict(self) -> None:
@@ -201,7 +201,8 @@ def _remove_dead(path: bytes, asked: os.stat_result) -> bool:
     return True
 
 
-def _make(path: bytes) -> int:
+def make_flocked(path: bytes) -> int:
+    """Make a file and lock it, or take over what this process has there; returns its descriptor."""
     for _ in range(_TRIES):
         try:
             os.mkdir(os.path.dirname(path))

@@ -29,6 +29,14 @@ def add_work_arguments(parser: argparse.ArgumentParser) -> None:
     )
     options.add_agent(parser)
     options.add_capabilities(parser)
+    _add_pace(parser)
+    _add_failure(parser)
+    options.add_pool(parser)
+    options.add_json(parser)
+
+
+def _add_pace(parser: argparse.ArgumentParser) -> None:
+    """Which tasks, how many, and until when."""
     parser.add_argument(
         "--order",
         choices=ORDERS,
@@ -58,6 +66,10 @@ def add_work_arguments(parser: argparse.ArgumentParser) -> None:
         default=float("inf"),
         help="end when there was nothing to claim for so long; default: wait for ever",
     )
+
+
+def _add_failure(parser: argparse.ArgumentParser) -> None:
+    """What becomes of a task whose command does not end well."""
     parser.add_argument(
         "--grace-s",
         metavar="S",
@@ -80,8 +92,6 @@ def add_work_arguments(parser: argparse.ArgumentParser) -> None:
         help="a task that says nothing else is given up after this many attempts;"
         f" default: {_DEFAULT_ATTEMPTS}",
     )
-    options.add_pool(parser)
-    options.add_json(parser)
 
 
 def run_work(arguments: argparse.Namespace) -> int:
