@@ -78,7 +78,7 @@ def test_a_name_that_only_looks_like_a_claim_of_the_task_does_not_count(pool: Ta
 @pytest.mark.parametrize(
     "task",
     [
-        {"task_id": "x", "o": object()},
+        {"task_id": "x", "o": object},
         {"task_id": "x", "s": {1, 2}},
         {"task_id": "x", "constraint_enforcement": []},
         {"description": "no id"},

@@ -130,7 +130,7 @@ def test_every_durability_takes_a_task_to_its_end(make_pool: MakePool, durabilit
 @pytest.mark.parametrize(
     "task",
     [
-        {"task_id": "x", "o": object()},
+        {"task_id": "x", "o": object},
         {"task_id": "x", "s": {1, 2}},
         {"task_id": "x", "constraint_enforcement": []},
         {"description": "no id"},
