@@ -9,7 +9,8 @@ Not explored are, beyond what `stepping.kernel` leaves out:
  - a reader that sees half of a write: a read and a write of a few hundred bytes are one step each;
  - a directory that changes while it is listed, which takes more names than one call gives;
  - the reuse of an inode's number, but for that by the process that had it first;
- - more than `calls.TRIES` tries of whoever waits for a lock, and a clock that goes on;
+ - more than `calls.TRIES` tries of whoever waits for a lock, within one call of the core (in LONG,
+   where three claim or recover, one) and after it, and a clock that goes on;
  - two claimers and a recoverer with a dead process's claim, or with a foreign task and a death:
    that came to no end yet;
  - a publication while an original claims, which no rule of ours can mend (docs/design.md).
@@ -468,6 +469,8 @@ def explored(scenario: Scenario, *mutations: Mutation, call_by_call: bool = Fals
             patch.setattr(integration, name, value, raising=False)
         for milestone in () if call_by_call else MILESTONES:
             patch.setattr(milestone.of, milestone.function, _telling(milestone))
+        if scenario in LONG and len(scenario.does) > 2:
+            patch.setattr(_core.claim, "_TURNS", 1)  # two processes show what more of them come to
         for mutation in mutations:
             mutation.make(patch)
         pool = Pool(scenario, call_by_call)
