@@ -144,6 +144,12 @@ def test_a_field_that_makes_no_sense_is_a_usage_error(base, option):
     assert (result.returncode, states(base)) == (2, {})
 
 
+def test_a_field_of_the_pools_own_is_refused(base):
+    reason = "the field 'owner' is the pool's own: give it another name"
+    assert refusal("publish", "--id", "a", "--field", "owner=me", "--pool", base) == (5, reason)
+    assert states(base) == {}
+
+
 # Claiming -----------------------------------------------------------------------------------------
 
 

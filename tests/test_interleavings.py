@@ -389,7 +389,9 @@ class Pool:
         self._recovers(process)
         pool = self.pool()
         if self.has_originals:
-            pool.recover(older_than=-1.0)  # their claims are bound to no process
+            recovery.recover(
+                pool._directories, -1.0, False, None
+            )  # their claims are bound to no process
         if os.path.exists(f"{TASKS}/{WAITING}"):
             pool.claim("x", "end", timeout=0).complete(1)
 

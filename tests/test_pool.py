@@ -311,3 +311,23 @@ def test_a_daemon_that_has_closed_the_standard_descriptors_claims_all_the_same(
     done = subprocess.run([sys.executable, "-c", program], input=pickle.dumps(pool), check=False)
     assert done.returncode == 0
     assert json.loads((pool.completed_dir / "x_complete.json").read_bytes())["result"]
+
+
+@pytest.mark.parametrize(
+    "url", ["file:///tmp/x", "postgresql:/x", "postgresql+psycopg://me:secret@host/x"]
+)
+def test_a_url_of_another_kind_makes_no_directory(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        ValueError, match="a pool is a directory, or a postgresql:// URL"
+    ) as refused:
+        TaskPool(url)
+    assert "secret" not in str(refused.value)
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_pools_directory_may_be_bytes(tmp_path: Path) -> None:
+    TaskPool(os.fsencode(tmp_path / "pool")).publish("x")
+    assert TaskPool(tmp_path / "pool").counts()["available"] == 1

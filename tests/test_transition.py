@@ -288,8 +288,8 @@ class Renamed(str):
 def test_a_claim_moves_the_file_that_the_ids_name_in_an_f_string(
     pool: TaskPool, task_id: object, agent_id: object
 ) -> None:
-    (pool.available_dir / f"{task_id}.json").write_text("{}")
-    pool.claim(task_id, agent_id)
+    (pool.available_dir / f"{task_id}.json").write_text('{"task_id": "x"}')
+    assert pool.claim_task(task_id, agent_id)  # the original's takes any
     assert names(pool) == {f"claimed/{task_id}_{agent_id}.json"}
 
 

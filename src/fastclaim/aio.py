@@ -40,6 +40,7 @@ from typing import (
 )
 
 from . import tokens
+from .arguments import check_seconds
 from .async_news import DirectoryNews, InProcess, News, ended, in_a_new_thread
 from .claim import Claim
 from .diagnosis import Finding
@@ -300,8 +301,15 @@ class AsyncTaskPool:
     ) -> AsyncGenerator[AsyncClaim]:
         """One claim after the other, until there is none for `wait` seconds (None: never).
 
-        Each is completed, with its ``result``, when the next one is asked for. Who leaves the loop
-        early should do so inside ``contextlib.aclosing``, which gives the last one back at once.
+        Each is completed, with its ``result``, when the next one is asked for, if the loop's body
+        has not ended it. Of an exception in the body nothing is known here, and the task is given
+        back: ``async with claim:`` in the body fails it. Who leaves the loop early should do so
+        inside ``contextlib.aclosing``, which gives the last one back at once.
+
+        Raises
+        ------
+        ClaimLost, InvalidTask, InvalidName, TypeError, ValueError, OSError
+            What `TaskPool.claim_next` and `Claim.complete` raise; no more claims come after it.
         """
         capabilities = _kept(capabilities)
         claim: AsyncClaim | None
@@ -481,6 +489,7 @@ class AsyncTaskPool:
     async def _claim(
         self, claim: Callable[[float], list[Claim]], timeout: float | None
     ) -> AsyncClaim:
+        check_seconds("timeout", timeout)
         until_s = float("inf") if timeout is None else time.monotonic() + timeout
         while True:
             left_s = until_s - time.monotonic()
@@ -501,6 +510,7 @@ class AsyncTaskPool:
         news_of: Callable[[], News],
         wait: float | None,
     ) -> AsyncClaim | None:
+        check_seconds("wait", wait)
         until_s = float("inf") if wait is None else time.monotonic() + wait
 
         def call() -> list[Claim]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final
 
+from .arguments import check_is_name
 from .errors import InvalidTask
 from .matching import NUMBER, epoch_s, is_length_of_time, names_in
 
@@ -32,6 +33,7 @@ def check_task(task: Mapping[str, Any]) -> None:
     task_id = task["task_id"]
     if type(task_id) is not str and not _is_name(task_id):
         raise InvalidTask(f"task_id is {_shown(task_id)}; expected a string", task_id)
+    check_is_name("task id", task_id)
     _check(task, _FIELDS, "", task_id)
     if task.get("constraints"):
         _check(task["constraints"], _CONSTRAINTS, "constraints.", task_id)
@@ -41,6 +43,8 @@ def check_task(task: Mapping[str, Any]) -> None:
 
 def checked(tasks: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
     """The tasks of a batch, each once it is checked; at the end, whether some wait in a circle."""
+    if isinstance(tasks, str | Mapping):
+        raise InvalidTask("many tasks are an iterable of mappings, not one task")
     waits_for: dict[str, list[str]] = {}
     for task in tasks:
         check_task(task)

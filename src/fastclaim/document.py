@@ -67,6 +67,8 @@ STATE_FIELDS: Final = (STATUS, *RETRY_FIELDS, *CLAIM_FIELDS, *FINISH_FIELDS)
 _STATE_FIELDS: Final[frozenset[str]] = frozenset(STATE_FIELDS)
 # Every top-level field that transitions own; all others are the caller's.
 MANAGED_FIELDS: Final = _STATE_FIELDS | {MARK, ENFORCEMENT}
+# Those which a waiting task has none of, or has from the pool alone.
+NOT_TO_BE_GIVEN: Final = MANAGED_FIELDS - {ENFORCEMENT, NOT_BEFORE}
 # What may be of any length, and then stands at the end of the document.
 _TAIL_FIELDS: Final = ("result", FAILURES)
 # As much as is looked at before all of a document is read.

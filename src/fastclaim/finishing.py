@@ -7,6 +7,7 @@ import time
 from abc import ABC, abstractmethod
 
 from . import layout, leases, outcome
+from .arguments import check_text
 from .directories import Directories
 from .document import (
     NOT_BEFORE,
@@ -92,6 +93,8 @@ class _Transition(ABC):
         self, pool: Directories, task_id: object, agent_id: object, token: str | None
     ) -> None:
         self.pool = pool
+        if token is not None:
+            check_text("token", token)
         self.task_id, self.agent_id, self.token = task_id, agent_id, token
         self.path = pool.claimed_file(task_id, agent_id)
 

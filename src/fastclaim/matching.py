@@ -36,6 +36,12 @@ def capabilities_in(given: Iterable[Any]) -> tuple[Any, ...]:
     return named
 
 
+def check_order(order: object) -> None:
+    """Raise ValueError if there is no such order."""
+    if order not in ORDERS:
+        raise ValueError(f"order {order!r} is none of {', '.join(ORDERS)}")
+
+
 def no_capabilities(given: object) -> TypeError:
     """The error that `capabilities_in` raises."""
     return TypeError(f"capabilities is a list of names, not {given!r}")

@@ -11,9 +11,12 @@ from .arguments import (
     as_task,
     check_agent_id,
     check_is_agent,
+    check_is_name,
     check_max_attempts,
     check_moment,
+    check_place,
     check_seconds,
+    check_text,
     check_whole,
 )
 from .claim import Claim
@@ -74,7 +77,8 @@ class TaskPool(OriginalMethods):
     Raises
     ------
     ValueError
-        `base_dir` is empty, `durability` none of the three, or `max_attempts` not positive.
+        `base_dir` is empty or a URL of another kind, `durability` none of the three, or
+        `max_attempts` not positive.
     OSError
         The directories cannot be made; on PostgreSQL (PoolUnavailable) the server not be reached.
     ImportError
@@ -92,9 +96,8 @@ class TaskPool(OriginalMethods):
         _core: ModuleType | None = None,
         _ask_kernel: bool = True,
     ) -> None:
-        base = layout.default_base_dir() if base_dir is None else base_dir
-        if base == "":
-            raise ValueError("the name of the pool's directory is empty")
+        base = os.fsdecode(layout.default_base_dir() if base_dir is None else base_dir)
+        check_place(base)
         check_max_attempts(max_attempts)
         if layout.is_url(base):
             from .postgres.pool import become
@@ -172,7 +175,8 @@ class TaskPool(OriginalMethods):
         ----------
         task : str or Mapping
             The task's id, with its other fields as keyword arguments; or the whole task, a mapping
-            with a ``task_id``. Every value must be JSON-serialisable.
+            with a ``task_id``. Every value must be JSON-serialisable; NaN and the infinities are
+            written as Python's ``json`` does, which others may not read.
         description : str, optional
             The field of that name.
         if_exists : {"error", "ignore", "replace"}
@@ -180,7 +184,9 @@ class TaskPool(OriginalMethods):
             any case: a waiting one is replaced, a claimed one is claimable again.
         **fields
             More fields: ``requirements``, ``priority``, ``blocked_by``, whatever the agents need.
-            Those that claims go by have to be what these take them for.
+            Those that claims go by have to be what these take them for. What a pool itself writes
+            into a task (``status``, ``owner``, ``result``, ``attempts``, ...) is refused here, and
+            left out of a mapping, which may be a task that was read.
 
         Returns
         -------
@@ -245,7 +251,9 @@ class TaskPool(OriginalMethods):
     ) -> Claim:
         """Claim a task that is waiting.
 
-        An agent that has the task already, by a claim bound to this process, gets that claim again.
+        An agent that has the task already, by a claim bound to this process, gets that claim again,
+        as it is: `lease_s` and `bind` do not change it. So threads that are to compete need agent
+        ids of their own.
 
         Parameters
         ----------
@@ -256,7 +264,9 @@ class TaskPool(OriginalMethods):
             0 tries once, None waits as long as it takes. A task that is gone is never waited for.
         lease_s : float, optional
             The claim ends this many seconds from now, unless it is renewed. For claims on behalf of
-            somebody who is not this process; it is not bound to this process then.
+            somebody who is not this process; it is not bound to this process then. Others get the
+            task from the next whole second on; until somebody has it the claim can still be
+            renewed or completed.
         bind : bool, optional
             Whether the claim ends with this process. Default: the pool's ``bind_claims``.
 
@@ -284,9 +294,11 @@ class TaskPool(OriginalMethods):
         OSError
             The system refused; the task is where it was.
         """
-        if agent_id is None or type(timeout) is not float or timeout != timeout:
-            # Seldom; to ask it of each claim would show in its time.
+        # Seldom; to ask it of each claim would show in its time.
+        if type(task_id) is not str or type(agent_id) is not str:
+            check_is_name("task id", task_id)
             check_is_agent(agent_id)
+        if type(timeout) is not float or timeout != timeout:
             check_seconds("timeout", timeout)
         token = new_token()
         hold = self._hold(lease_s, bind)
@@ -473,7 +485,7 @@ class TaskPool(OriginalMethods):
         ValueError
             `older_than` is not a number of seconds.
         """
-        check_seconds("older_than", older_than)
+        check_seconds("older_than", older_than, least=0.0)
         from .recovery import recover
 
         return recover(self._directories, older_than, dry_run, self._max_attempts)
@@ -541,10 +553,11 @@ class TaskPool(OriginalMethods):
         ------
         OSError
             The system refused; nothing has changed.
-        ValueError
-            `until` is not a time in seconds since the epoch.
+        TypeError, ValueError
+            `reason` is not text, or `until` not a time in seconds since the epoch.
         """
         check_moment("until", until)
+        check_text("reason", reason)
         self._directories.make()
         from .pausing import pause
 
@@ -693,7 +706,7 @@ class TaskPool(OriginalMethods):
         attempt = _Attempt(self, self._directories, agent_id, lease_s, bind)
         claim_one = functools.partial(selection.claim_one, view, attempt)
         if max_claims is not None:
-            check_whole("max_claims", max_claims)
+            check_whole("max_claims", max_claims, least=0)
             claim_one = functools.partial(self._claim_one_within, max_claims, agent_id, claim_one)
         try:
             return selection.claim_at_once(view, claim_one) or selection.claim_later(
@@ -743,7 +756,7 @@ class TaskPool(OriginalMethods):
         from .batches import directories_for_claims, put_on_disk
 
         check_agent_id(agent_id)
-        check_whole("n", n)
+        check_whole("n", n, least=0)
         selection = self._selected()
         view = selection.view(order, capabilities)
         directories = directories_for_claims(self._directories)

@@ -14,7 +14,7 @@ from _thread import allocate_lock  # `threading` takes ten times as long to impo
 from . import layout
 from .changes import TASKS, Change, Changes
 from .directories import Directories
-from .matching import ANY, ORDERS, Capabilities, no_capabilities
+from .matching import ANY, Capabilities, check_order, no_capabilities
 from .search import Search
 from .views import BUSY_S, AnyView, OrderedView, View
 from .waiters import Bell, Waiter, Waiters
@@ -76,11 +76,11 @@ class Selection:
             key = (order, tuple(capabilities))
             view = self._views.get(key)
         except TypeError:
+            check_order(order)
             raise no_capabilities(capabilities) from None
         if view is not None:
             return view
-        if order not in ORDERS:
-            raise ValueError(f"order {order!r} is none of {', '.join(ORDERS)}")
+        check_order(order)
         if isinstance(capabilities, str | bytes):
             raise no_capabilities(capabilities)
         with self.lock:

@@ -7,6 +7,7 @@ import json
 from contextlib import nullcontext
 from typing import Any
 
+from ..arguments import check_fields
 from ..errors import TaskPoolError
 from ..literals import IfExists
 from ..pool import TaskPool
@@ -108,6 +109,7 @@ def run_publish(arguments: argparse.Namespace) -> int:
         if given:
             raise exits.BadInput("a task's fields come with --id, not with a file")
         return _publish_file(arguments)
+    check_fields(given)
     pool = options.open_pool(arguments)
     done = pool.publish(given, if_exists=arguments.if_exists)
     said = "published" if done else "known already, and left as it is:"

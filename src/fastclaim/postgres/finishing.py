@@ -11,6 +11,7 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
+from ..arguments import check_text
 from ..errors import ClaimLost, InvalidTask, PoolUnavailable
 from . import recovery
 from .publication import agent_key, task_key
@@ -113,6 +114,8 @@ class ClaimOf:
     def __init__(
         self, database: Database, task_id: object, agent_id: object, token: str | None
     ) -> None:
+        if token is not None:
+            check_text("token", token)
         self._database = database
         self._task_id, self._agent_id = task_id, agent_id
         self._parameters: dict[str, Any] = {

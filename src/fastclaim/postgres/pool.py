@@ -11,9 +11,11 @@ from .. import layout
 from ..arguments import (
     as_task,
     check_is_agent,
+    check_is_name,
     check_max_attempts,
     check_moment,
     check_seconds,
+    check_text,
     check_whole,
 )
 from ..checking import check_task
@@ -27,7 +29,7 @@ from ..errors import (
     TaskPoolError,
 )
 from ..literals import Durability, IfExists, Order, PrunableState, State
-from ..matching import capabilities_in
+from ..matching import capabilities_in, check_order
 from ..pausing import Pause
 from ..pool import TaskPool
 from ..recovery import RecoveryReport
@@ -149,6 +151,7 @@ class PostgresPool(TaskPool):
         lease_s: float | None = None,
         bind: bool | None = None,
     ) -> Claim:
+        check_is_name("task id", task_id)
         check_is_agent(agent_id)
         check_seconds("timeout", timeout)
         token = new_token()
@@ -188,7 +191,7 @@ class PostgresPool(TaskPool):
         bind: bool | None = None,
     ) -> list[Claim]:
         wanted = _wanted(agent_id, capabilities, order, None)
-        check_whole("n", n)
+        check_whole("n", n, least=0)
         if n < 1:
             return []
         return self._claim_next(wanted, n, self._hold_for(lease_s, bind), 0.0)
@@ -238,6 +241,7 @@ class PostgresPool(TaskPool):
 
     def pause(self, until: float | None = None, reason: str = "") -> None:
         until = _moment("until", until)
+        check_text("reason", reason)
         upkeep.pause(self._database, math.inf if until is None else until, reason)
 
     def resume(self) -> None:
@@ -247,7 +251,7 @@ class PostgresPool(TaskPool):
         return upkeep.paused(self._database)
 
     def recover(self, older_than: float | None = None, dry_run: bool = False) -> RecoveryReport:
-        _seconds("older_than", older_than)  # and told as it was given
+        check_seconds("older_than", older_than, least=0.0)
         found = recovery.recover(
             self._database, self._max_attempts, older_than_s=older_than, dry_run=dry_run
         )
@@ -419,9 +423,8 @@ def _wanted(
     agent_key("", agent_id)
     named = capabilities_in(capabilities)
     if max_claims is not None:
-        check_whole("max_claims", max_claims)
-    if order not in claiming.ORDERS:
-        raise ValueError(f"order {order!r} is none of {', '.join(claiming.ORDERS)}")
+        check_whole("max_claims", max_claims, least=0)
+    check_order(order)
     return Wanted(agent_id, named, order, max_claims)
 
 
