@@ -703,7 +703,7 @@ class TaskPool(OriginalMethods):
             check_seconds("wait", wait)
         selection = self._selections.get(tokens.own_id) or self._selected()
         view = selection.view(order, capabilities)
-        attempt = _Attempt(self, self._directories, agent_id, lease_s, bind)
+        attempt = _CandidateClaimer(self, self._directories, agent_id, lease_s, bind)
         claim_one = functools.partial(selection.claim_one, view, attempt)
         if max_claims is not None:
             check_whole("max_claims", max_claims, least=0)
@@ -760,7 +760,7 @@ class TaskPool(OriginalMethods):
         selection = self._selected()
         view = selection.view(order, capabilities)
         directories = directories_for_claims(self._directories)
-        attempt = _Attempt(self, directories, agent_id, lease_s, bind)
+        attempt = _CandidateClaimer(self, directories, agent_id, lease_s, bind)
         claim_one = functools.partial(selection.claim_one, view, attempt)
         claims: list[Claim] = []
         paths: list[bytes] = []
@@ -959,7 +959,7 @@ class TaskPool(OriginalMethods):
         return directory
 
 
-class _Attempt:
+class _CandidateClaimer:
     """Claims candidates, one by one, for one agent."""
 
     def __init__(
