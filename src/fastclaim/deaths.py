@@ -50,11 +50,13 @@ class Deaths:
         self._lease_look_s = math.inf  # when to look for leases that have ended, since the epoch
         self._look_again_s = math.inf  # on the monotonic clock
         self._again_after_s = _FIRST_AGAIN_S
+        self._looks = 0  # how many were brought about
 
-    def may_have_come(self, tasks: os.stat_result | None = None) -> bool:
-        """Whether an owner may have died, or a lease ended, since this was last asked.
+    def may_have_come(self, tasks: os.stat_result | None = None) -> int:
+        """Whether an owner may have died, or a lease ended, since this was last asked; 0 if not.
 
-        Always so at first.
+        Always so at first. Whoever is given another number looks, and says by `looked` with that
+        number what came of it; who does not come to that is taken to have left something.
 
         Parameters
         ----------
@@ -64,7 +66,10 @@ class Deaths:
         """
         # One thread must not close what another reads; and nobody forks with this lock taken.
         with no_fork:
-            return not self.is_quiet(tasks) and self._may_have_come(tasks)
+            if self.is_quiet(tasks) or not self._may_have_come(tasks):
+                return 0
+            self._looks += 1
+            return self._looks
 
     def is_quiet(self, tasks: os.stat_result | None) -> bool:
         """Whether the kernel has had nothing at all to tell since the last answer, a lasting no.
@@ -90,15 +95,15 @@ class Deaths:
                 self.inotify.close()
                 self.inotify = None
 
-    def looked(self, settled: bool) -> None:
-        """Say whether the look that a "maybe" brought about has left nothing to be done."""
+    def looked(self, look: int, settled: bool) -> None:
+        """Say whether the look of this number has left nothing to be done."""
         with no_fork:
-            if settled:
-                self._look_again_s, self._again_after_s = math.inf, _FIRST_AGAIN_S
-            else:
+            if not settled:
                 self.quiet_in = None
                 self._look_again_s = time.monotonic() + self._again_after_s
                 self._again_after_s = min(2 * self._again_after_s, _LAST_AGAIN_S)
+            elif look == self._looks:  # else somebody else has looked since, and may have left it
+                self._look_again_s, self._again_after_s = math.inf, _FIRST_AGAIN_S
 
     def next_look_in_s(self) -> float:
         """Seconds until a lease may have ended, or a look is to be repeated; infinity: unknown."""
@@ -111,12 +116,17 @@ class Deaths:
     def _may_have_come(self, tasks: os.stat_result | None) -> bool:
         if not self._take_in(tasks):
             self._watch()
-        if self._owes_look:
-            self._owes_look = False
+        now_s = time.monotonic()
+        has_closed = self._has_closed(now_s)
+        is_look_due = now_s >= self._look_again_s
+        if self._owes_look or has_closed or is_look_due:
+            # First: an interrupt may come at any moment until somebody has looked.
+            self._look_again_s = now_s + self._again_after_s
+        owes_look, self._owes_look, self._owes_death = self._owes_look, False, False
+        if owes_look:
             self._is_lease_over()  # if it is, the look that this answer brings about is the one
             return True
-        is_look_due = time.monotonic() >= self._look_again_s
-        may_have_come = self._is_lease_over() or self._has_closed() or is_look_due
+        may_have_come = self._is_lease_over() or has_closed or is_look_due
         will_be_told = self._lease_look_s == self._look_again_s == math.inf
         if self._process_id != os.getpid():  # a signal's handler has forked
             return True
@@ -157,17 +167,16 @@ class Deaths:
             return True
         return self._watched is not None and _is_at(self._owners, self._watched)
 
-    def _has_closed(self) -> bool:
+    def _has_closed(self, now_s: float) -> bool:
         """Whether an owner file was closed since the last answer, or may still be locked."""
-        owes_death, self._owes_death = self._owes_death, False
-        now_s, owners = time.monotonic(), os.fsdecode(self._owners)
+        owners = os.fsdecode(self._owners)
         self._closed = {
             name: at_s
             for name, at_s in self._closed.items()
             # Whoever has given back all that it was the owner of removes it.
             if now_s - at_s < _UNLOCKED_WITHIN_S and os.path.lexists(os.path.join(owners, name))
         }
-        return owes_death or bool(self._closed)
+        return self._owes_death or bool(self._closed)
 
     def _is_lease_over(self) -> bool:
         if self._lease_look_s > time.time():

@@ -910,7 +910,8 @@ class TaskPool(OriginalMethods):
     def _look_after_dead_owners(self, tasks: os.stat_result | None = None) -> bool:
         """Give back claims that have ended; True if a task may be waiting now that was not."""
         deaths = self._directories.deaths() if self._asks_kernel else None
-        if deaths is not None and not deaths.may_have_come(tasks):
+        look = 0 if deaths is None else deaths.may_have_come(tasks)
+        if deaths is not None and look == 0:
             return False
         from .recovery import give_back_of_dead_owners
 
@@ -919,7 +920,7 @@ class TaskPool(OriginalMethods):
             came_back, is_settled = give_back_of_dead_owners(self._directories, self._max_attempts)
         finally:
             if deaths is not None:
-                deaths.looked(is_settled)
+                deaths.looked(look, is_settled)
         return came_back
 
     def _claim_of_before(self, task_id: object, agent_id: object) -> Claim:

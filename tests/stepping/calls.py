@@ -232,13 +232,13 @@ class _Written(io.StringIO):
 class _MaybeDeaths:
     """Otherwise a queue of inotify's, which tells of nothing sooner than this does."""
 
-    def may_have_come(self, tasks: object = None) -> bool:
-        return True
+    def may_have_come(self, tasks: object = None) -> int:
+        return 1
 
     def is_quiet(self, tasks: object) -> bool:
         return False
 
-    def looked(self, settled: bool) -> None:
+    def looked(self, look: int, settled: bool) -> None:
         pass
 
 
