@@ -352,3 +352,44 @@ def test_a_limit_on_integers_that_changes_after_publication_is_respected(pool: T
         sys.set_int_max_str_digits(limit)
     assert (pool.available_dir / "x.json").read_bytes() == before
     assert pool.claim_task("x", "a")["n"] == 10**4000
+
+
+LIKE_MEMBERS = {
+    "n": 1,
+    "status": "claimed",
+    "claimed_by": "bob",
+    "not_before": 9e9,
+    "claim_token": 1,
+}
+
+
+@pytest.mark.parametrize("name", ["failures", "attempts", "constraint_enforcement"])
+def test_what_looks_like_a_stamp_inside_a_value_is_none(pool: TaskPool, name: str) -> None:
+    value = LIKE_MEMBERS if name == "constraint_enforcement" else [LIKE_MEMBERS]
+    path = pool.available_dir / "x.json"
+    path.write_text(json.dumps({"task_id": "x", name: value}))
+    for end in ("release", "fail"):
+        getattr(pool.claim("x", "a"), end)(*["it broke"] * (end == "fail"))
+        task = json.loads(path.read_text())
+        assert task["status"] == "available"
+        if name == "constraint_enforcement":
+            assert task[name]["status"] == "claimed"
+        elif end == "release":
+            assert task[name] == value
+    claim = pool.claim("x", "b")
+    result = claim.task
+    claim.complete(result)
+    completed = json.loads((pool.completed_dir / "x_complete.json").read_text())
+    assert (completed["status"], completed["result"]) == ("completed", result)
+
+
+def test_an_agent_that_looks_like_a_stamp_ends_its_claims(pool: TaskPool) -> None:
+    pool.publish_task("x", "d", constraints={"deadline": 9e9})
+    for _ in range(2):  # first in place, then with a failure's record
+        assert pool.claim_task("x", LIKE_MEMBERS)["claimed_by"] == LIKE_MEMBERS
+        pool.fail("x", LIKE_MEMBERS, "it broke")
+        task = json.loads((pool.available_dir / "x.json").read_text())
+        assert (task["status"], task["failures"][-1]["agent"]) == ("available", LIKE_MEMBERS)
+    assert pool.claim_task("x", LIKE_MEMBERS)
+    assert pool.complete_task("x", LIKE_MEMBERS, {"ok": True})
+    assert json.loads((pool.completed_dir / "x_complete.json").read_text())["status"] == "completed"

@@ -80,7 +80,8 @@ TIME: Final = b"\x01"
 
 STATE_AVAILABLE: Final = b',"status":"available"'
 STATE_CLAIMED: Final = b',"status":"claimed"'
-# JSON strings have their quotes escaped: in a state these are members and nothing else.
+# JSON strings have their quotes escaped, and `dumps` writes spaces inside of values: in a state these
+# are members and nothing else.
 CLAIM_FIELDS_START: Final = b',"claimed_by":'
 NOT_BEFORE_MEMBER: Final = b',"not_before":'
 
@@ -215,8 +216,11 @@ def loads(document: bytes) -> dict[str, Any]:
 
 
 def dumps(value: object) -> str:
-    """JSON text of a field's value; raises TypeError, ValueError or RecursionError."""
-    return _encode(value)
+    """JSON text of a field's value; raises TypeError, ValueError or RecursionError.
+
+    With a space after each comma and colon: nothing inside a value looks like a member of a state.
+    """
+    return _encode_spaced(value)
 
 
 def dumps_payload(fields: dict[str, Any]) -> bytes:
@@ -225,7 +229,7 @@ def dumps_payload(fields: dict[str, Any]) -> bytes:
 
 
 def _members(fields: dict[str, Any]) -> bytes:
-    return f",{dumps(fields)[1:-1]}".encode() if fields else b""
+    return "".join(f',"{name}":{dumps(value)}' for name, value in fields.items()).encode()
 
 
 def lay_out(fields: dict[str, Any], payload: bytes, mtime_ns: int, terms: Terms) -> bytes:
@@ -262,7 +266,7 @@ def _lay_out_in_sector(
             claimed = {n: enforcement[n] for n in ENFORCEMENT_CLAIM_FIELDS if n in enforcement}
         if not kept:
             return None  # there is no place to put ",claimed_at" after
-        head = f',"{ENFORCEMENT}":{dumps(kept)[:-1]}'.encode()
+        head = f',"{ENFORCEMENT}":{_encode(kept)[:-1]}'.encode()
         claim = _members(claimed) + b"}"
         flags |= ENFORCED
     if not payload:

@@ -11,7 +11,8 @@ cdef enum:
     SECTOR_BYTES = 512
     TEXT_BYTES = 510  # of a sector, before its end
 
-# JSON strings have their quotes escaped: in a state these are members and nothing else.
+# JSON strings have their quotes escaped, and `document.dumps` writes spaces inside of values: in a
+# state these are members and nothing else.
 cdef extern from * nogil:
     r"""
     #define FASTCLAIM_STATE_AVAILABLE ",\"status\":\"available\""
