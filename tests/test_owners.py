@@ -366,6 +366,34 @@ def _pipes() -> set[int]:
     return found
 
 
+@pytest.mark.parametrize("seam", ["ErrorsOf", "make_flocked"])
+def test_an_interrupt_while_the_owner_file_is_made_leaves_no_lock_behind(
+    pool: TaskPool, monkeypatch: pytest.MonkeyPatch, seam: str
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    class Interrupted(owners.ErrorsOf):
+        __exit__ = interrupted
+
+    def make_and_let_fstat_be_interrupted(path: bytes) -> int:
+        descriptor = make(path)
+        patched.setattr(os, "fstat", interrupted)
+        return descriptor
+
+    make = owners.make_flocked
+    instead = {"ErrorsOf": Interrupted, "make_flocked": make_and_let_fstat_be_interrupted}
+    pool.publish("t")
+    with monkeypatch.context() as patched:
+        patched.setattr(owners, seam, instead[seam])
+        with pytest.raises(KeyboardInterrupt):
+            pool.claim("t", "a")
+    (path,) = (pool.tasks_dir / "owners").iterdir()
+    assert not owners.is_alive(bytes(path))
+    assert pool.claim("t", "a").task["owner"] == tokens.own_id
+    assert owners.is_alive(bytes(path))
+
+
 def test_where_no_owner_file_may_be_made_a_claim_is_bound_to_nobody(
     pool: TaskPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -80,8 +80,8 @@ TIME: Final = b"\x01"
 
 STATE_AVAILABLE: Final = b',"status":"available"'
 STATE_CLAIMED: Final = b',"status":"claimed"'
-# JSON strings have their quotes escaped, and `dumps` writes spaces inside of values: in a state these
-# are members and nothing else.
+# JSON strings have their quotes escaped, and `dumps` writes spaces inside of values: in a state
+# these are members and nothing else.
 CLAIM_FIELDS_START: Final = b',"claimed_by":'
 NOT_BEFORE_MEMBER: Final = b',"not_before":'
 

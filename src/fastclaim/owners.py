@@ -74,10 +74,21 @@ class OwnerFile:
             if not self.stands():
                 self.forget()
                 _open[self] = None
-                path = owner_path(tasks, tokens.own_id)
-                with ErrorsOf(path):
-                    self.descriptor = make_flocked(path)
-                self._opened = os.fstat(self.descriptor)
+                self._make(owner_path(tasks, tokens.own_id))
+
+    def _make(self, path: bytes) -> None:
+        descriptor = -1
+        try:
+            with ErrorsOf(path):
+                descriptor = make_flocked(path)
+            self._opened = os.fstat(descriptor)
+            self.descriptor = descriptor
+        except BaseException:
+            # A lock that we do not know of would keep ourselves out, and nobody tells of our death.
+            self._opened, self.descriptor = None, -1
+            if descriptor >= 0:
+                unlock_and_close(descriptor)
+            raise
 
     def count_conflict(self) -> None:
         """Tell, in the file, of one more claim that met somebody else's; never fails."""
