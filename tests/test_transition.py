@@ -34,6 +34,7 @@ from fastclaim import (
     TaskNotAvailable,
     TaskPool,
     _transition_py,
+    claiming,
     outcome,
     stamps,
 )
@@ -46,6 +47,8 @@ from .conftest import _transition_c
 # Of inotify(7).
 IN_OPEN = 0x020
 IN_CLOSE = 0x018
+
+LONG_S = 30.0
 
 
 def _offers(core: ModuleType) -> dict[str, list[str]]:
@@ -642,6 +645,28 @@ def test_what_a_claim_moved_unread_goes_back_also_if_its_publisher_still_holds_i
     monkeypatch.setattr(core, "hold", hold_and_be_let_in_the_next_time)
     assert pool.claim("x", "a").task["claimed_by"] == "a"
     os.close(publisher)
+
+
+def test_what_its_publisher_holds_for_long_goes_back_to_whoever_looks_next(
+    pool: TaskPool, core: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool.publish("x")
+    claim = core.claim
+
+    def move_a_newer_publication(*_: object) -> tuple[int, None]:
+        monkeypatch.setattr(core, "claim", claim)
+        os.rename(pool.available_dir / "x.json", pool.claimed_dir / "x_a.json")
+        return outcome.CHANGED, None
+
+    monkeypatch.setattr(core, "claim", move_a_newer_publication)
+    monkeypatch.setattr(claiming, "_GIVE_BACK_S", 0.0)
+    with flocked(pool.available_dir / "x.json"):
+        with pytest.raises(TaskNotAvailable, match="'x' is not available"):
+            pool.claim("x", "a")
+        assert pool.claim_next("b") is None
+    found = pool.claim_next("b", wait=LONG_S)
+    assert found is not None
+    assert found.task_id == "x"
 
 
 # Finish -------------------------------------------------------------------------------------------

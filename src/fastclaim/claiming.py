@@ -376,6 +376,11 @@ class _Attempt:
             came_to, moved = self.pool.core.hold(self.tasks, self.claimed, self.lock)
             if came_to != outcome.BUSY:
                 break
+        if came_to == outcome.BUSY:
+            # Its publisher needs longer, and nobody has died: who finds nothing is to look for it.
+            from . import leases
+
+            leases.note(self.pool.tasks, time.time() - 1)
         if moved is None:
             return  # recovery is about to do the same, or has done it
         with moved:

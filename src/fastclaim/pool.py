@@ -926,6 +926,8 @@ class TaskPool(OriginalMethods):
     def _claim_of_before(self, task_id: object, agent_id: object) -> Claim:
         for task in listing.claims_of(self._directories, task_id):
             holder, token = task.get("claimed_by"), task.get("claim_token")
+            if holder is None:
+                continue  # half a claim, which is about to wait again
             if task.get("owner") == tokens.own_id and f"{holder}" == f"{agent_id}":
                 return Claim(self, task_id, agent_id, f"{token}")
             self._directories.opened().owner.count_conflict()
