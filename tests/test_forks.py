@@ -8,9 +8,11 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
-from fastclaim import TaskPool
+import pytest
+
+from fastclaim import TaskPool, owners
 from fastclaim.uniqueness import PublishLock
 
 # Says which modules verbs import after a fork of a process with threads.
@@ -88,3 +90,39 @@ def test_a_child_that_was_forked_in_the_middle_of_a_publication_keeps_no_flock(
     finally:
         os.close(reading)
         os.close(writing)
+
+
+# Both the parent and the child write a line after a fork before which nobody had imported logging.
+LOGS = """
+import os, sys, threading
+import fastclaim
+end = threading.Event()
+threading.Thread(target=end.wait, daemon=True).start()
+assert "logging" not in sys.modules
+child = os.fork()
+import logging
+logging.getLogger("x").warning("child" if child == 0 else "parent")
+if child:
+    os.waitpid(child, 0)
+"""
+
+
+def test_a_fork_of_a_process_with_threads_leaves_loggings_lock_alone() -> None:
+    command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", LOGS]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert sorted(done.stderr.splitlines()) == ["child", "parent"]
+
+
+def test_a_fork_waits_for_who_opens_a_descriptor_though_an_import_fails(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    taken = []
+
+    def fail() -> None:
+        raise ImportError("no such module")
+
+    monkeypatch.setattr(owners, "import_the_rest", fail)
+    monkeypatch.setattr(owners, "no_fork", SimpleNamespace(acquire=lambda: taken.append(True)))
+    with pytest.raises(ImportError):
+        owners._before_fork()
+    assert taken == [True]

@@ -29,5 +29,9 @@ def import_the_rest() -> None:
     threading = sys.modules.get("threading")
     if threading is None or threading.active_count() == 1:
         return
+    had_logging = "logging" in sys.modules
     for name in (*(f"{__package__}.{name}" for name in _OURS), *_OTHERS):
         __import__(name)
+    if not had_logging:
+        # It takes its lock before a fork, too late for this one, and releases it after this one.
+        sys.modules["logging"]._lock.acquire()

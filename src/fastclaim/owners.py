@@ -296,8 +296,10 @@ def _unknown(identity: tuple[int, int], gone: ref[OwnerFile]) -> None:
 
 
 def _before_fork() -> None:
-    import_the_rest()  # first: somebody who imports may want `no_fork`
-    no_fork.acquire()
+    try:
+        import_the_rest()  # first: somebody who imports may want `no_fork`
+    finally:
+        no_fork.acquire()  # whatever happens, as it is released after the fork
 
 
 def _in_child() -> None:
