@@ -487,6 +487,22 @@ def test_directories_made_anew_are_watched_anew(pool: TaskPool, order: str) -> N
     assert pool.claim_next("a", order=order).task_id == "later"
 
 
+@pytest.mark.parametrize("order", ORDERS)
+def test_a_pool_that_was_made_anew_where_another_was_moved_away_is_followed_once_it_is_found(
+    pool: TaskPool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, order: str
+) -> None:
+    assert pool.claim_next("a", order=order) is None
+    pool.base_dir.rename(tmp_path / "moved away")
+    others = TaskPool(pool.base_dir)
+    others.publish("x")
+    with monkeypatch.context() as patched:
+        patched.setattr(selection, "_SLOW_LOOK_S", -1.0)
+        patched.setattr(selection, "_LOOKING_SHARE", float("inf"))
+        assert pool.claim_next("a", order=order).task_id == "x"
+    others.publish("y")
+    assert pool.claim_next("a", order=order).task_id == "y"
+
+
 @pytest.mark.usefixtures("blind")
 @pytest.mark.parametrize("order", ORDERS)
 def test_without_inotify_each_call_looks_by_itself(pool: TaskPool, order: str) -> None:

@@ -77,6 +77,22 @@ def test_the_two_cores_and_the_stub_of_the_compiled_one_offer_the_same() -> None
     }
 
 
+@pytest.mark.skipif(_transition_c is None, reason="the extension was not built")
+def test_what_holds_nothing_and_names_that_are_none_are_errors_and_no_crash() -> None:
+    nothing = _transition_c.Held()
+    calls = (
+        lambda: nothing.move(b"x"),
+        lambda: nothing.publish((None, None), outcome.SYNC_FULL, True),
+        lambda: nothing.claim(b"x", (b"a", b"b"), outcome.SYNC_FULL),
+        lambda: nothing.finish(b"x", (None, None), outcome.SYNC_FULL, False),
+    )
+    for call in calls:
+        with pytest.raises(OSError, match="Bad address"):
+            call()
+    with pytest.raises(ValueError, match="1 directories; two are synced"):
+        nothing.publish((b"a",), outcome.SYNC_FULL, True)
+
+
 @contextmanager
 def flocked(path: Path, flags: int = os.O_RDWR) -> Iterator[int]:
     """Somebody else in the middle of a transition."""

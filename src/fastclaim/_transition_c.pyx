@@ -77,6 +77,8 @@ cdef inline const char *path_of(bytes path) noexcept:
 cdef inline int set_destination(
     Destination *to, bytes path, tuple directories, int sync, bint replace
 ) except -1:
+    if len(directories) != 2:
+        raise ValueError(f"{len(directories)} directories; two are synced")
     to.path, to.sync, to.replace = path_of(path), sync, replace
     to.first, to.second = path_of(directories[0]), path_of(directories[1])
     return 0
@@ -105,6 +107,8 @@ cdef int see_to_locked_inode(Step *step, object tasks, object locked) except -1:
 
 
 cdef int raise_failure(const Step *step) except -1:
+    if step.where == NULL:
+        raise OSError(step.error, os.strerror(step.error))
     raise OSError(step.error, os.strerror(step.error), os.fsdecode(step.where))
 
 

@@ -138,6 +138,7 @@ class Selection:
                     self._refresh()
                     name = view.take(due_s)
                 if name is None and self._may_have_more(view, started_s):
+                    self._check()
                     view.rescan()
                     name = view.take(due_s)
             except BaseException:
@@ -150,6 +151,11 @@ class Selection:
         with self.lock:
             view.invalidate()
             self._waiters.pass_on(view)
+
+    def _check(self) -> None:
+        """Follow what stands there now, if it is not what was followed."""
+        if not self._changes.check():
+            self._invalidate_all()
 
     def _may_have_more(self, view: View, started_s: float) -> bool:
         """Whether a view that has nothing should read the directory again, though not told to."""
@@ -379,8 +385,7 @@ class Selection:
             self._owner_looks_s = self._owner_looks_s[len(due) :]
             if is_slow_look:
                 self._looked_at_s = now_s
-                if not self._changes.check():
-                    self._invalidate_all()
+                self._check()
         return is_slow_look or is_time_over or bool(due) or deaths.owes_look
 
     def _pause_s(self, waiter: Waiter) -> float:
