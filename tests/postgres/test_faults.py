@@ -24,6 +24,7 @@ from fastclaim.postgres import server as server_module
 from fastclaim.postgres.database import Database
 from fastclaim.postgres.messaging import PostgresMessaging
 from fastclaim.postgres.pool import PostgresPool
+from fastclaim.postgres.publishing import _Batch
 from fastclaim.postgres.server import server_of
 from fastclaim.postgres.session import _break_off
 
@@ -229,9 +230,24 @@ def test_no_transaction_waits_for_the_caller(postgres_url: str) -> None:
 
 
 class LostAnswer:
-    """Carries statements out, and then loses the answer to one that has `words` in it."""
+    """Carries statements out, and then loses the answer to one that has `words` in it.
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, words: str) -> None:
+    Parameters
+    ----------
+    monkeypatch : pytest.MonkeyPatch
+        Undoes it after the test.
+    words : str
+        Which statement.
+    meanwhile : callable
+        What others do before the loss is noticed.
+    """
+
+    def __init__(
+        self,
+        monkeypatch: pytest.MonkeyPatch,
+        words: str,
+        meanwhile: Callable[[], object] = lambda: None,
+    ) -> None:
         self.lost = 0
         execute = psycopg.Connection.execute
 
@@ -240,6 +256,7 @@ class LostAnswer:
             if words in str(query) and not self.lost:
                 self.lost += 1
                 connection.close()
+                meanwhile()
                 raise psycopg.OperationalError("server closed the connection unexpectedly")
             return cursor
 
@@ -412,6 +429,47 @@ def test_a_publication_whose_answer_is_lost_is_found_to_be_made(
     assert pool.counts()["available"] == 3
 
 
+@pytest.mark.parametrize(
+    "publish",
+    [
+        lambda pool: pool.publish("x", if_exists="replace"),
+        lambda pool: pool.publish_task("x", "d"),
+        lambda pool: pool.publish("x"),
+    ],
+    ids=["replace", "drop-in", "new"],
+)
+def test_what_was_completed_before_the_publisher_knew_is_not_published_anew(
+    pool: PostgresPool, monkeypatch: pytest.MonkeyPatch, publish: Callable[[PostgresPool], Any]
+) -> None:
+    loss = LostAnswer(monkeypatch, "INSERT INTO", lambda: pool.claim("x", "a").complete())
+    assert publish(pool) is True
+    assert loss.lost == 1
+    assert [task["task_id"] for task in pool.tasks("completed")] == ["x"]
+
+
+@pytest.mark.parametrize("if_exists", ["error", "ignore", "replace"])
+def test_what_was_completed_before_the_publisher_of_many_knew_is_not_published_anew(
+    pool: PostgresPool, monkeypatch: pytest.MonkeyPatch, if_exists: str
+) -> None:
+    publish_once = _Batch.publish
+    tries = []
+
+    def publish_and_lose_the_answer(batch: _Batch, connection: Any, retried: bool) -> int:
+        number = publish_once(batch, connection, retried)
+        tries.append(retried)
+        if not retried:
+            connection.close()
+            pool.claim("x", "a").complete()
+            raise psycopg.OperationalError("server closed the connection unexpectedly")
+        return number
+
+    monkeypatch.setattr(_Batch, "publish", publish_and_lose_the_answer)
+    tasks = [{"task_id": "x"}, {"task_id": "y"}]
+    assert pool.publish_many(tasks, if_exists=if_exists) == 2
+    assert tries == [False, True]
+    assert [task["task_id"] for task in pool.tasks("completed")] == ["x"]
+
+
 def test_messages_whose_answer_is_lost_are_received_all_the_same(
     postgres_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -425,6 +483,22 @@ def test_messages_whose_answer_is_lost_are_received_all_the_same(
     loss = LostAnswer(monkeypatch, "receipt = %(receipt)s\nFROM waiting")
     assert bob.receive_messages() == [message]
     assert loss.lost == 1
+
+
+def test_a_message_that_was_received_before_its_sender_knew_is_received_once(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fastclaim import FileBasedMessaging, a2a
+
+    monkeypatch.setenv("A2A_BASE_DIR", postgres_url)
+    bob = FileBasedMessaging("bob")
+    message = a2a.A2AMessage("m", "alice", "bob", "status", {}, 1.0)
+    received: list[a2a.A2AMessage] = []
+    words = f"INSERT INTO {bob._database.schema}.messages"
+    loss = LostAnswer(monkeypatch, words, lambda: received.extend(bob.receive_messages()))
+    assert bob.send_message(message)
+    assert loss.lost == 1
+    assert received + bob.receive_messages() == [message]
 
 
 # Others hold what we need -------------------------------------------------------------------------

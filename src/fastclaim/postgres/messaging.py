@@ -25,6 +25,9 @@ ON CONFLICT (to_agent, name) DO UPDATE
     SET message = excluded.message, received_at = NULL, receipt = NULL
 RETURNING name
 """
+_SENT: Final = """
+SELECT name FROM {schema}.messages WHERE to_agent = %s AND name = %s AND message = %s
+"""
 _OTHERS: Final = "SELECT agent_id FROM {schema}.agents WHERE agent_id <> %s ORDER BY agent_id"
 _RECEIVE: Final = """
 WITH waiting AS MATERIALIZED (
@@ -53,7 +56,15 @@ class PostgresMessaging(FileBasedMessaging):
         )
         content = message.to_json()
         self._database.query(_KNOW, [to_agent])
-        self._database.query(_SEND, [to_agent, name, content])
+        send, sent = self._database.sql(_SEND), self._database.sql(_SENT)
+        row = [to_agent, name, content]
+
+        def work(connection: Connection, retried: bool) -> None:
+            # The answer to an earlier try was lost: what it sent may have been received by now.
+            if not (retried and connection.execute(sent, row).fetchone()):
+                connection.execute(send, row)
+
+        self._database.run(work)
         logger.info(
             "Sent message %s to %s",
             message.id,

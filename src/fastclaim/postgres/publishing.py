@@ -61,11 +61,12 @@ def publish(database: Database, values: tuple[Any, ...], task_id: object, if_exi
     publication = database.sql(_PUBLICATION)
 
     def work(connection: Connection, retried: bool) -> bool:
-        if connection.execute(text, values).rowcount:
-            return True
-        # The answer to an earlier try was lost: is what stands there ours?
+        # The answer to an earlier try was lost: is what stands there ours? It may be claimed, or
+        # completed by now, and must not be published anew.
         found = connection.execute(publication, values[:1]).fetchone() if retried else None
-        return found is not None and found[0] == values[1]
+        if found is not None and found[0] == values[1]:
+            return True
+        return bool(connection.execute(text, values).rowcount)
 
     if database.run(work, task_id):
         return True
@@ -118,13 +119,13 @@ class _Batch:
         sql = self._database.sql
         rows, ids = self._rows, list(self._rows)
         with connection.transaction():
+            known: dict[str, str] = dict(connection.execute(sql(_KNOWN), [ids]).fetchall())
+            ours = [key for key in known if known[key] == rows[key][1]]
+            if retried and ours:
+                return len(ours)  # an earlier try was carried out; its answer was lost
             if self._if_exists == "replace":
                 connection.execute(sql(_DELETE), [ids])
             else:
-                known: dict[str, str] = dict(connection.execute(sql(_KNOWN), [ids]).fetchall())
-                ours = {key for key in known if known[key] == rows[key][1]}
-                if retried and ours:
-                    return len(ours)  # an earlier try was carried out; its answer was lost
                 if known and self._if_exists == "error":
                     raise _exists(next(key for key in ids if key in known))
                 rows = {key: values for key, values in rows.items() if key not in known}
