@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import queue
@@ -15,6 +16,7 @@ import psycopg
 import pytest
 
 from fastclaim import TaskPoolError
+from fastclaim.aio import AsyncTaskPool
 from fastclaim.postgres import finishing, selecting
 from fastclaim.postgres import server as server_module
 from fastclaim.postgres import session as session_module
@@ -233,6 +235,68 @@ def make_three(pool: PostgresPool, how: str) -> Callable[[], object]:
     for claim in pool.claim_many("a", 3):
         claim.fail("e")
     return pool.retry_failed
+
+
+class Waited(Exception):
+    """Somebody has waited often enough."""
+
+
+@pytest.fixture
+def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """How long who waits would pause before each look; it looks at once, and only a few times."""
+    pauses: list[float] = []
+    next_s = selecting.Pauses.next_s
+
+    def told_and_cut_short(self: selecting.Pauses, left_s: float) -> float:
+        pauses.append(next_s(self, left_s))
+        if len(pauses) == 4:
+            raise Waited
+        return 0.0
+
+    monkeypatch.setattr(selecting.Pauses, "next_s", told_and_cut_short)
+    return pauses
+
+
+WAITS_IN: dict[str, Callable[[PostgresPool], object]] = {
+    "a thread": lambda pool: pool.claim_next("a", ["python"], wait=None),
+    "a coroutine": lambda pool: asyncio.run(
+        AsyncTaskPool(pool).claim_next("a", ["python"], wait=None)
+    ),
+}
+
+
+@pytest.mark.parametrize("moment", ["a pause's end", "a task's time"])
+@pytest.mark.parametrize("waits_in", WAITS_IN)
+def test_for_a_moment_that_has_passed_nobody_looks_again_and_again(
+    pool: PostgresPool,
+    outsider: psycopg.Connection,
+    pauses: list[float],
+    moment: str,
+    waits_in: str,
+) -> None:
+    if moment == "a pause's end":
+        pool.pause(1e9 + 1)
+    else:
+        pool.publish("x", requirements=["rust"], not_before=4e9)
+        outsider.execute(f"UPDATE {pool._database.schema}.tasks SET not_before = 1")
+    with pytest.raises(Waited):
+        WAITS_IN[waits_in](pool)
+    assert len([pause_s for pause_s in pauses if pause_s < selecting.SLOW_POLL_S / 2]) <= 1
+
+
+def test_each_moment_that_passes_in_a_wait_is_looked_for(
+    pool: PostgresPool, outsider: psycopg.Connection, pauses: list[float]
+) -> None:
+    pool.publish("x", not_before=4e9)
+    waits = selecting.Pauses(pool._database)
+    waits.next_s(600.0)
+    now = pool._database.query("SELECT {now}", {})[0][0]
+    outsider.execute(f"UPDATE {pool._database.schema}.tasks SET not_before = %s", [now])
+    pauses.clear()
+    waits.next_s(600.0)
+    waits.next_s(600.0)
+    assert pauses[0] == 0.01
+    assert pauses[1] > 0.01
 
 
 @pytest.mark.parametrize("how", ["a batch", "the end of a pause", "a blocker", "a second try"])

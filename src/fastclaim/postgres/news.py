@@ -34,6 +34,7 @@ class News:
     def __init__(self, database: Database, wanted: Wanted, run: Run) -> None:
         self._database = database
         self._kind = selecting.kind(wanted)
+        self._pauses = selecting.Pauses(database)
         self._run = run
         self._waiting = contextlib.ExitStack()
         self._waiter: Waiter | None = None
@@ -61,7 +62,7 @@ class News:
 
     async def _until_rung(self, left_s: float) -> None:
         until_s = time.monotonic() + left_s
-        pause_s = await self._run(selecting.pause_s, self._database, left_s)
+        pause_s = await self._run(self._pauses.next_s, left_s)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(min(pause_s, until_s - time.monotonic())):
                 await self._rung.wait()

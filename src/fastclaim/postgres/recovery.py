@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ..errors import TaskPoolError
 from ..recovery import LEASE_EXPIRED, OLDER_THAN, PROCESS_ENDED
+from .schema import CLOCK
 
 if TYPE_CHECKING:
     from .database import Database
@@ -163,14 +164,16 @@ WITH found AS MATERIALIZED (
 SELECT task_id, {{notify}} FROM free
 """
 
-_NEXT_CHANGE: Final = """
-SELECT least(
-    (SELECT min(not_before) FROM {schema}.tasks
-     WHERE state = 'available' AND delayed AND NOT blocked AND not_before < 'infinity'),
-    (SELECT min(lease_expires_at) FROM {schema}.tasks
-     WHERE state = 'claimed' AND lease_expires_at IS NOT NULL),
-    (SELECT paused_until FROM {schema}.pool)
-) - {now}
+_NEXT_CHANGE: Final = f"""
+WITH {CLOCK}
+SELECT clock.now, least(
+    (SELECT min(not_before) FROM {{schema}}.tasks
+     WHERE state = 'available' AND delayed AND NOT blocked
+        AND not_before > %(after)s::float8 AND not_before < 'infinity'),
+    (SELECT min(lease_expires_at) FROM {{schema}}.tasks
+     WHERE state = 'claimed' AND lease_expires_at > %(after)s::float8),
+    (SELECT paused_until FROM {{schema}}.pool WHERE paused_until > %(after)s::float8)
+) - clock.now FROM clock
 """
 
 
@@ -246,7 +249,18 @@ def unblock(database: Database) -> int:
     return len(database.query(_UNBLOCK_ALL, {}))
 
 
-def next_change_s(database: Database) -> float | None:
-    """Seconds until time alone makes a task available; None: it will not."""
-    value: float | None = database.query(_NEXT_CHANGE, {})[0][0]
-    return value
+def next_change_s(database: Database, after_s: float) -> tuple[float, float | None]:
+    """What time it is, and in how many seconds time alone may make a task available.
+
+    Parameters
+    ----------
+    after_s : float
+        Only moments after this count, by the server's clock; they may be over by now.
+
+    Returns
+    -------
+    tuple of float and (float or None)
+        Seconds since the epoch; and None if there is no such moment.
+    """
+    now_s, left_s = database.query(_NEXT_CHANGE, {"after": after_s})[0]
+    return now_s, left_s

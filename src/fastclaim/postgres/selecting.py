@@ -42,6 +42,7 @@ def claim_next(
     taken = _try(database, wanted, tokens, hold)
     if taken or until_s <= time.monotonic():
         return taken
+    pauses = Pauses(database)
     with database.waiting(kind(wanted)) as waiter:
         while True:
             waiter.arm(min(SLOW_POLL_S, until_s - time.monotonic()))
@@ -50,7 +51,7 @@ def claim_next(
             left_s = until_s - time.monotonic()
             if taken or left_s <= 0:
                 return taken
-            waiter.wait(pause_s(database, left_s))
+            waiter.wait(pauses.next_s(left_s))
 
 
 def kind(wanted: Wanted) -> Hashable:
@@ -72,15 +73,30 @@ def _try(database: Database, wanted: Wanted, tokens: Sequence[str], hold: Hold) 
     return taken
 
 
-def pause_s(database: Database, left_s: float) -> float:
-    """For how many seconds to wait for news before the next look, of those that are left.
+class Pauses:
+    """How long somebody who waits does so before each next look.
 
-    Raises
-    ------
-    PoolUnavailable
-        The server cannot be reached, or refuses.
+    Parameters
+    ----------
+    database : Database
+        Where.
     """
-    due_s = recovery.next_change_s(database)
-    # Not all at the same moment: there may be thousands of us.
-    poll_s = SLOW_POLL_S * random.uniform(0.5, 1.0)
-    return min(left_s, poll_s, math.inf if due_s is None else max(due_s, 0.01))
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._asked_at_s = -math.inf
+
+    def next_s(self, left_s: float) -> float:
+        """For how many seconds to wait for news, of those that are left; between two looks.
+
+        Raises
+        ------
+        PoolUnavailable
+            The server cannot be reached, or refuses.
+        """
+        # What was due when this was asked the last time, the look since then has seen: if that
+        # made nothing of it, it waits for something other than time.
+        self._asked_at_s, due_s = recovery.next_change_s(self._database, self._asked_at_s)
+        # Not all at the same moment: there may be thousands of us.
+        poll_s = SLOW_POLL_S * random.uniform(0.5, 1.0)
+        return min(left_s, poll_s, math.inf if due_s is None else max(due_s, 0.01))
