@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -11,11 +12,12 @@ from typing import Any
 
 import pytest
 
-from fastclaim import TaskNotAvailable, TaskPool, cli
+from fastclaim import LockTimeout, PoolUnavailable, TaskNotAvailable, TaskPool, cli
 from fastclaim.postgres import migrate as migration
 from fastclaim.postgres.migrate import MOVER, migrate
 from fastclaim.postgres.pool import PostgresPool
 
+from ..other_hands import publish_unchecked
 from .interrupted import Interrupted, interrupter
 
 Pools = tuple[TaskPool, str, TaskPool, str]
@@ -253,6 +255,184 @@ def test_an_interruption_anywhere_is_made_good_by_the_next_run(
     assert tasks(target)["later"]["not_before"] == 4e9
 
 
+def instead(
+    monkeypatch: pytest.MonkeyPatch, name: str, step: Callable[[Callable[..., Any]], Any]
+) -> None:
+    """Let a step of both sides be another one, which gets the original to call."""
+    for side in (migration._Server, migration._Directory):
+        original = getattr(side, name)
+
+        def other(*args: object, original: Callable[..., Any] = original) -> Any:
+            return step(lambda: original(*args))
+
+        monkeypatch.setattr(side, name, other)
+
+
+def interrupted(*_: object) -> None:
+    raise Interrupted
+
+
+def refused(*_: object) -> None:
+    raise LockTimeout("others hold it")
+
+
+def test_a_run_the_other_way_does_not_lose_what_was_completed_since_one_was_interrupted(
+    pools: Pools, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, come_from, target, go_to = pools
+    source.publish("x")
+    with monkeypatch.context() as patch:
+        instead(patch, "remove", interrupted)
+        with pytest.raises(Interrupted):
+            migrate(come_from, go_to)
+    target.claim("x", "a").complete("r")
+    told = "the other pool is moving it here: finish that run first"
+    assert migrate(go_to, come_from) == (0, [("x", told)])
+    assert migrate(come_from, go_to) == (1, [])
+    assert [task["result"] for task in target.tasks("completed")] == ["r"]
+    assert sum(source.counts().values()) == 0
+
+
+def test_what_an_interrupted_run_the_other_way_holds_is_told(
+    pools: Pools, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, come_from, target, go_to = pools
+    source.publish("x")
+    with monkeypatch.context() as patch:
+        instead(patch, "adopt", interrupted)
+        with pytest.raises(Interrupted):
+            migrate(come_from, go_to)
+    told = "the other pool is moving it here: finish that run first"
+    assert migrate(go_to, come_from) == (0, [("x", told)])
+    assert migrate(come_from, go_to) == (1, [])
+    target.claim("x", "a").complete()
+
+
+def test_a_server_that_goes_when_a_task_has_arrived_leaves_it_to_one_pool(
+    pools: Pools, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, come_from, target, go_to = pools
+    source.publish("x")
+
+    def adopt_and_lose_the_answer(adopt: Callable[[], object]) -> None:
+        adopt()
+        raise PoolUnavailable("the server has gone")
+
+    with monkeypatch.context() as patch:
+        instead(patch, "adopt", adopt_and_lose_the_answer)
+        with pytest.raises(PoolUnavailable):
+            migrate(come_from, go_to)
+    assert source.claim_next("a") is None
+    target.claim("x", "a").complete()
+    assert migrate(come_from, go_to) == (1, [])
+    assert target.counts()["completed"] == 1
+
+
+def test_a_task_that_has_arrived_and_cannot_be_removed_yet_is_one_pools(
+    pools: Pools, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, come_from, target, go_to = pools
+    source.publish("x")
+    with monkeypatch.context() as patch:
+        instead(patch, "remove", refused)
+        assert migrate(come_from, go_to) == (0, [("x", "others hold it")])
+    assert source.claim_next("a") is None
+    target.claim("x", "a").complete()
+    assert migrate(come_from, go_to) == (1, [])
+    assert target.counts()["completed"] == 1
+
+
+ENDED = {"claimed_by": "a", "claimed_at": 1.0, "completed_at": 1.0, "result": 1}
+ODD: dict[str, tuple[str, dict[str, Any]]] = {
+    "attempts in words": ("available", {"attempts": "three"}),
+    "half an attempt": ("available", {"attempts": 1.5}),
+    "more attempts than fit": ("available", {"attempts": 2**40}),
+    "attempts unknown": ("available", {"attempts": None}),
+    "no failures": ("available", {"failures": []}),
+    "an age that is none": ("available", {"fastclaim": f"1 0 {10**400}"}),
+    "iso times": ("completed", ENDED | {"completed_at": "2026-01-01", "claimed_at": "2026-01-01"}),
+    "no time": ("completed", {"claimed_by": "a", "status": "completed"}),
+    "another status": ("completed", ENDED | {"status": "available"}),
+    "no status": ("completed", ENDED),
+    "a claimer with NUL": ("completed", ENDED | {"claimed_by": "a\0"}),
+    "a claimer with half a letter": ("completed", ENDED | {"claimed_by": "a\udcff"}),
+    "a number as token": ("completed", ENDED | {"claim_token": 5}),
+    "a token with NUL": ("completed", ENDED | {"claim_token": "t\0"}),
+    "failures that are none": ("failed", {"failures": {"a": 1}, "failed_at": "2026-01-01"}),
+}
+SUFFIXES = {"available": ".json", "completed": "_complete.json", "failed": "_failed.json"}
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_a_document_of_another_hand_arrives_with_what_can_be_read_of_it(
+    tmp_path: Path, postgres_url: str, odd: str
+) -> None:
+    state, fields = ODD[odd]
+    source, target = TaskPool(tmp_path / "pool"), TaskPool(postgres_url)
+    document = json.dumps({"task_id": "q"} | fields)
+    (source.tasks_dir / state / f"q{SUFFIXES[state]}").write_text(document)
+    assert migrate(tmp_path / "pool", postgres_url) == (1, [])
+    assert states(target) == {"q": state}
+    if state == "completed":
+        return
+    if state == "failed":
+        target.retry_failed("q")
+    target.claim("q", "a").fail("e")
+    (task,) = target.tasks()
+    assert [failure["error"] for failure in task["failures"]] == ["e"]
+
+
+def test_a_task_that_says_it_was_created_at_no_time_arrives_as_it_was(pools: Pools) -> None:
+    source, come_from, target, go_to = pools
+    publish_unchecked(source, "x", created_at=float("inf"))
+    assert migrate(come_from, go_to) == (1, [])
+    assert [task["created_at"] for task in target.tasks()] == [float("inf")]
+
+
+@pytest.mark.parametrize("task_id", ["q\0x", "q\udcff", "a/b"])
+@pytest.mark.parametrize("state", ["available", "completed"])
+def test_what_cannot_be_moved_is_left_with_its_reason_and_the_others_move(
+    tmp_path: Path, postgres_url: str, task_id: str, state: str
+) -> None:
+    source, target = TaskPool(tmp_path / "pool"), TaskPool(postgres_url)
+    document = json.dumps(ENDED | {"task_id": task_id})
+    (source.tasks_dir / state / f"q{SUFFIXES[state]}").write_text(document)
+    for good in ("a", "z"):
+        source.publish(good)
+        if state == "completed":
+            source.claim(good, "a").complete()
+    moved, ((left, reason),) = migrate(tmp_path / "pool", postgres_url)
+    assert (moved, left) == (2, task_id)
+    assert f"task id {task_id!r}" in reason
+    assert states(target) == {"a": state, "z": state}
+
+
+def test_what_others_hold_for_long_is_left_and_the_others_move(
+    pools: Pools, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, come_from, target, go_to = pools
+    source.publish("x")
+    source.publish("done")
+    source.claim("done", "a").complete()
+    with monkeypatch.context() as patch:
+        instead(patch, "hold", refused)
+        assert migrate(come_from, go_to) == (1, [("x", "others hold it")])
+    assert states(target) == {"done": "completed"}
+
+
+def test_in_whatever_order_tasks_arrive_the_first_published_is_the_first_claimed(
+    pools: Pools, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, come_from, target, go_to = pools
+    order = ["d", "b", "e", "a", "c"]
+    for task_id in order:
+        source.publish(task_id)
+    instead(monkeypatch, "tasks", lambda tasks: sorted(tasks(), key=lambda task: task["task_id"]))
+    assert migrate(come_from, go_to) == (len(order), [])
+    claims = [target.claim_next("a") for _ in order]
+    assert [claim and claim.task_id for claim in claims] == order
+
+
 def test_agents_on_both_sides_complete_each_task_once(pools: Pools) -> None:
     source, come_from, target, go_to = pools
     number = 60
@@ -290,9 +470,13 @@ def test_the_command_moves_a_pool_and_says_what_is_left(
     source.publish("x")
     source.publish("y")
     source.claim("y", "a")
+    half_a_claim = source.claimed_dir / "z_a.json"
+    half_a_claim.write_text('{"task_id": "z"}')
     command = ["migrate", "--from", str(tmp_path / "pool"), "--to", postgres_url]
     assert cli.main(command) == 1
     out = capsys.readouterr().out
+    assert "z: somebody is just claiming it, or died doing so: see `fastclaim recover`" in out
+    half_a_claim.unlink()
     assert "moved 1 task" in out
     assert "y: it is claimed by 'a'" in out
     source.complete("y", "a")

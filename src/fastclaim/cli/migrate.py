@@ -53,7 +53,7 @@ def run_migrate(arguments: argparse.Namespace) -> int:
     pause, other = TaskPool(source).paused(), TaskPool(target).paused()
     if pause is not None and other is None:
         ours.say(f"{layout.shown(source)} is paused; {layout.shown(target)} is not")
-    stay = [f"task {task_id}: {reason}" for task_id, reason in left]
+    stay = [f"task {task_id}: {_by_command(reason)}" for task_id, reason in left]
     stay += [f"{what}: {reason}" for what, reason in also_left]
     if not stay:
         return exits.OK
@@ -63,3 +63,8 @@ def run_migrate(arguments: argparse.Namespace) -> int:
         f"not all of {layout.shown(source)}; run it again for the rest:", [*map(one_line, stay)]
     )
     return exits.WRONG
+
+
+def _by_command(reason: str) -> str:
+    """The same, but that it names a command where it names a method."""
+    return reason.replace("recover()", "`fastclaim recover`")

@@ -2,19 +2,21 @@
 
 A task that waits is claimed by the mover, put into the other pool, and removed; one that has ended
 is put there and removed. At no moment can two agents get it, and an interruption between any two
-steps leaves something that the next run recognises: a claim of the mover's, or the same task in
-both pools. A claim of somebody else's stays until it ends: its holder completes it where it is, and
-the next run moves it. So it is with a task whose exclusive key a claim holds. A pause holds nothing
-up, and stays with the pool that was paused. Messages and the registry: `migrate_agents`.
+steps leaves something that the next run (the same way) recognises: a claim of the mover's, or the
+same task in both pools. A run the other way leaves it there, and says so. A claim of somebody
+else's stays until it ends: its holder completes it where it is, and the next run moves it. So it is
+with a task whose exclusive key a claim holds. A pause holds nothing up, and stays with the pool
+that was paused. Messages and the registry: `migrate_agents`.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol, TypeGuard
 
 from psycopg import errors as pg_errors
 
@@ -27,27 +29,35 @@ from ..document import (
     FINISH_FIELDS,
     MANAGED_FIELDS,
     MARK,
+    dumps_payload,
+    lay_out,
     loads,
 )
-from ..errors import InvalidTask, TaskNotAvailable, TaskPoolError
+from ..errors import InvalidTask, PoolUnavailable, TaskNotAvailable, TaskPoolError
 from ..listing import claims_of, read_task, task_files
 from ..literals import State
+from ..matching import epoch_s
 from ..pool import TaskPool
+from ..stamps import managed, positive_int
+from ..terms import marked_ns, terms_of
 from ..tokens import new_token
 from ..whole_file import write_new
 from . import listing, recovery
 from .documents import COLUMNS as ROW_COLUMNS
 from .documents import Row
 from .pool import PostgresPool
-from .publication import COLUMNS, row
+from .publication import COLUMNS, plain_text, row, task_key
 
 # Whose claims say that a task is on its way.
 MOVER: Final = "fastclaim-migrate"
+_COMING: Final = "the other pool is moving it here: finish that run first"
 # How long others may be in the middle of a transition of a task.
 _HOLD_TIMEOUT_S: Final = 10.0
 _ENDED: Final = (layout.COMPLETED, layout.FAILED)
 # What a claim or an end has written into a task, and a waiting one does not have.
-_STAMPS: Final = frozenset((MARK, *CLAIM_FIELDS, *FINISH_FIELDS))
+_STAMPS: Final = frozenset((*CLAIM_FIELDS, *FINISH_FIELDS))
+# More than anybody has tried; what a server counts has an end.
+_MOST_ATTEMPTS: Final = 2**30
 
 Task = dict[str, Any]
 
@@ -133,11 +143,15 @@ class _Move:
             try:
                 self._one(found, state)
             except TaskPoolError as error:
-                if isinstance(error, OSError):
+                if isinstance(error, PoolUnavailable):
                     raise  # a server that has gone, not a task that cannot be moved
                 self._left.append((found.get("task_id"), f"{error}"))
 
     def result(self) -> Migration:
+        told = {f"{task_id}" for task_id, _ in self._left}
+        for found in self._target.tasks(layout.CLAIMED):
+            if _is_on_its_way(found) and f"{found['task_id']}" not in told:
+                self._left.append((found["task_id"], _COMING))
         self._target.settle()
         return Migration(self._moved, self._left)
 
@@ -147,11 +161,13 @@ class _Move:
         if state == layout.AVAILABLE:
             self._hold_and_move(task["task_id"])
         elif state != layout.CLAIMED:
-            self._move(task, state, task)
+            self._bring(task, state)
+            self._remove(task, state)
         elif "claimed_by" not in task:
             raise TaskPoolError("somebody is just claiming it, or died doing so: see recover()")
-        elif f"{task['claimed_by']}" == MOVER:
-            self._move(task, state, _unclaimed(task))
+        elif _is_on_its_way(task):
+            self._bring(_unclaimed(task), layout.AVAILABLE)
+            self._remove(task, state)
         else:
             raise TaskPoolError(f"it is claimed by {task['claimed_by']!r}")
 
@@ -160,19 +176,38 @@ class _Move:
             raise TaskPoolError("the other pool has a task of this id")
         held = self._source.hold(task_id)
         try:
-            self._move(held, layout.CLAIMED, _unclaimed(held))
+            self._bring(_unclaimed(held), layout.AVAILABLE)
+        except PoolUnavailable:
+            raise  # it may have arrived: the claim tells the next run that it is on its way
         except TaskPoolError:
             self._source.let_go(task_id)
             raise
+        self._remove(held, layout.CLAIMED)
 
-    def _move(self, task: Task, state: State, arriving: Task) -> None:
-        if not self._target.adopt(arriving, arriving["status"]):
-            # An earlier run has put it there, and it may have moved on since; or is it another?
-            there = self._target.find(task["task_id"])
-            if there is None or _callers(there) != _callers(task):
-                raise TaskPoolError("the other pool has another task of this id")
+    def _bring(self, task: Task, state: State) -> None:
+        """Put a task into the target, if no earlier run has."""
+        if self._target.adopt(task, state):
+            return
+        # An earlier run has put it there, and it may have moved on since; or is it another?
+        there = self._target.find(task["task_id"])
+        if there is None or _callers(there) != _callers(task):
+            raise TaskPoolError("the other pool has another task of this id")
+        if _is_on_its_way(there):
+            # Or rather it is what came from there, and was not removed.
+            raise TaskPoolError(_COMING)
+
+    def _remove(self, task: Task, state: State) -> None:
         self._source.remove(task, state)
         self._moved += 1
+
+
+def _is_on_its_way(found: Task | InvalidTask) -> TypeGuard[Task]:
+    """Whether the mover has claimed it."""
+    return (
+        not isinstance(found, InvalidTask)
+        and found.get("status") == layout.CLAIMED
+        and f"{found.get('claimed_by')}" == MOVER
+    )
 
 
 def _callers(task: Task) -> str:
@@ -201,7 +236,7 @@ _HOLD: Final = f"""
 UPDATE {{schema}}.tasks t SET
     state = 'claimed', agent = %s, claimed_by = %s, claimed_at = {{now}}, token = %s
 WHERE t.task_id = %s AND t.state = 'available'
-RETURNING {ROW_COLUMNS}
+RETURNING t.created_at, {ROW_COLUMNS}
 """
 # Not by a release: that would forget the task's time.
 _LET_GO: Final = """
@@ -243,7 +278,7 @@ class _Server:
         return self._pool.tasks(state)
 
     def find(self, task_id: object) -> Task | None:
-        found = listing.one(self._database, task_id)
+        found = listing.one(self._database, task_key(task_id))
         return None if found is None else found.task()
 
     def hold(self, task_id: object) -> Task:
@@ -255,13 +290,18 @@ class _Server:
             raise TaskNotAvailable("a claim holds its exclusive key", task_id) from None
         if not held:
             raise TaskNotAvailable("it was claimed meanwhile", task_id)
-        return Row(*held[0]).task()
+        created_at_s, *columns = held[0]
+        return _marked(Row(*columns).task(), created_at_s)
 
     def let_go(self, task_id: object) -> None:
         self._database.query(_LET_GO, {"task_id": f"{task_id}", "mover": MOVER})
 
     def adopt(self, task: Task, state: State) -> bool:
-        return bool(self._database.query(_ADOPT, (*row(task), *_history(task, state))))
+        values = dict(zip(COLUMNS, row(task), strict=True))
+        if values["created_at"] is None:
+            # Who comes next then goes by what the document's mark says.
+            values["created_at"] = marked_ns(task, time.time_ns()) / 1e9
+        return bool(self._database.query(_ADOPT, (*values.values(), *_history(task, state))))
 
     def remove(self, task: Task, state: State) -> None:
         one = {
@@ -276,29 +316,37 @@ class _Server:
         recovery.unblock(self._database)
 
 
+def _marked(task: Task, published_s: float) -> Task:
+    """A task with the mark that a directory's document has, as far as it says the task's age."""
+    published_ns = round(min(max(published_s, 0.0), time.time()) * 1e9)
+    return task | {MARK: f"1 0 {published_ns}"}
+
+
 def _history(task: Task, state: State) -> tuple[Any, ...]:
-    """What a task has gone through, in the order of the last of `_NAMES`."""
-    claimed_by = task.get("claimed_by")
-    failures = task.get("failures")
+    """What a task has gone through, in the order of the last of `_NAMES`.
+
+    A document may have been written by anybody: what is no time, or no number, is left out.
+    """
+    claimed_by, token, failures = map(task.get, ("claimed_by", "claim_token", "failures"))
     return (
         state,
-        task.get("attempts", 0),
-        None if failures is None else json.dumps(failures),
-        None if claimed_by is None else f"{claimed_by}",
+        min(positive_int(task.get("attempts")), _MOST_ATTEMPTS),
+        json.dumps(failures) if failures and isinstance(failures, list) else None,
+        None if claimed_by is None else plain_text(claimed_by),
         json.dumps(claimed_by),
-        task.get("claimed_at"),
-        task.get("claim_token"),
+        epoch_s(task.get("claimed_at")),
+        None if token is None else plain_text(token),
         _ended_at(task),
         json.dumps(task["result"]) if "result" in task else None,
     )
 
 
-def _ended_at(task: Task) -> Any:
-    return task.get("completed_at", task.get("failed_at"))
+def _ended_at(task: Task) -> float | None:
+    return epoch_s(task.get("completed_at", task.get("failed_at")))
 
 
 class _Directory:
-    """A pool in a directory; what is put there is plain JSON, as an original would write it."""
+    """A pool in a directory."""
 
     def __init__(self, place: str | os.PathLike[str]) -> None:
         # A claim that dies with the mover would be given back, while its task is on its way.
@@ -342,7 +390,7 @@ class _Directory:
             return False
         target = self._path(task_id, state)
         target.parent.mkdir(parents=True, exist_ok=True)
-        return write_new(target, json.dumps(task))
+        return write_new(target, _document(task, state).decode())
 
     def remove(self, task: Task, state: State) -> None:
         self._path(task["task_id"], state).unlink(missing_ok=True)
@@ -358,3 +406,12 @@ class _Directory:
             layout.FAILED: layout.FAILED_SUFFIX,
         }[state]
         return self._tasks_dir / state / os.fsdecode(layout.encode_name(f"{task_id}{suffix}"))
+
+
+def _document(task: Task, state: State) -> bytes:
+    """A task as the pool in a directory writes it: the mark says since when it has it."""
+    fields = managed(task) | {"status": state}
+    callers = {name: value for name, value in task.items() if name not in MANAGED_FIELDS}
+    published_ns = marked_ns(task, time.time_ns())
+    terms = terms_of(callers, published_ns)
+    return lay_out(fields, dumps_payload(callers), published_ns, terms)
