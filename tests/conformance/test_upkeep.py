@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import pickle
 import re
@@ -10,10 +11,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
-from fastclaim import AlreadyClaimed, ClaimLost, TaskNotAvailable, TaskPool, errors
+from fastclaim import AlreadyClaimed, ClaimLost, TaskNotAvailable, TaskPool, cli, errors
 from fastclaim.diagnosis import Finding
 from fastclaim.pausing import local_time
 
@@ -342,6 +344,24 @@ def test_why_says_that_a_claim_has_ended(pool: TaskPool, mortals: list[Mortal], 
     for task_id in task_ids:
         words = f"claimed by mortal since [0-9 :-]*, but {ended}: the next claimer takes it back"
         assert re.search(words, pool.why(task_id))
+
+
+def test_status_list_and_mine_say_that_a_claim_has_ended(
+    pool: TaskPool, place: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def told(*command: str) -> list[dict[str, Any]]:
+        assert cli.main([*command, "--json", "--pool", place]) == 0
+        return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+    for task_id in ("ended", "stands"):
+        pool.publish(task_id)
+        pool.claim(task_id, "a", lease_s=600)
+    pool.renew("ended", "a", -1)
+    expected = {"ended": "its lease expired", "stands": None}
+    (status,) = told("status")
+    assert {claim["task_id"]: claim["ended"] for claim in status["agents"][0]["claims"]} == expected
+    for command in (("list", "--state", "claimed"), ("mine", "--agent", "a")):
+        assert {claim["task_id"]: claim.get("ended") for claim in told(*command)} == expected
 
 
 def test_why_says_that_what_a_task_waits_for_has_failed_or_is_not_there(pool: TaskPool) -> None:

@@ -9,6 +9,10 @@ from typing import Any
 
 import pytest
 
+from fastclaim import cli
+from fastclaim.cli.survey import LATELY_S, Survey
+from fastclaim.postgres.pool import PostgresPool
+
 from ..commands import answer, answers, fastclaim, refusal
 
 PASSWORD = "s3cret"
@@ -111,6 +115,68 @@ def test_status_says_since_when_the_oldest_waits(run):
     assert found["oldest_waiting"]["task_id"] == "a"
     assert found["oldest_waiting"]["waited_s"] < 3600
     assert PASSWORD not in found["pool"]
+
+
+@pytest.fixture
+def _no_state_is_read_whole(monkeypatch):
+    """But for the claims, of which there are few."""
+    tasks = PostgresPool.tasks
+
+    def claims(pool, state):
+        assert state == "claimed"
+        return tasks(pool, state)
+
+    monkeypatch.setattr(PostgresPool, "tasks", claims)
+
+
+@pytest.mark.usefixtures("_no_state_is_read_whole")
+def test_what_looks_at_one_task_or_counts_them_reads_no_state_whole(url, capsys):
+    pool = PostgresPool(url)
+    for task_id in ("waiting", "held", "done", "given-up"):
+        pool.publish(task_id, max_attempts=1)
+    pool.claim("held", "a")
+    pool.claim("done", "a").complete()
+    pool.claim("given-up", "a").fail("e")
+    for task_id, state in (
+        ("waiting", "available"),
+        ("held", "claimed"),
+        ("done", "completed"),
+        ("given-up", "failed"),
+    ):
+        assert cli.main(["show", task_id, "--pool", url]) == 0
+        assert json.loads(capsys.readouterr().out)["status"] == state
+        assert cli.main(["why", task_id, "--pool", url]) == 0
+        capsys.readouterr()
+    assert cli.main(["show", "nix", "--pool", url]) == 4
+    capsys.readouterr()
+    assert cli.main(["status", "--pool", url]) == 0
+    status = json.loads(capsys.readouterr().out)
+    assert status["completed_last_minute"] == 1
+    assert [failure["task_id"] for failure in status["failures"]] == ["given-up"]
+
+
+@pytest.mark.usefixtures("_no_state_is_read_whole")
+def test_of_what_waits_the_first_is_shown_and_of_what_has_ended_the_latest(url, outsider):
+    pool = PostgresPool(url)
+    for task_id in ("b", "c", "a"):
+        pool.publish(task_id, max_attempts=1)
+    survey = Survey(pool)
+
+    def shown(state):
+        return [task["task_id"] for task in survey.tasks(state, 2)]
+
+    assert shown("available") == ["b", "c"]
+    claims = {task_id: pool.claim(task_id, "x") for task_id in ("c", "a", "b")}
+    assert shown("claimed") == ["c", "a"]
+    for task_id in ("b", "a", "c"):
+        claims[task_id].complete()
+    assert shown("completed") == ["c", "a"]
+    assert survey.snapshot().completed_lately == 3
+    outsider.execute(
+        f"UPDATE {pool._database.schema}.tasks SET ended_at = ended_at - %s WHERE task_id <> 'a'",
+        [LATELY_S],
+    )
+    assert survey.snapshot().completed_lately == 1
 
 
 def test_a_claim_whose_lease_is_over_is_recovered(run):

@@ -17,7 +17,7 @@ import pytest
 
 from fastclaim import TaskPoolError
 from fastclaim.aio import AsyncTaskPool
-from fastclaim.postgres import finishing, selecting
+from fastclaim.postgres import finishing, recovery, selecting
 from fastclaim.postgres import server as server_module
 from fastclaim.postgres import session as session_module
 from fastclaim.postgres.pool import PostgresPool
@@ -55,6 +55,17 @@ def test_a_claim_carries_the_lock_that_its_process_holds(
     until_s = time.monotonic() + 60
     while holders(pool, outsider, owner):  # the server hears of it a moment later
         assert time.monotonic() < until_s
+
+
+def test_a_claim_of_no_process_stands_though_no_process_is_connected(
+    own_server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recovery, "RECONNECT_GRACE_S", 0.0)
+    server_module.close_all()
+    pool = PostgresPool(own_server.url, bind_claims=False)
+    pool.publish("x")
+    pool.claim("x", "a")
+    assert "ended" not in pool.why("x")
 
 
 @pytest.mark.usefixtures("_new_session")

@@ -59,22 +59,29 @@ def run_list(arguments: argparse.Namespace) -> int:
     state, limit = arguments.state, arguments.limit
     pool = options.existing_pool(arguments)
     found = _in_order(pool.tasks(state), state, limit)
-    if state == layout.CLAIMED and not answer.wants_json(arguments):
-        found = _with_ends(pool, found)
+    if state == layout.CLAIMED:
+        found = _with_ends(arguments, pool, found)
     answer.tasks(arguments, found, f"no tasks are {state}")
     return exits.OK
 
 
-def _with_ends(pool: TaskPool, claims: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _with_ends(
+    arguments: argparse.Namespace, pool: TaskPool, claims: list[dict[str, Any]]
+) -> list[dict[str, Any]]:
     """Claims, of which those say so that have ended and are not taken back yet."""
     from .survey import endings_in
 
     endings = endings_in(pool)
-    ends = [None if endings is None else endings.of(claim) for claim in claims]
-    return [
-        claim if end is None else claim | {"claimed_by": f"{claim.get('claimed_by')} ({end})"}
-        for claim, end in zip(claims, ends, strict=True)
-    ]
+    wants_json = answer.wants_json(arguments)
+    return [_with_end(claim, endings.of(claim), wants_json) for claim in claims]
+
+
+def _with_end(claim: dict[str, Any], end: str | None, wants_json: bool) -> dict[str, Any]:
+    if end is None:
+        return claim
+    if wants_json:
+        return claim | {"ended": end}
+    return claim | {"claimed_by": f"{claim.get('claimed_by')} ({end})"}
 
 
 def _in_order(
@@ -120,11 +127,9 @@ def add_mine_arguments(parser: argparse.ArgumentParser) -> None:
 def run_mine(arguments: argparse.Namespace) -> int:
     """Run the command; returns the exit status."""
     pool = options.existing_pool(arguments)
-    answer.tasks(
-        arguments,
-        _in_order(_tasks_of(pool.mine(arguments.agent)), layout.CLAIMED, None),
-        f"{arguments.agent!r} has claimed nothing",
-    )
+    found = _in_order(_tasks_of(pool.mine(arguments.agent)), layout.CLAIMED, None)
+    found = _with_ends(arguments, pool, found)
+    answer.tasks(arguments, found, f"{arguments.agent!r} has claimed nothing")
     return exits.OK
 
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from .. import layout, listing
 from ..directories import Directories
 from ..literals import State
 from ..pool import TaskPool
+
+if TYPE_CHECKING:
+    from ..postgres.pool import PostgresPool
 
 
 def is_known(pool: TaskPool, task_id: object) -> bool:
@@ -29,9 +32,15 @@ def find(pool: TaskPool, task_id: object) -> Iterator[tuple[str, dict[str, Any]]
     OSError
         The system refused.
     """
+    directories = _directories(pool)
+    if directories is None:
+        task = cast("PostgresPool", pool)._find(task_id)
+        if task is not None:
+            yield task["status"], task
+        return
     # In the order in which tasks move on, so that none slips past.
     for state in layout.STATES:
-        for task in _find_in(pool, state, f"{task_id}"):
+        for task in _find_in(directories, state, f"{task_id}"):
             yield state, task
 
 
@@ -45,11 +54,8 @@ def failed_ids(pool: TaskPool) -> list[str] | None:
     return [name.removesuffix(suffix) for name in names if name.endswith(suffix)]
 
 
-def _find_in(pool: TaskPool, state: State, task_id: str) -> Iterator[dict[str, Any]]:
-    directories = _directories(pool)
-    if directories is None:
-        yield from (task for task in pool.tasks(state) if f"{task.get('task_id')}" == task_id)
-    elif state == layout.CLAIMED:
+def _find_in(directories: Directories, state: State, task_id: str) -> Iterator[dict[str, Any]]:
+    if state == layout.CLAIMED:
         yield from listing.claims_of(directories, task_id)
     else:
         path = getattr(directories, f"{state}_file")(task_id)

@@ -1,7 +1,8 @@
 """How a pool is doing: counts, who holds what for how long, what waits, what was done lately.
 
 In a directory the files' time stamps say when a task was published (mtime, which transitions put
-back) and when it last changed its state (ctime), so that not every task has to be read.
+back) and when it last changed its state (ctime), so that not every task has to be read. A server
+sorts and counts by itself.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from .tables import when
 
 if TYPE_CHECKING:
     from ..postgres.pool import PostgresPool
+    from ..postgres.recovery import Endings as EndingsOnServer
 
 LATELY_S: Final = 60.0
 _FAILURES_SHOWN: Final = 5
@@ -100,7 +102,7 @@ class _Entry(NamedTuple):
     task_id: str
     published_s: float
     changed_s: float
-    source: str | dict[str, Any]  # its file, or the task itself
+    path: str
 
 
 class Survey:
@@ -108,6 +110,7 @@ class Survey:
 
     def __init__(self, pool: TaskPool) -> None:
         self._pool = pool
+        self._on_server = _on_server(pool)
         # By state: the directory's time of change, and what was in it then.
         self._seen: dict[str, tuple[int, list[_Entry]]] = {}
 
@@ -132,6 +135,8 @@ class Survey:
 
     def tasks(self, state: State, limit: int) -> list[dict[str, Any]]:
         """Some tasks in one state: those longest in available/ and claimed/, else the latest."""
+        if self._on_server is not None:
+            return self._on_server._first(state, limit)
         if state == layout.AVAILABLE:
             entries = sorted(self._entries(state), key=lambda entry: entry.published_s)
         else:
@@ -154,14 +159,14 @@ class Survey:
                     f"{task.get('task_id')}",
                     None if since_s is None else max(0.0, now_s - since_s),
                     None if until_s is None else until_s - now_s,
-                    None if endings is None else endings.of(task),
+                    endings.of(task),
                 )
             )
         return sorted(found, key=lambda holding: -(holding.held_s or 0.0))
 
     def _oldest(self, now_s: float) -> Waiting | None:
-        if not hasattr(self._pool, "tasks_dir"):
-            found = cast("PostgresPool", self._pool)._oldest_waiting()
+        if self._on_server is not None:
+            found = self._on_server._oldest_waiting()
             return None if found is None else Waiting(found[0], max(0.0, now_s - found[1]))
         entries = self._entries(layout.AVAILABLE)
         if not entries:
@@ -170,6 +175,8 @@ class Survey:
         return Waiting(oldest.task_id, max(0.0, now_s - oldest.published_s))
 
     def _completed_lately(self, now_s: float) -> int:
+        if self._on_server is not None:
+            return self._on_server._completed_lately(LATELY_S)
         since_s = now_s - LATELY_S
         return sum(entry.changed_s >= since_s for entry in self._entries(layout.COMPLETED))
 
@@ -187,10 +194,7 @@ class Survey:
         return f"until {until}" + (f": {pause.reason}" if pause.reason else "")
 
     def _entries(self, state: State) -> list[_Entry]:
-        tasks_dir = getattr(self._pool, "tasks_dir", None)
-        if tasks_dir is None:
-            return [_entry_of(task) for task in self._pool.tasks(state)]
-        directory = os.path.join(os.fspath(tasks_dir), state)
+        directory = os.path.join(os.fspath(self._pool.tasks_dir), state)
         changed_ns = os.stat(directory).st_mtime_ns
         seen_ns, entries = self._seen.get(state, (-1, []))
         if changed_ns != seen_ns:
@@ -202,10 +206,15 @@ class Survey:
         return entries
 
 
-def endings_in(pool: TaskPool) -> Endings | None:
-    """What tells which claims have ended; None for a database, which ends them itself."""
-    tasks_dir = getattr(pool, "tasks_dir", None)
-    return None if tasks_dir is None else Endings(os.fsencode(tasks_dir))
+def endings_in(pool: TaskPool) -> Endings | EndingsOnServer:
+    """What tells which claims have ended and are not taken back yet."""
+    on_server = _on_server(pool)
+    return Endings(os.fsencode(pool.tasks_dir)) if on_server is None else on_server._endings()
+
+
+def _on_server(pool: TaskPool) -> PostgresPool | None:
+    """The pool, if it is a database."""
+    return None if hasattr(pool, "tasks_dir") else cast("PostgresPool", pool)
 
 
 def _entries_in(directory: str) -> Iterator[_Entry]:
@@ -221,18 +230,9 @@ def _entries_in(directory: str) -> Iterator[_Entry]:
                 yield _Entry(task_id, found.st_mtime, found.st_ctime, file.path)
 
 
-def _entry_of(task: dict[str, Any]) -> _Entry:
-    published_s = fields.published(task) or 0.0
-    moments = (fields.moment(task, name) for name in ("completed_at", "failed_at", "claimed_at"))
-    changed_s = next((moment for moment in moments if moment is not None), published_s)
-    return _Entry(f"{task.get('task_id')}", published_s, changed_s, task)
-
-
 def _read(entry: _Entry) -> dict[str, Any] | None:
-    if not isinstance(entry.source, str):
-        return entry.source
     try:
-        return listing.read_task(entry.source)
+        return listing.read_task(entry.path)
     except (FileNotFoundError, InvalidTask):
         return None  # it has moved on, or is none: `fastclaim doctor` says which
 

@@ -50,6 +50,22 @@ _OLDEST: Final = """
 SELECT task_id, created_at FROM {schema}.tasks WHERE state = 'available'
 ORDER BY created_at LIMIT 1
 """
+# What people want to see first.
+_ORDERS: Final = {
+    AVAILABLE: "t.created_at",
+    CLAIMED: "t.claimed_at",
+    COMPLETED: "t.ended_at DESC NULLS LAST",
+    FAILED: "t.ended_at DESC NULLS LAST",
+}
+_FIRST: Final = {
+    state: f"""
+SELECT {COLUMNS} FROM {{schema}}.tasks t WHERE t.state = '{state}' ORDER BY {order} LIMIT %s
+"""
+    for state, order in _ORDERS.items()
+}
+_COMPLETED_LATELY: Final = """
+SELECT count(*) FROM {schema}.tasks WHERE state = 'completed' AND ended_at >= {now} - %s::float8
+"""
 _ONE: Final = f"SELECT {COLUMNS} FROM {{schema}}.tasks t WHERE t.task_id = %s"
 
 
@@ -100,6 +116,17 @@ def oldest_waiting(database: Database) -> tuple[str, float] | None:
     for task_id, created_at in database.query(_OLDEST, {}):
         return task_id, created_at
     return None
+
+
+def first(database: Database, state: str, limit: int) -> list[Row]:
+    """The tasks longest in a state that comes to an end; of the other two the latest."""
+    return [Row(*row) for row in database.query(_FIRST[state], [limit])]
+
+
+def completed_lately(database: Database, within_s: float) -> int:
+    """How many tasks were completed in so many seconds."""
+    number: int = database.query(_COMPLETED_LATELY, [within_s])[0][0]
+    return number
 
 
 def one(database: Database, task_id: object) -> Row | None:

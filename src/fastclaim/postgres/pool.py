@@ -40,7 +40,7 @@ from .database import Database
 from .documents import Row
 from .finishing import ClaimOf
 from .news import News, Run
-from .publication import agent_key, row
+from .publication import agent_key, row, task_key
 
 logger = logging.getLogger("fastclaim.pool")
 
@@ -278,6 +278,24 @@ class PostgresPool(TaskPool):
     def _oldest_waiting(self) -> tuple[str, float] | None:
         """The id of the waiting task that was published first, and when, s since the epoch."""
         return listing.oldest_waiting(self._database)
+
+    def _find(self, task_id: object) -> dict[str, Any] | None:
+        """The task of that id, in whatever state; InvalidName if there can be none."""
+        row = listing.one(self._database, task_key(task_id))
+        return None if row is None else _task_or_log(row)
+
+    def _first(self, state: State, limit: int) -> list[dict[str, Any]]:
+        """Some tasks: those longest in a state that comes to an end, or the latest in another."""
+        rows = listing.first(self._database, state, limit)
+        return [task for row in rows if (task := _task_or_log(row)) is not None]
+
+    def _completed_lately(self, within_s: float) -> int:
+        """How many tasks were completed in so many seconds."""
+        return listing.completed_lately(self._database, within_s)
+
+    def _endings(self) -> recovery.Endings:
+        """What tells which claims have ended and are not taken back yet."""
+        return recovery.Endings(self._database)
 
     def mine(self, agent_id: object) -> list[Claim]:
         return [
