@@ -188,6 +188,30 @@ def test_a_claim_whose_lease_is_over_is_recovered(run):
     assert states(run)["available"] == ["a"]
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("status",),
+        ("show", "a"),
+        ("recover",),
+        ("resume",),
+        ("release", "a", "--agent", "x"),
+        ("migrate", "--from", "URL", "--to", "PLACE"),
+    ],
+    ids=" ".join,
+)
+def test_a_mistyped_schema_is_no_pool_and_becomes_none(url, outsider, tmp_path, command):
+    mistyped = f"{url}_mistyped"
+    words = {"URL": mistyped, "PLACE": str(tmp_path / "pool")}
+    named = [words.get(word, word) for word in command]
+    more = [] if command[0] == "migrate" else ["--pool", mistyped]
+    status, line = refusal(*named, *more)
+    assert status == 7
+    assert line.endswith("_mistyped: there is no pool")
+    schema = mistyped.partition("schema=")[2]
+    assert outsider.execute("SELECT to_regnamespace(%s)", [schema]).fetchone() == (None,)
+
+
 def test_old_tasks_are_pruned(run):
     run("publish", "--id", "a")
     run("claim", "a", "--agent", "x")

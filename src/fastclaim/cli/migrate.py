@@ -41,8 +41,11 @@ def run_migrate(arguments: argparse.Namespace) -> int:
     try:
         from ..postgres.migrate import migrate
         from ..postgres.migrate_agents import migrate_agents
+        from ..postgres.pool import PostgresPool
     except ImportError as error:
         raise exits.BadInput(f"{error}") from None
+    if layout.is_url(source):
+        PostgresPool(source, _must_exist=True)  # or a mistyped schema would be made
     moved, left = migrate(source, target)
     agents, messages, also_left = migrate_agents(source, target)
     ours = screen()

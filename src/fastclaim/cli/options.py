@@ -186,14 +186,18 @@ def existing_pool(arguments: argparse.Namespace, **settings: Any) -> TaskPool:
         There is none.
     """
     name = pool_name(arguments)
-    # A mistyped name must not leave directories behind.
+    # A mistyped name must not leave directories or tables behind.
     if not layout.is_url(name):
         check_is_there(name)
-    return _pool(name, settings)
+    return _pool(name, settings, must_exist=True)
 
 
-def _pool(name: str, settings: dict[str, Any]) -> TaskPool:
+def _pool(name: str, settings: dict[str, Any], must_exist: bool = False) -> TaskPool:
     try:
+        if must_exist and layout.is_url(name):
+            from ..postgres.pool import PostgresPool
+
+            return PostgresPool(name, _must_exist=True, **settings)
         return TaskPool(name, **settings)
     except ImportError as error:
         if not layout.is_url(name):

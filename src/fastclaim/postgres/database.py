@@ -74,15 +74,15 @@ class Database:
     def __reduce__(self) -> tuple[object, ...]:
         return type(self), (self.url, self.synchronous)
 
-    def make(self) -> None:
+    def make(self, *, must_exist: bool = False) -> None:
         """Make the tables, or bring them to this version.
 
         Raises
         ------
-        PoolUnavailable, TaskPoolError
-            See `schema.make`.
+        PoolUnavailable, TaskPoolError, FileNotFoundError
+            See `server.Server.make`.
         """
-        server_of(self.address).make(self.address)
+        server_of(self.address).make(self.address, must_exist)
 
     def sql(self, text: str) -> str:
         """A statement with the names of this pool in it."""

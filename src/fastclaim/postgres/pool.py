@@ -98,6 +98,7 @@ class PostgresPool(TaskPool):
         lock_files: bool = True,
         bind_claims: bool = True,
         max_attempts: int | None = None,
+        _must_exist: bool = False,
     ) -> None:
         if durability not in DURABILITIES:
             raise ValueError(f"durability {durability!r} is none of {', '.join(DURABILITIES)}")
@@ -106,7 +107,7 @@ class PostgresPool(TaskPool):
         self._database = Database(url, synchronous=durability != "none")
         self._bind_claims = bind_claims
         self._max_attempts = max_attempts
-        self._database.make()
+        self._database.make(must_exist=_must_exist)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} at {self.base_dir!r}>"

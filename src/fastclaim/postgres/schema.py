@@ -17,6 +17,7 @@ All times are seconds since the epoch by the server's clock: hosts need not agre
 
 from __future__ import annotations
 
+import errno
 from typing import TYPE_CHECKING, Final
 
 from psycopg import errors as pg_errors
@@ -180,17 +181,21 @@ def quoted(address: Address) -> str:
     return sql.Identifier(address.schema).as_string()
 
 
-def make(connection: Connection, address: Address) -> None:
-    """Make the pool's tables, or bring them to the version that this code knows.
+def make(connection: Connection, address: Address, must_exist: bool) -> None:
+    """Make the pool's tables, unless they must exist, or bring them to this code's version.
 
     Raises
     ------
+    FileNotFoundError
+        They must exist, and do not.
     TaskPoolError
         They are newer than that.
     psycopg.Error
         The server refused; nothing was changed.
     """
     version = _version(connection, address)
+    if must_exist and version == 0:
+        raise FileNotFoundError(errno.ENOENT, "there is no pool", address.shown)
     if version < VERSION:
         with connection.transaction():
             connection.execute("SELECT pg_advisory_xact_lock(%s)", [address.key("migration")])

@@ -144,8 +144,8 @@ class Server:
                     return
                 connection.close()
 
-    def make(self, address: Address) -> None:
-        """Make a pool's tables, or bring them to the version that this code knows.
+    def make(self, address: Address, must_exist: bool) -> None:
+        """Make a pool's tables, unless they must exist, or bring them to this code's version.
 
         Raises
         ------
@@ -153,13 +153,17 @@ class Server:
             The server cannot be reached, or refuses.
         TaskPoolError
             They are newer than this code.
+        FileNotFoundError
+            They must exist, and do not.
         """
         if self._opened:
-            return self.run(lambda connection, _: schema.make(connection, address), address.shown)
+            return self.run(
+                lambda connection, _: schema.make(connection, address, must_exist), address.shown
+            )
         # Beside psycopg's pool, which would try for long before it says that nobody is there.
         try:
             with psycopg.connect(self._conninfo, autocommit=True) as connection:
-                schema.make(connection, address)
+                schema.make(connection, address, must_exist)
         except psycopg.Error as error:
             raise unavailable(address.shown, error) from None
 
