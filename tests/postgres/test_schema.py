@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import threading
+from typing import Any
 
 import psycopg
 import pytest
 
 from fastclaim import TaskPoolError
-from fastclaim.postgres import claiming, schema
+from fastclaim.postgres import claiming, schema, upkeep
 from fastclaim.postgres.pool import PostgresPool
 
 
@@ -93,6 +94,10 @@ def plan(pool: PostgresPool, order: str) -> str:
         "max_claims": None,
     }
 
+    return explained(pool, statement, parameters)
+
+
+def explained(pool: PostgresPool, statement: str, parameters: dict[str, Any]) -> str:
     def explain(connection: psycopg.Connection, _: bool) -> str:
         with connection.transaction(force_rollback=True):
             connection.execute("SET LOCAL plan_cache_mode = force_generic_plan")
@@ -164,3 +169,18 @@ def test_why_says_that_the_pool_is_paused(pool: PostgresPool) -> None:
     pool.publish("x")
     pool.pause(reason="deploy")
     assert "paused until somebody resumes it: deploy" in pool.why("x")
+
+
+@pytest.mark.parametrize("dry_run", [False, True])
+def test_a_prune_looks_through_what_waits_once_and_not_for_each_completed_task(
+    pool: PostgresPool, outsider: psycopg.Connection, dry_run: bool
+) -> None:
+    pool.publish_many([{"task_id": f"w{n}", "blocked_by": [f"x{n}"]} for n in range(300)])
+    pool.publish_many([{"task_id": f"d{n}"} for n in range(300)])
+    tasks = f"{pool._database.schema}.tasks"
+    outsider.execute(f"UPDATE {tasks} SET state = 'completed', ended_at = 0 WHERE task_id ~ 'd'")
+    outsider.execute(f"ANALYZE {tasks}")
+    statement = pool._database.sql(upkeep._prune("completed", dry_run))
+    told = explained(pool, statement, {"state": "completed", "older_than_s": 1.0})
+    assert "Anti Join" in told
+    assert "SubPlan" not in told

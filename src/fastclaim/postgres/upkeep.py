@@ -33,16 +33,16 @@ _STATE: Final = "SELECT state FROM {schema}.tasks WHERE task_id = %(task_id)s"
 
 # What a task's age is counted from, by its state.
 _SINCE: Final = {AVAILABLE: "created_at", COMPLETED: "ended_at", FAILED: "ended_at"}
-_OLD: Final = """
-    state = %(state)s AND <since> <= {now} - %(older_than_s)s::float8
-    AND (state <> 'completed' OR NOT EXISTS (
-        SELECT FROM (
-            SELECT unnest(blocked_by) AS blocker FROM {schema}.tasks WHERE state <> 'completed'
-        ) AS needed
-        WHERE blocker = task_id))
-"""
-_WOULD_PRUNE: Final = f"SELECT task_id FROM {{schema}}.tasks WHERE {_OLD}"
-_PRUNE: Final = f"DELETE FROM {{schema}}.tasks WHERE {_OLD} RETURNING task_id"
+# Read once, and not for each completed task: as many may wait as have been completed.
+_NEEDED: Final = """
+WITH needed AS MATERIALIZED (
+    SELECT DISTINCT unnest(blocked_by) AS blocker FROM {schema}.tasks
+    WHERE state <> 'completed' AND blocked_by IS NOT NULL
+)"""
+_NOT_NEEDED: Final = "AND NOT EXISTS (SELECT FROM needed WHERE blocker = task_id)"
+_OLD: Final = "state = %(state)s AND <since> <= {now} - %(older_than_s)s::float8 <and not needed>"
+_WOULD_PRUNE: Final = f"<needed> SELECT task_id FROM {{schema}}.tasks WHERE {_OLD}"
+_PRUNE: Final = f"<needed> DELETE FROM {{schema}}.tasks WHERE {_OLD} RETURNING task_id"
 
 
 def pause(database: Database, until: float, reason: str) -> None:
@@ -86,6 +86,16 @@ def prune(database: Database, state: str, older_than_s: float, dry_run: bool) ->
     check_state(state)
     if older_than_s < 0:
         raise ValueError(f"older_than {older_than_s!r} is not a number of seconds")
-    statement = (_WOULD_PRUNE if dry_run else _PRUNE).replace("<since>", _SINCE[state])
-    rows = database.query(statement, {"state": state, "older_than_s": older_than_s})
-    return [row[0] for row in rows]
+    parameters = {"state": state, "older_than_s": older_than_s}
+    return [row[0] for row in database.query(_prune(state, dry_run), parameters)]
+
+
+def _prune(state: str, dry_run: bool) -> str:
+    """The statement; only what is completed can be what others wait for."""
+    is_completed = state == COMPLETED
+    return (
+        (_WOULD_PRUNE if dry_run else _PRUNE)
+        .replace("<needed>", _NEEDED if is_completed else "")
+        .replace("<and not needed>", _NOT_NEEDED if is_completed else "")
+        .replace("<since>", _SINCE[state])
+    )
