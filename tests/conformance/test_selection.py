@@ -299,6 +299,18 @@ def test_an_agent_claims_no_more_than_it_may(pool: TaskPool) -> None:
     assert pool.claim_next("a", max_claims=2) is not None
 
 
+@pytest.mark.parametrize("max_claims", [2**31, 2**63, 10**40])
+def test_an_agent_may_claim_as_many_as_it_says(pool: TaskPool, max_claims: int) -> None:
+    pool.publish("x")
+    assert pool.claim_next("a", max_claims=max_claims) is not None
+
+
+@pytest.mark.parametrize("agent_id", ["a/b", "a\0b"])
+def test_an_agent_that_can_claim_nothing_is_named(pool: TaskPool, agent_id: str) -> None:
+    with pytest.raises(InvalidName, match=f"^agent id {re.escape(repr(agent_id))}: contains"):
+        pool.claim_next(agent_id)
+
+
 def drain(pool: TaskPool, agent: str, results: Any) -> None:
     got = []
     while (claim := pool.claim_next(agent)) is not None:

@@ -9,8 +9,11 @@ from typing import Any
 
 import pytest
 
-from fastclaim import TaskPool
+from fastclaim import PoolUnavailable, TaskPool
+from fastclaim.postgres import pool as pool_module
+from fastclaim.postgres import selecting
 from fastclaim.postgres.pool import PostgresPool
+from fastclaim.tokens import new_token
 
 from ..postgres_server import Server
 
@@ -58,6 +61,43 @@ def test_who_asks_for_a_directory_is_told_that_there_is_none(
     with pytest.raises(AttributeError, match=rf"{name}.* PostgreSQL has no directories"):
         getattr(pool, name)
     assert not hasattr(pool, name)
+
+
+def test_who_wants_all_tasks_may_say_any_number(
+    pool: PostgresPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokens = iter(new_token() for _ in range(10_000))
+    monkeypatch.setattr(pool_module, "new_token", lambda: next(tokens))
+    pool.publish_many([{"task_id": f"t{n}"} for n in range(3)])
+    assert len(pool.claim_many("a", 10**9)) == 3
+
+
+def test_many_tasks_are_claimed_piece_by_piece_and_in_order(
+    pool: PostgresPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool_module, "_MOST_TOGETHER", 2)
+    pool.publish_many([{"task_id": f"t{n}", "priority": -n} for n in range(7)])
+    assert [claim.task_id for claim in pool.claim_many("a", 5)] == [f"t{n}" for n in range(5)]
+    assert [claim.task_id for claim in pool.claim_many("a", 4)] == ["t5", "t6"]
+
+
+@pytest.mark.parametrize("problem", [KeyboardInterrupt(), PoolUnavailable("gone")], ids=repr)
+def test_what_one_piece_has_claimed_is_given_back_if_the_next_cannot_be(
+    pool: PostgresPool, monkeypatch: pytest.MonkeyPatch, problem: BaseException
+) -> None:
+    monkeypatch.setattr(pool_module, "_MOST_TOGETHER", 2)
+    pool.publish_many([{"task_id": f"t{n}"} for n in range(7)])
+    claim_next = selecting.claim_next
+
+    def claim_one_piece(*args: Any) -> Any:
+        if pool.counts()["claimed"]:
+            raise problem
+        return claim_next(*args)
+
+    monkeypatch.setattr(selecting, "claim_next", claim_one_piece)
+    with pytest.raises(type(problem)):
+        pool.claim_many("a", 5)
+    assert pool.counts()["available"] == 7
 
 
 MEET_AN_OUTAGE = """

@@ -260,7 +260,7 @@ def claim(
             found = _look(database, parameters)
             if found.state == "claimed" and _ends(database, found, task_id, hold):
                 continue
-            if (held := _refuse(database, found, task_id, agent_id, hold)) is not None:
+            if (held := _refuse(database, found, task_id, agent_id)) is not None:
                 return held
         tries = 0
     raise LockTimeout(
@@ -279,19 +279,17 @@ def _ends(database: Database, found: Refusal, task_id: object, hold: Hold) -> bo
 def _look(database: Database, parameters: dict[str, Any]) -> Refusal:
     asked = {
         "task_id": parameters["task_id"],
-        "owner": parameters["owner"] or 0,
+        "owner": database.own_number,
         "grace_s": recovery.RECONNECT_GRACE_S,
     }
     return Refusal(*database.query(_WHY_NOT, asked)[0])
 
 
-def _refuse(
-    database: Database, found: Refusal, task_id: object, agent_id: object, hold: Hold
-) -> Taken | None:
+def _refuse(database: Database, found: Refusal, task_id: object, agent_id: object) -> Taken | None:
     """Raise what stands against the claim, or return it if it stands already; None: try again."""
     if found.state == "claimed":
         holder = json.loads(found.claimed_by or "null")
-        is_ours = found.owner is not None and found.owner == hold.owner
+        is_ours = found.owner == database.own_number
         if is_ours and f"{holder}" == f"{agent_id}" and found.token is not None:
             rows = _claimed_already(database, f"{agent_id}", [found.token])
             return Taken(found.token, rows[0].row) if rows else None
@@ -354,7 +352,8 @@ def _claim_some(
     parameters |= {
         "capabilities": capability_keys(wanted.capabilities),
         "wanted": len(tokens),
-        "max_claims": wanted.max_claims,
+        # As the server counts: nobody has so many.
+        "max_claims": None if wanted.max_claims is None else min(wanted.max_claims, 2**63 - 1),
     }
     for window in database.window.sizes(len(tokens)):
         rows = _run_over_keys(

@@ -111,6 +111,11 @@ class Database:
         """
         server_of(self.address).session.owe(self.sql(text), parameters)
 
+    @property
+    def own_number(self) -> int:
+        """The number that `owner` returns, whether this process holds that lock by now or not."""
+        return server_of(self.address).session.number
+
     def owner(self) -> int:
         """The lock that says that this process lives; see `session.Session.owner`."""
         return server_of(self.address).session.owner(self.address.shown)

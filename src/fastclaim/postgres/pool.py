@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, TypeVar, cast
+from typing import Any, Final, TypeVar, cast
 
 from .. import layout
 from ..arguments import (
@@ -40,11 +40,15 @@ from .database import Database
 from .documents import Row
 from .finishing import ClaimOf
 from .news import News, Run
-from .publication import agent_key, row, task_key
+from .publication import check_agent_key, row, task_key
+from .window import SIZES
 
 logger = logging.getLogger("fastclaim.pool")
 
 T = TypeVar("T")
+
+# How many tasks one statement claims at most.
+_MOST_TOGETHER: Final = SIZES[-1]
 
 
 class _NoDirectory:
@@ -193,9 +197,19 @@ class PostgresPool(TaskPool):
     ) -> list[Claim]:
         wanted = _wanted(agent_id, capabilities, order, None)
         check_whole("n", n, least=0)
-        if n < 1:
-            return []
-        return self._claim_next(wanted, n, self._hold_for(lease_s, bind), 0.0)
+        hold = self._hold_for(lease_s, bind)
+        claims: list[Claim] = []
+        try:
+            # Piece by piece: who wants all that there is may say any number.
+            while (piece := min(n - len(claims), _MOST_TOGETHER)) > 0:
+                some = self._claim_next(wanted, piece, hold, 0.0)
+                claims += some
+                if len(some) < piece:
+                    break
+        except BaseException:
+            self._give_back_quietly(agent_id, [claim.token for claim in claims])
+            raise
+        return claims
 
     def complete(
         self,
@@ -439,7 +453,7 @@ def _wanted(
     agent_id: object, capabilities: Iterable[str], order: str, max_claims: int | None
 ) -> Wanted:
     check_is_agent(agent_id)
-    agent_key("", agent_id)
+    check_agent_key(agent_id)
     named = capabilities_in(capabilities)
     if max_claims is not None:
         check_whole("max_claims", max_claims, least=0)

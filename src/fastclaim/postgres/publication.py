@@ -126,6 +126,11 @@ def agent_key(task_id: object, agent_id: object) -> str:
     return f"{agent_id}"
 
 
+def check_agent_key(agent_id: object) -> None:
+    """Raise InvalidName if an agent can claim no task, of whatever id."""
+    _name(f"_{agent_id}", layout.TASK_SUFFIX, f"agent id {agent_id!r}", None)
+
+
 def agent_json(agent_id: object) -> str:
     """An agent's id as JSON; raises InvalidTask."""
     try:

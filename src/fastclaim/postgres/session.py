@@ -96,6 +96,11 @@ class Session:
         self._put_off_until_s = 0.0
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
 
+    @property
+    def number(self) -> int:
+        """What `owner` returns, whether the lock is held by now or not."""
+        return self._owner
+
     def owner(self, shown: str) -> int:
         """The number of the lock that this process holds for as long as it lives.
 

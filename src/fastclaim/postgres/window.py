@@ -22,16 +22,14 @@ class Window:
         self._luck = 0
 
     def sizes(self, wanted: int) -> Iterator[int]:
-        """The sizes to try, one after the other, for so many tasks."""
+        """The sizes to try, one after the other, for so many tasks: at most the last of `SIZES`."""
         for size in SIZES[self._index :]:
             if size >= wanted:
                 yield size
-        if wanted > SIZES[-1]:
-            yield wanted
 
     def worked(self, size: int) -> None:
         """Begin with this size the next time."""
-        index = SIZES.index(size) if size in SIZES else self._index
+        index = SIZES.index(size)
         self._luck = self._luck + 1 if index == self._index else 0
         self._index = index
         if self._luck > _PATIENCE and index > 0:
