@@ -123,8 +123,8 @@ def claimed_by_member(agent_id: object) -> bytes:
 
 
 def token_member(token: str) -> bytes:
-    """What the stamp of the claim with this token contains."""
-    return b'"claim_token":"%b"' % token.encode()
+    """What the stamp of the claim with this token contains; any text may be asked for."""
+    return b'"claim_token":"%b"' % token.encode(errors="backslashreplace")
 
 
 def result_member(result: object, task_id: object) -> bytes:

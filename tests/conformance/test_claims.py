@@ -68,6 +68,15 @@ def test_who_has_a_task_already_gets_the_same_claim(pool: TaskPool) -> None:
     assert pool.claim("x", "a").token == claim.token
 
 
+@pytest.mark.parametrize("hold", [{"lease_s": 60}, {"bind": False}], ids=str)
+def test_who_has_a_task_already_gets_the_same_claim_however_it_asks(
+    pool: TaskPool, hold: dict[str, Any]
+) -> None:
+    pool.publish("x")
+    claim = pool.claim("x", "a")
+    assert pool.claim("x", "a", **hold).token == claim.token
+
+
 def test_a_claim_that_is_not_bound_is_nobodys_second_time(pool: TaskPool) -> None:
     pool.publish("x")
     pool.claim("x", "a", bind=False)
@@ -309,6 +318,13 @@ def test_what_is_no_number_of_attempts_limits_none(pool: TaskPool, value: object
         assert pool.fail("x", "a", "e") == "available"
 
 
+def test_what_was_given_up_has_no_time_to_wait_for(pool: TaskPool) -> None:
+    pool.publish("x", max_attempts=1)
+    assert pool.claim("x", "a").fail("e", retry_after_s=3600) == "failed"
+    (task,) = pool.tasks("failed")
+    assert "not_before" not in task
+
+
 def test_a_failed_attempt_can_be_retried_later(pool: TaskPool) -> None:
     pool.publish("x")
     pool.claim("x", "a")
@@ -440,6 +456,19 @@ def test_a_block_whose_result_is_no_json_fails_the_claim(pool: TaskPool) -> None
         claim.result = {1, 2}
     (task,) = pool.tasks()
     assert task["attempts"] == 1
+
+
+@pytest.mark.parametrize("token", ["x\0", "x\udcff", '"', "é"])
+def test_any_text_that_is_not_its_token_ends_no_claim(pool: TaskPool, token: str) -> None:
+    pool.publish("x")
+    claim = pool.claim("x", "a")
+    words = "task 'x' is claimed by 'a', but not with that token"
+    for end in (pool.complete, pool.release):
+        with pytest.raises(ClaimLost, match=words):
+            end("x", "a", token=token)
+    with pytest.raises(ClaimLost, match=words):
+        pool.fail("x", "a", "e", token=token)
+    claim.complete()
 
 
 def test_another_claim_of_the_same_agent_is_told_as_such(pool: TaskPool) -> None:

@@ -438,6 +438,22 @@ def test_what_others_are_blocked_by_is_not_removed(pool: TaskPool) -> None:
     assert sorted(pool.prune("completed", 0, dry_run=False)) == ["a", "y"]
 
 
+def test_what_a_task_is_blocked_by_that_is_claimed_or_failed_is_not_removed(
+    pool: TaskPool,
+) -> None:
+    for task_id in ("a", "b", "c"):
+        pool.publish(task_id)
+        pool.claim(task_id, "agent").complete()
+    for task_id, blocker in (("given-up", "a"), ("held", "b")):
+        pool.publish(task_id, blocked_by=[blocker], max_attempts=1)
+    pool.claim("given-up", "agent").fail("e")
+    pool.claim("held", "agent")
+    assert pool.prune("completed", 0) == ["c"]
+    assert pool.prune("available", 0) == []
+    assert pool.prune("failed", 0, dry_run=False) == ["given-up"]
+    assert sorted(pool.prune("completed", 0, dry_run=False)) == ["a", "c"]
+
+
 @pytest.mark.parametrize("state", ["claimed", "done"])
 def test_only_tasks_that_nobody_works_on_can_be_removed(pool: TaskPool, state: str) -> None:
     pool.publish("x")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from ..arguments import check_text
 from ..errors import ClaimLost, InvalidTask, PoolUnavailable
 from . import recovery
-from .publication import agent_key, task_key
+from .publication import agent_key, plain_text, task_key
 from .schema import CLOCK
 
 if TYPE_CHECKING:
@@ -55,11 +55,13 @@ WITH {CLOCK}, ended AS (
     UPDATE {{schema}}.tasks t SET
         attempts = t.attempts + 1, owner = NULL, lease_expires_at = NULL,
         failures = {recovery.and_failure("%(error)s::text")},
-        not_before = clock.now + %(retry_after_s)s::float8,
-        delayed = coalesce(%(retry_after_s)s::float8 > 0, false),
-        state = CASE WHEN t.attempts + 1 >= coalesce(t.max_attempts, %(max_attempts)s)
+        not_before = CASE WHEN {recovery.GIVES_UP}
+            THEN NULL ELSE clock.now + %(retry_after_s)s::float8 END,
+        delayed = CASE WHEN {recovery.GIVES_UP}
+            THEN false ELSE coalesce(%(retry_after_s)s::float8 > 0, false) END,
+        state = CASE WHEN {recovery.GIVES_UP}
             THEN 'failed' ELSE 'available' END,
-        ended_at = CASE WHEN t.attempts + 1 >= coalesce(t.max_attempts, %(max_attempts)s)
+        ended_at = CASE WHEN {recovery.GIVES_UP}
             THEN clock.now END
     FROM clock WHERE {_OF_CLAIM}
     RETURNING t.state
@@ -121,7 +123,7 @@ class ClaimOf:
         self._parameters: dict[str, Any] = {
             "task_id": task_key(task_id),
             "agent": agent_key(task_id, agent_id),
-            "token": token,
+            "token": None if token is None else plain_text(token),  # an odd one is no claim's
         }
 
     def complete(self, result: object) -> None:

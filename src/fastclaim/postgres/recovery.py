@@ -31,6 +31,9 @@ def and_failure(error: str) -> str:
             ', "agent": ', t.claimed_by, '}}}}]')"""
 
 
+# Whether one more attempt in vain at a task ``t`` is its last; null: there is no such number.
+GIVES_UP: Final = "t.attempts + 1 >= coalesce(t.max_attempts, %(max_attempts)s)"
+
 # After a restart of the server every session is gone; so long the living have to make theirs anew.
 RECONNECT_GRACE_S: Final = 10.0
 
@@ -113,9 +116,9 @@ _RECOVER: Final = f"""
     UPDATE {{schema}}.tasks t SET
         attempts = t.attempts + 1, owner = NULL, lease_expires_at = NULL,
         failures = {and_failure("(%(reasons)s::text[])[lost.reason]")},
-        state = CASE WHEN t.attempts + 1 >= coalesce(t.max_attempts, %(max_attempts)s)
+        state = CASE WHEN {GIVES_UP}
             THEN 'failed' ELSE 'available' END,
-        ended_at = CASE WHEN t.attempts + 1 >= coalesce(t.max_attempts, %(max_attempts)s)
+        ended_at = CASE WHEN {GIVES_UP}
             THEN clock.now END
     FROM lost, clock WHERE t.task_id = lost.task_id
     RETURNING t.task_id, t.state
@@ -124,7 +127,7 @@ SELECT task_id, state, {{notify}} FROM back
 """
 _WOULD_RECOVER: Final = f"""
 {_LOST}
-SELECT t.task_id, CASE WHEN t.attempts + 1 >= coalesce(t.max_attempts, %(max_attempts)s)
+SELECT t.task_id, CASE WHEN {GIVES_UP}
     THEN 'failed' ELSE 'available' END
 FROM lost JOIN {{schema}}.tasks t ON t.task_id = lost.task_id
 """
