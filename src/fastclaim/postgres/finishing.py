@@ -59,10 +59,8 @@ WITH {CLOCK}, ended AS (
             THEN NULL ELSE clock.now + %(retry_after_s)s::float8 END,
         delayed = CASE WHEN {recovery.GIVES_UP}
             THEN false ELSE coalesce(%(retry_after_s)s::float8 > 0, false) END,
-        state = CASE WHEN {recovery.GIVES_UP}
-            THEN 'failed' ELSE 'available' END,
-        ended_at = CASE WHEN {recovery.GIVES_UP}
-            THEN clock.now END
+        state = CASE WHEN {recovery.GIVES_UP} THEN 'failed' ELSE 'available' END,
+        ended_at = CASE WHEN {recovery.GIVES_UP} THEN clock.now END
     FROM clock WHERE {_OF_CLAIM}
     RETURNING t.state
 )

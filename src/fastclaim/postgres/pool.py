@@ -201,10 +201,9 @@ class PostgresPool(TaskPool):
         claims: list[Claim] = []
         try:
             # Piece by piece: who wants all that there is may say any number.
-            while (piece := min(n - len(claims), _MOST_TOGETHER)) > 0:
-                some = self._claim_next(wanted, piece, hold, 0.0)
-                claims += some
-                if len(some) < piece:
+            while (goal := min(n, len(claims) + _MOST_TOGETHER)) > len(claims):
+                claims += self._claim_next(wanted, goal - len(claims), hold, 0.0)
+                if len(claims) < goal:
                     break
         except BaseException:
             self._give_back_quietly(agent_id, [claim.token for claim in claims])

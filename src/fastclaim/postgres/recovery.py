@@ -116,10 +116,8 @@ _RECOVER: Final = f"""
     UPDATE {{schema}}.tasks t SET
         attempts = t.attempts + 1, owner = NULL, lease_expires_at = NULL,
         failures = {and_failure("(%(reasons)s::text[])[lost.reason]")},
-        state = CASE WHEN {GIVES_UP}
-            THEN 'failed' ELSE 'available' END,
-        ended_at = CASE WHEN {GIVES_UP}
-            THEN clock.now END
+        state = CASE WHEN {GIVES_UP} THEN 'failed' ELSE 'available' END,
+        ended_at = CASE WHEN {GIVES_UP} THEN clock.now END
     FROM lost, clock WHERE t.task_id = lost.task_id
     RETURNING t.task_id, t.state
 )
@@ -127,8 +125,7 @@ SELECT task_id, state, {{notify}} FROM back
 """
 _WOULD_RECOVER: Final = f"""
 {_LOST}
-SELECT t.task_id, CASE WHEN {GIVES_UP}
-    THEN 'failed' ELSE 'available' END
+SELECT t.task_id, CASE WHEN {GIVES_UP} THEN 'failed' ELSE 'available' END
 FROM lost JOIN {{schema}}.tasks t ON t.task_id = lost.task_id
 """
 
