@@ -420,6 +420,10 @@ class AsyncTaskPool:
         while (task := await self._run(next, tasks, None)) is not None:
             yield task
 
+    async def find(self, task_id: object) -> dict[str, Any] | None:
+        """As `TaskPool.find`."""
+        return await self._run(self.pool.find, task_id)
+
     async def counts(self) -> dict[State, int]:
         """As `TaskPool.counts`."""
         return await self._run(self.pool.counts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 
@@ -16,6 +17,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Set
     from typing import Any, Final
+
+    from .literals import State
 
 # A reader that meets a stamp in mid-write sees half of it; the write takes under a microsecond.
 _READ_TRIES: Final = 3
@@ -100,6 +103,27 @@ def task_files(directory: bytes) -> Iterator[str]:
         for entry in entries:
             if entry.name.endswith(layout.TASK_SUFFIX):
                 yield entry.path
+
+
+def states_of(pool: Directories, task_id: object) -> Iterator[tuple[State, dict[str, Any]]]:
+    """Each state that a task is in, and the task as it is there.
+
+    It can be in two: one that is claimed or completed may have been published again.
+
+    Raises
+    ------
+    InvalidTask, InvalidName
+        What is there cannot be read as a task, or the id cannot be part of a file name.
+    OSError
+        The system refused.
+    """
+    # In the order in which tasks move on, so that none slips past.
+    for state in layout.STATES:
+        if state == layout.CLAIMED:
+            yield from ((state, task) for task in claims_of(pool, task_id))
+        else:
+            with contextlib.suppress(FileNotFoundError):
+                yield state, read_task(getattr(pool, f"{state}_file")(task_id))
 
 
 def claims_of(pool: Directories, task_id: object) -> Iterator[dict[str, Any]]:

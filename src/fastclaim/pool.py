@@ -614,6 +614,23 @@ class TaskPool(OriginalMethods):
             if (task := _read_or_log(path)) is not None
         )
 
+    def find(self, task_id: object) -> dict[str, Any] | None:
+        """One task, whatever its state, which is its ``status``; None if the pool has none such.
+
+        One that was published again while it was claimed, or afterwards, is found as it waits.
+
+        Raises
+        ------
+        InvalidTask, InvalidName
+            What is there cannot be read as a task, or the id cannot be part of a file name.
+        OSError
+            The system refused.
+        """
+        for _ in range(2):  # it may have been released from where we have not looked yet
+            for state, task in listing.states_of(self._directories, task_id):
+                return task | {"status": state}
+        return None
+
     def counts(self) -> dict[State, int]:
         """How many tasks are in each state: "available", "claimed", "completed" and "failed".
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import multiprocessing
 import pickle
@@ -15,12 +16,14 @@ import pytest
 from fastclaim import (
     AlreadyClaimed,
     ClaimLost,
+    InvalidName,
     InvalidTask,
     TaskExists,
     TaskNotAvailable,
     TaskPool,
     errors,
 )
+from fastclaim.aio import AsyncTaskPool
 
 from ..other_hands import publish_unchecked
 from .conftest import MakePool
@@ -499,3 +502,28 @@ def test_a_task_that_came_back_keeps_its_age(pool: TaskPool) -> None:
     claim.fail("e")
     pool.claim("first", "a").release()
     assert pool.claim_next("a", order="oldest").task_id == "first"
+
+
+# One task -----------------------------------------------------------------------------------------
+
+
+def test_a_task_is_found_whatever_its_state(pool: TaskPool) -> None:
+    assert pool.find("x") is None
+    pool.publish("x", "d", n=1)
+    assert pool.find("x")["status"] == "available"
+    claim = pool.claim("x", "a")
+    assert pool.find("x") == claim.task
+    claim.complete({"ok": True})
+    found = pool.find("x")
+    assert (found["status"], found["n"], found["result"]) == ("completed", 1, {"ok": True})
+    pool.publish("x", "again", if_exists="replace")
+    assert pool.find("x")["description"] == "again"
+    pool.publish("y", max_attempts=1)
+    pool.claim("y", "a").fail("no")
+    assert pool.find("y")["status"] == "failed"
+    assert asyncio.run(AsyncTaskPool(pool).find("y"))["status"] == "failed"
+
+
+def test_of_a_name_that_no_task_can_have_none_is_looked_for(pool: TaskPool) -> None:
+    with pytest.raises(InvalidName):
+        pool.find("a/b")

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
 from .. import layout, listing
 from ..directories import Directories
-from ..literals import State
 from ..pool import TaskPool
-
-if TYPE_CHECKING:
-    from ..postgres.pool import PostgresPool
 
 
 def is_known(pool: TaskPool, task_id: object) -> bool:
@@ -33,15 +29,10 @@ def find(pool: TaskPool, task_id: object) -> Iterator[tuple[str, dict[str, Any]]
         The system refused.
     """
     directories = _directories(pool)
-    if directories is None:
-        task = cast("PostgresPool", pool)._find(task_id)
-        if task is not None:
-            yield task["status"], task
-        return
-    # In the order in which tasks move on, so that none slips past.
-    for state in layout.STATES:
-        for task in _find_in(directories, state, f"{task_id}"):
-            yield state, task
+    if directories is not None:
+        yield from listing.states_of(directories, task_id)
+    elif (task := pool.find(task_id)) is not None:
+        yield task["status"], task
 
 
 def failed_ids(pool: TaskPool) -> list[str] | None:
@@ -52,17 +43,6 @@ def failed_ids(pool: TaskPool) -> list[str] | None:
     names = map(os.path.basename, listing.task_files(directories.failed))
     suffix = layout.FAILED_SUFFIX
     return [name.removesuffix(suffix) for name in names if name.endswith(suffix)]
-
-
-def _find_in(directories: Directories, state: State, task_id: str) -> Iterator[dict[str, Any]]:
-    if state == layout.CLAIMED:
-        yield from listing.claims_of(directories, task_id)
-    else:
-        path = getattr(directories, f"{state}_file")(task_id)
-        try:
-            yield listing.read_task(path)
-        except FileNotFoundError:
-            return
 
 
 def _directories(pool: TaskPool) -> Directories | None:

@@ -34,7 +34,7 @@ from ..document import (
     loads,
 )
 from ..errors import InvalidTask, PoolUnavailable, TaskNotAvailable, TaskPoolError
-from ..listing import claims_of, read_task, task_files
+from ..listing import read_task, task_files
 from ..literals import State
 from ..matching import epoch_s
 from ..pool import TaskPool
@@ -363,17 +363,7 @@ class _Directory:
                 yield error
 
     def find(self, task_id: object) -> Task | None:
-        # In the order in which tasks move on, so that none slips past.
-        for state in (layout.AVAILABLE, layout.CLAIMED, *_ENDED):
-            if state == layout.CLAIMED:
-                for task in claims_of(self._pool._directories, task_id):
-                    return task
-                continue
-            try:
-                return read_task(os.fspath(self._path(task_id, state)))
-            except FileNotFoundError:
-                continue
-        return None
+        return self._pool.find(task_id)
 
     def hold(self, task_id: object) -> Task:
         document = claim_to_move(self._pool._directories, task_id, MOVER, _HOLD_TIMEOUT_S)

@@ -293,7 +293,7 @@ class PostgresPool(TaskPool):
         """The id of the waiting task that was published first, and when, s since the epoch."""
         return listing.oldest_waiting(self._database)
 
-    def _find(self, task_id: object) -> dict[str, Any] | None:
+    def find(self, task_id: object) -> dict[str, Any] | None:
         """The task of that id, in whatever state; InvalidName if there can be none."""
         row = listing.one(self._database, task_key(task_id))
         return None if row is None else _task_or_log(row)
