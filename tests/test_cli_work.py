@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import selectors
 import signal
 import subprocess
 import sys
@@ -15,6 +17,8 @@ from typing import Any
 import pytest
 
 from fastclaim import TaskPool
+from fastclaim.cli import job, parsers
+from fastclaim.cli.worker import Worker
 
 from .commands import COMMAND, DEADLINE_S, answer, environment, fastclaim, refusal
 
@@ -205,6 +209,100 @@ def test_a_command_that_finishes_its_task_itself_is_not_in_the_way(work, base):
     assert result.returncode == 0
     assert result.stderr.startswith("fastclaim work: task 'a' is not claimed by 'x'")
     assert tasks(base)["a"][1]["result"] == "mine"
+
+
+# What fails around it --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def full_pipe() -> Iterator[int]:
+    """A pipe's end that takes nothing, and does not wait until it does."""
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(writing, b"x" * 4096)
+    yield writing
+    os.close(reading)
+    os.close(writing)
+
+
+def work_with_stderr(base: Path, stderr: object) -> subprocess.CompletedProcess[str]:
+    command = ["work", "--agent", "x", "--pool", base, "--once", *SH, "echo note >&2; echo done"]
+    return subprocess.run(
+        [*COMMAND, *command],
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=stderr,
+        encoding="utf-8",
+        timeout=DEADLINE_S,
+    )
+
+
+def test_a_job_is_completed_though_stderr_is_on_a_full_disk(base):
+    with open("/dev/full", "w") as full:
+        result = work_with_stderr(base, full)
+    assert (result.returncode, json.loads(result.stdout)["state"]) == (0, "completed")
+    assert tasks(base)["a"][1]["result"] == "done"
+
+
+def test_a_job_is_completed_though_stderr_is_a_full_pipe_that_does_not_block(base, full_pipe):
+    result = work_with_stderr(base, full_pipe)
+    assert (result.returncode, json.loads(result.stdout)["state"]) == (0, "completed")
+    assert tasks(base)["a"][1]["result"] == "done"
+
+
+@pytest.fixture
+def selector() -> Iterator[selectors.BaseSelector]:
+    with selectors.DefaultSelector() as selector:
+        yield selector
+
+
+def test_a_job_whose_end_went_wrong_signals_no_group_any_more(selector, monkeypatch):
+    running = job.Job(["true"], {}, environment(), selector)
+    monkeypatch.setattr(running, "_listen", refuse)
+    with pytest.raises(OSError, match="refused"):
+        running.kill()
+    # Its group has been waited for: another may have that number now.
+    monkeypatch.setattr(os, "killpg", lambda *_: pytest.fail("signalled a group of others"))
+    running.kill()
+    running.signal(signal.SIGTERM)
+
+
+def test_a_job_that_ended_when_its_time_was_up_is_sent_no_signal(selector, monkeypatch):
+    running = job.Job(["true"], {}, environment(), selector)
+    running.kill()
+    monkeypatch.setattr(os, "killpg", lambda *_: pytest.fail("signalled a group of others"))
+    running.signal(signal.SIGTERM)
+
+
+def refuse(*_: object) -> None:
+    raise OSError("refused")
+
+
+def test_a_job_that_cannot_be_ended_keeps_no_task(base, monkeypatch):
+    """Neither its own nor that of the next, and what went wrong first is what is told."""
+    pool = TaskPool(base)
+    pool.publish("b")
+    words = ["--agent", "x", "--jobs", "2", "--pool", str(base), "--", "sleep", "1000"]
+    arguments = parsers.command_parser("work").parse_args(words)
+    kill = job.Job.kill
+
+    def kill_and_refuse(running: job.Job) -> None:
+        kill(running)
+        refuse()
+
+    monkeypatch.setattr(job.Job, "kill", kill_and_refuse)
+
+    def start_two_and_raise() -> None:
+        with Worker(arguments, pool, ["sleep", "1000"]) as own:
+            own._start_jobs()
+            assert pool.counts()["claimed"] == 2
+            raise KeyError("first")
+
+    with pytest.raises(KeyError, match="first"):
+        start_two_and_raise()
+    assert pool.counts()["available"] == 2
 
 
 # How long it goes on ------------------------------------------------------------------------------

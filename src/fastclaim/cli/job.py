@@ -69,6 +69,7 @@ class Job:
         selector: selectors.BaseSelector,
     ) -> None:
         self.end: End | None = None
+        self._is_finished = False
         self._started_s = time.monotonic()
         self._selector = selector
         self._input = json.dumps(task).encode() + b"\n"
@@ -107,28 +108,37 @@ class Job:
         return process
 
     def signal(self, number: int) -> None:
-        """Send a signal to the command and what it has started, but for new process groups."""
-        os.killpg(self._guard.pid, number)
+        """Send a signal to the command and what it has started, but for new process groups.
+
+        Once it has ended: nothing.
+        """
+        if self._guard.returncode is None:
+            os.killpg(self._guard.pid, number)
 
     def kill(self) -> None:
-        """End it now."""
-        if self.end is None:
+        """End it now; nothing if it has ended."""
+        if not self._is_finished:
             self._process.kill()
             self._finish()
 
     def _finish(self) -> None:
+        # First: if something fails in here, what is done must not be done again. The numbers of
+        # the processes and of the pipes may be others' by then.
+        self._is_finished = True
         status = self._process.wait()
         # What it has left running must not outlive the claim.
         self._dissolve_group()
         self._selector.unregister(self._pidfd)
         os.close(self._pidfd)
-        while self._listen():
-            pass
-        while self._overhear():
-            pass
-        for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
-            assert pipe is not None
-            self._let_go(pipe)
+        try:
+            while self._listen():
+                pass
+            while self._overhear():
+                pass
+        finally:
+            for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
+                assert pipe is not None
+                self._let_go(pipe)
         lines = self._complaints.decode(errors="replace").strip().splitlines()
         seconds = time.monotonic() - self._started_s
         self.end = End(status, bytes(self._output), "\n".join(lines[-_TAIL_LINES:]), seconds)
@@ -159,11 +169,10 @@ class Job:
     def _overhear(self) -> bool:
         """Take some of its stderr, and pass it on."""
         assert self._process.stderr is not None
-        heard = left = self._read(self._process.stderr)
+        heard = self._read(self._process.stderr)
         self._complaints += heard
         del self._complaints[:-_TAIL_BYTES]
-        while left:
-            left = left[os.write(2, left) :]
+        _pass_on(heard)
         return bool(heard)
 
     def _read(self, pipe: IO[bytes]) -> bytes:
@@ -179,6 +188,15 @@ class Job:
         if not pipe.closed:
             self._selector.unregister(pipe)
             pipe.close()
+
+
+def _pass_on(heard: bytes) -> None:
+    """Write to our own stderr; where that takes nothing, the command still has done its work."""
+    try:
+        while heard:
+            heard = heard[os.write(2, heard) :]
+    except OSError:
+        pass
 
 
 def signal_name(number: int) -> str:

@@ -80,7 +80,9 @@ class Worker:
 
     def __exit__(self, *_: object) -> None:
         for job, claim in self._jobs.items():
-            job.kill()
+            # What fails here keeps no other task, and does not hide why we are here.
+            with contextlib.suppress(OSError):
+                job.kill()
             with contextlib.suppress(TaskPoolError, OSError):  # our end gives it back all the same
                 claim.release()
         self._end_of_wait.__exit__()
