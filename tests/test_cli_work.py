@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,9 +48,9 @@ def start(base: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
     """Starts ``fastclaim work`` for agent x; ended with the test."""
     started = []
 
-    def run(*arguments: object) -> subprocess.Popen[str]:
+    def run(*arguments: object, command: Sequence[str] = COMMAND) -> subprocess.Popen[str]:
         process = subprocess.Popen(
-            [*COMMAND, "work", "--agent", "x", "--pool", str(base), *map(str, arguments)],
+            [*command, "work", "--agent", "x", "--pool", str(base), *map(str, arguments)],
             env=environment(),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -203,12 +203,59 @@ def test_a_command_that_cannot_be_started_costs_no_task_an_attempt(work, base, t
     assert (state, "attempts" in task) == ("available", False)
 
 
-def test_a_command_that_finishes_its_task_itself_is_not_in_the_way(work, base):
-    code = f"{sys.executable} -m fastclaim complete --result mine --token $FASTCLAIM_TOKEN"
-    result = work("--until-empty", *SH, code)
+# Commands that settle their tasks themselves ------------------------------------------------------
+
+
+def settle(verb: str, *options: str) -> str:
+    """A command that settles its task by one of ours."""
+    return f"{sys.executable} -m fastclaim {verb} {' '.join(options)} --token $FASTCLAIM_TOKEN >&2"
+
+
+def work_quietly(work: Callable[..., subprocess.CompletedProcess[str]], code: str) -> Any:
+    """The one line that is printed, where nothing is complained of."""
+    result = work("--once", *SH, code)
     assert result.returncode == 0
-    assert result.stderr.startswith("fastclaim work: task 'a' is not claimed by 'x'")
+    assert "fastclaim work:" not in result.stderr
+    return json.loads(result.stdout)
+
+
+@pytest.mark.parametrize("then", ["exit 0", "exit 1"])
+def test_a_task_that_its_command_completes_is_told_as_completed(work, base, then):
+    said = work_quietly(work, f"{settle('complete', '--result', 'mine')}; {then}")
+    assert (said["task_id"], said["state"], "error" in said) == ("a", "completed", False)
     assert tasks(base)["a"][1]["result"] == "mine"
+
+
+def test_a_task_that_its_command_gives_back_is_told_as_available(work):
+    said = work_quietly(work, settle("release"))
+    assert (said["state"], "error" in said) == ("available", False)
+
+
+@pytest.mark.parametrize(("attempts", "state"), [(2, "available"), (1, "failed")])
+def test_a_task_that_its_command_fails_is_told_with_its_error(work, base, attempts, state):
+    TaskPool(base).publish("a", max_attempts=attempts, if_exists="replace")
+    said = work_quietly(work, settle("fail", "--error", "no-disk"))
+    assert (said["state"], said["error"]) == (state, "no-disk")
+
+
+@pytest.mark.parametrize("ending", ["", ".complete()"])
+def test_a_claim_that_went_to_somebody_else_is_complained_of(work, base, ending):
+    code = f"""
+import os
+from fastclaim import TaskPool
+pool = TaskPool(os.environ["A2A_BASE_DIR"])
+pool.release("a", "x", token=os.environ["FASTCLAIM_TOKEN"])
+pool.claim("a", "y", bind=False){ending}
+"""
+    result = work("--once", "--", sys.executable, "-c", code)
+    assert (result.returncode, result.stdout) == (0, "")
+    assert result.stderr.startswith("fastclaim work: task 'a' is not claimed by 'x'")
+
+
+def test_a_claim_whose_task_was_removed_is_complained_of(work, base):
+    result = work("--once", *SH, f"rm {base}/tasks/claimed/a_x.json")
+    assert (result.returncode, result.stdout) == (0, "")
+    assert result.stderr.startswith("fastclaim work: task 'a' is not claimed by 'x'")
 
 
 # What fails around it --------------------------------------------------------------------------
@@ -336,6 +383,31 @@ def test_an_idle_worker_waits_and_then_ends(work, base):
     assert (result.returncode, tasks(base)["a"][0]) == (0, "completed")
 
 
+@pytest.mark.parametrize("until", [["--until-empty"], ["--idle-exit", "0.01"]])
+@pytest.mark.parametrize(("once", "status"), [([], 0), (["--once"], 1)])
+def test_a_worker_that_ends_in_a_paused_pool_says_that_it_is_paused(
+    work, base, until, once, status
+):
+    TaskPool(base).pause(reason="a\nmove")
+    result = work(*until, *once, "--", "true")
+    said = (
+        "fastclaim work: nothing to claim: the pool is paused until somebody resumes it: a\\nmove"
+    )
+    assert (result.returncode, result.stdout, result.stderr) == (status, "", f"{said}\n")
+
+
+def test_a_worker_that_did_its_one_task_does_not_speak_of_a_pause(work, base):
+    result = work("--once", "--until-empty", *SH, f"{sys.executable} -m fastclaim pause >/dev/null")
+    assert (result.returncode, result.stderr) == (0, "")
+
+
+def test_the_line_tells_that_the_task_failed_and_the_status_does_not_as_the_help_says(work):
+    result = work("--once", "--", "false")
+    assert (result.returncode, json.loads(result.stdout)["error"]) == (0, "exit status 1")
+    said = " ".join(fastclaim("work", "--help").stdout.split())
+    assert "The status does not say whether the task failed; the line that is printed does" in said
+
+
 # Told to stop -------------------------------------------------------------------------------------
 
 
@@ -367,13 +439,28 @@ def test_a_command_that_takes_too_long_is_ended_and_its_task_given_back(start, b
     assert (state, "attempts" in task) == ("available", False)
 
 
-def test_told_twice_it_waits_no_longer(start, base, fifo):
-    process = start("--grace-s", "1h", *SH, f"echo $$ >{fifo}; sleep 1000 & wait")
-    fifo.read_text()
+# The command, which gives jobs more time between SIGTERM and SIGKILL than a test has.
+PATIENT = """
+from fastclaim.cli import console, worker
+worker.LAST_WORDS_S = 3600.0
+console()
+"""
+
+
+def test_told_twice_it_sends_its_command_sigterm_and_told_again_kills_it(start, base, fifo):
+    # It tells that it was sent SIGTERM, and goes on.
+    code = f"trap 'echo told >{fifo}' TERM; echo here >{fifo}; while :; do sleep 1000 & wait; done"
+    process = start("--grace-s", "1h", *SH, code, command=[sys.executable, "-c", PATIENT])
+    assert fifo.read_text() == "here\n"
     process.send_signal(signal.SIGTERM)
-    assert "1 job may go on for 3600 s" in process.stderr.readline()
+    announced = process.stderr.readline()
+    assert "1 job may go on for 3600 s; once more: SIGTERM now; a third time: SIGKILL" in announced
     process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=DEADLINE_S)
+    assert fifo.read_text() == "told\n"
+    process.send_signal(signal.SIGTERM)
+    stdout, _ = process.communicate(timeout=DEADLINE_S)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert json.loads(stdout)["state"] == "available"
     assert tasks(base)["a"][0] == "available"
 
 

@@ -8,7 +8,7 @@ import shutil
 
 from . import exits, options
 from .claim import ORDERS
-from .worker import Worker
+from .worker import LAST_WORDS_S, Worker
 
 _DEFAULT_GRACE_S = 30.0
 _DEFAULT_ATTEMPTS = 3
@@ -54,7 +54,8 @@ def _add_pace(parser: argparse.ArgumentParser) -> None:
         "--once",
         action="store_true",
         help="end after one task; waits until there is one, except with --until-empty or"
-        " --idle-exit: then status 1 if there was none",
+        " --idle-exit: then status 1 if there was none. The status does not say"
+        " whether the task failed; the line that is printed does",
     )
     parser.add_argument(
         "--until-empty", action="store_true", help="end when there is nothing to claim"
@@ -76,7 +77,8 @@ def _add_failure(parser: argparse.ArgumentParser) -> None:
         type=options.finite_seconds,
         default=_DEFAULT_GRACE_S,
         help="when told to stop (SIGTERM, SIGHUP, Ctrl-C) let CMD go on for so long, then end it"
-        f" and give its task back; default: {_DEFAULT_GRACE_S:.0f}. Told twice: at once",
+        f" with SIGTERM, {LAST_WORDS_S:.0f} s later with SIGKILL, and give its task back; default:"
+        f" {_DEFAULT_GRACE_S:.0f}. Told a second time: SIGTERM at once; a third time: SIGKILL",
     )
     parser.add_argument(
         "--retry-after",

@@ -18,8 +18,9 @@ from typing import Any, Final, Self
 
 from ..claim import Claim
 from ..errors import ClaimLost, InvalidTask, TaskExists, TaskPoolError
+from ..pausing import described_pause
 from ..pool import TaskPool
-from . import answer, exits, fields, options
+from . import answer, exits, fields, options, settled
 from .finish import as_result
 from .job import End, Job
 from .output import count, screen
@@ -28,7 +29,7 @@ from .stopping import EndOfWait
 # How often to look for more tasks while some, but not all jobs have one.
 _LOOK_AGAIN_S: Final = 0.2
 # From SIGTERM to SIGKILL.
-_LAST_WORDS_S: Final = 5.0
+LAST_WORDS_S: Final = 5.0
 
 
 class Worker:
@@ -100,9 +101,16 @@ class Worker:
             pass  # while it had nothing to do
         if self._stop_signal is not None:
             return exits.SIGNALLED + self._stop_signal
-        if self._arguments.once and not self._started:
-            return exits.NOT_DONE
-        return exits.OK
+        if self._arguments.once and self._started:
+            return exits.OK
+        self._mention_pause()
+        return exits.NOT_DONE if self._arguments.once else exits.OK
+
+    def _mention_pause(self) -> None:
+        """Say it if there may have been something to do after all."""
+        pause = self._pool.paused()
+        if pause is not None:
+            self._complain(f"nothing to claim: {exits.one_line(described_pause(pause))}")
 
     # Claiming -------------------------------------------------------------------------------------
 
@@ -193,7 +201,7 @@ class Worker:
         elif self._kill_at_s == float("inf"):
             self._stop_at_s = now_s  # told twice: no more grace
         else:
-            self._kill_at_s = now_s
+            self._kill_at_s = now_s  # told once more: no more last words
         self._stop_signal = number
 
     def _announce_stop(self) -> None:
@@ -202,7 +210,10 @@ class Worker:
             self._stop_is_announced = True
             left_s = max(0.0, self._stop_at_s - time.monotonic())
             running = count(len(self._jobs), "job")
-            self._complain(f"stopping; {running} may go on for {left_s:.0f} s; once more: at once")
+            self._complain(
+                f"stopping; {running} may go on for {left_s:.0f} s;"
+                " once more: SIGTERM now; a third time: SIGKILL"
+            )
 
     def _hurry(self) -> None:
         """End what goes on beyond its grace."""
@@ -211,7 +222,7 @@ class Worker:
             for job in self._jobs:
                 job.kill()
         elif now_s >= self._stop_at_s and self._kill_at_s == float("inf"):
-            self._kill_at_s = now_s + _LAST_WORDS_S
+            self._kill_at_s = now_s + LAST_WORDS_S
             self._stop_at_s = float("inf")
             for job in self._jobs:
                 job.signal(signal.SIGTERM)
@@ -229,10 +240,23 @@ class Worker:
             else:
                 error = end.error()
                 state = self._fail(claim, error)
-        except (ClaimLost, TaskExists) as problem:
+        except ClaimLost as problem:
+            became = self._became(claim)
+            if became is None:
+                self._complain(exits.sentence_of(problem))
+                return
+            state, error = became
+        except TaskExists as problem:
             self._complain(exits.sentence_of(problem))
             return
         self._say(claim, state, end, error)
+
+    def _became(self, claim: Claim) -> tuple[str, str | None] | None:
+        """What the command made of the task itself; None if that cannot be said."""
+        try:
+            return settled.outcome(self._pool, claim)
+        except (TaskPoolError, OSError):
+            return None
 
     def _complete(self, claim: Claim, end: End) -> tuple[str, str | None]:
         try:
