@@ -78,13 +78,23 @@ def test_a_lost_task_is_found(scene):
 @pytest.mark.parametrize(
     ("place", "problem"),
     [
-        ("available/t-1.json", "task 't-1' was left in available/"),
+        (
+            "available/t-1.json",
+            "task 't-1' was left in available/: it waits for an agent to claim it",
+        ),
         ("claimed/t-1_agent-2.json", "task 't-1' was left in claimed/ by agent-2"),
     ],
 )
 def test_a_task_that_was_left_is_found(scene, place, problem):
     scene.completed("t-1").rename(scene.tasks_dir / place)
     assert scene.problems() == [problem]
+
+
+def test_of_a_task_that_was_left_waiting_it_is_said_why(scene, pool):
+    scene.completed("t-1").unlink()
+    pool.publish("t-1", blocked_by=["other\nthing"], if_exists="replace")
+    said = "task 't-1' was left in available/: it waits for other\\nthing (not there)"
+    assert scene.problems() == [said]
 
 
 def test_a_task_that_is_completed_and_still_waits_is_found(scene):

@@ -114,6 +114,13 @@ def test_tasks_that_wait_for_others_are_done_in_turn(demo, core, tmp_path):
     assert figures(result.stdout)["blocked"] == "30"
 
 
+def test_of_a_task_that_no_agent_may_claim_it_is_said_why(demo, tmp_path):
+    tasks = [{"task_id": "done"}, {"task_id": "late", "not_before": 4_000_000_000}]
+    result = demo("--tasks", jsonl(tmp_path / "late.jsonl", tasks), *FAST)
+    assert result.returncode == 1
+    assert "task 'late' was left in available/: it may not be claimed before 2096" in result.stdout
+
+
 def test_without_arguments_eight_agents_do_the_sample(demo):
     result = demo()
     assert (result.returncode, result.stderr) == (0, "")

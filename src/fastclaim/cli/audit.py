@@ -18,7 +18,9 @@ from ..document import ENFORCEMENT, ENFORCEMENT_CLAIM_FIELDS, MANAGED_FIELDS
 from ..errors import InvalidTask
 from ..listing import read_task
 from ..matching import names_in
+from ..why import why
 from . import journal
+from .exits import one_line
 
 Journals = Mapping[str, Sequence[Mapping[str, Any]]]
 """The events in each agent's journal, by agent."""
@@ -109,15 +111,23 @@ def _left(pool: Directories, completed: Iterable[str]) -> tuple[set[str], list[s
             if not name.endswith(layout.TASK_SUFFIX):
                 problems.append(f"a file was left in {state}/: {name!r}")
                 continue
-            task_id, by = name.removesuffix(layout.TASK_SUFFIX), ""
+            task_id, by, why_so = name.removesuffix(layout.TASK_SUFFIX), "", ""
             if state == layout.CLAIMED:
                 # The agents of a demo have no "_" in their ids.
                 task_id, _, agent_id = task_id.rpartition("_")
                 by = f" by {agent_id}"
+            if task_id in completed:
+                why_so = ", though it is completed too"
+            elif state == layout.AVAILABLE:
+                why_so = f": it {_why(pool, task_id)}"
             left.add(task_id)
-            doubled = ", though it is completed too" if task_id in completed else ""
-            problems.append(f"task {task_id!r} was left in {state}/{by}{doubled}")
+            problems.append(f"task {task_id!r} was left in {state}/{by}{why_so}")
     return left, problems
+
+
+def _why(pool: Directories, task_id: str) -> str:
+    """What keeps agents from a task; after its name."""
+    return one_line(why(pool, task_id, None).removeprefix(f"task {task_id!r} "))
 
 
 def _changes(
