@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 
 import pytest
@@ -11,7 +12,7 @@ from fastclaim import TaskPool
 
 pytest.importorskip("textual")
 from textual.pilot import Pilot
-from textual.widgets import DataTable, Tabs
+from textual.widgets import DataTable, Static, Tabs
 
 from fastclaim.cli import survey, watch_app
 
@@ -44,6 +45,19 @@ def test_a_tab_that_is_shown_already_keeps_its_tasks(app):
             tabs = app.query_one(Tabs)
             app.on_tabs_tab_activated(Tabs.TabActivated(tabs, tabs.active_tab))
             assert app.query_one(DataTable).row_count == 1
+
+    asyncio.run(watch())
+
+
+def test_a_task_is_shown_without_what_stands_in_it_for_programs_alone(app):
+    async def watch() -> None:
+        async with app.run_test() as pilot:
+            assert await _first_cell(pilot) == "claimed"
+            await pilot.press("s")
+            await pilot.pause()
+            shown = json.loads(f"{app.screen.query(Static)[1].content}")
+        assert shown["claimed_by"] == "agent-1"
+        assert not {"fastclaim", "owner", "claim_lock_acquired_at"} & shown.keys()
 
     asyncio.run(watch())
 

@@ -24,6 +24,7 @@ from ..errors import TaskPoolError
 from ..literals import State
 from ..pool import TaskPool
 from . import fields, os_error_text
+from .answer import told
 from .exits import one_line, sentence_of
 from .status import lease, summary
 from .survey import Holding, Snapshot, Survey, last_error
@@ -170,7 +171,7 @@ class WatchApp(App[None]):
         if isinstance(self.screen, Dialog):
             self.pop_screen()
         elif (task := self._chosen()) is not None:
-            text = json.dumps(task, indent=2, ensure_ascii=False)
+            text = json.dumps(told(task), indent=2, ensure_ascii=False)
             self.push_screen(Dialog(_name(task), text))
 
     def action_why(self) -> None:
