@@ -14,6 +14,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from fastclaim import AlreadyClaimed, LockTimeout, TaskPool
 
+from .agents import agent
 from .commands import COMMAND, DEADLINE_S, environment, python_path, refusal
 
 OPENMETRICS = {"Accept": "application/openmetrics-text; version=1.0.0"}
@@ -115,8 +116,49 @@ def test_a_file_is_written_for_node_exporter(serve, base, tmp_path):
 def test_a_port_that_is_taken_is_said(serve, base):
     url = serve("--port", 0).stdout.readline().strip()
     port = url.rpartition(":")[2].partition("/")[0]
-    status, line = refusal("serve-metrics", "--port", port, "--pool", base)
-    assert (status, line) == (7, "Address already in use")
+    said = f"127.0.0.1:{port}: Address already in use"
+    assert refusal("serve-metrics", "--port", port, "--pool", base) == (7, said)
+
+
+def test_an_address_that_is_not_this_hosts_is_named(base):
+    status, line = refusal("serve-metrics", "--address", "192.0.2.1", "--pool", base)
+    assert (status, line) == (7, "192.0.2.1:9464: Cannot assign requested address")
+
+
+def test_an_address_with_colons_is_served_and_named_in_brackets(serve, base):
+    url = serve("--port", 0, "--address", "::1").stdout.readline().strip()
+    if not url:
+        pytest.skip("no IPv6 here")
+    assert url.startswith("http://[::1]:")
+    assert scraped(url)["fastclaim_agents"] == 0
+
+
+@pytest.mark.parametrize(
+    ("given", "problem"),
+    [("nowhere/f.prom", "No such file or directory"), ("pool", "Is a directory")],
+)
+def test_a_file_that_cannot_be_written_is_named_as_it_was_given(base, tmp_path, given, problem):
+    file = tmp_path / given
+    said = f"{file}: {problem}"
+    assert refusal("serve-metrics", "--textfile", file, "--pool", base) == (7, said)
+
+
+@pytest.mark.parametrize("time", ["0", "0s", "1e-999"])
+@pytest.mark.parametrize("command", ["serve-metrics", "watch"])
+def test_an_interval_of_no_time_is_refused(base, command, time):
+    status, line = refusal(command, "--interval", time, "--pool", base)
+    assert status == 2
+    assert f"argument --interval: '{time}' is no time at all; it must be more than 0" in line
+
+
+def test_an_agent_whose_claims_have_ended_holds_no_task(serve, base):
+    pool = TaskPool(base)
+    pool.claim("a", "alive", bind=False)
+    with agent(lambda: pool.claim("b", "dead")) as holder:
+        holder.kill()
+    found = scraped(serve("--port", 0).stdout.readline().strip())
+    assert found["fastclaim_tasks{claimed}"] == 2
+    assert found["fastclaim_agents"] == 1
 
 
 def test_without_prometheus_client_it_says_what_to_install(base, tmp_path):

@@ -13,12 +13,14 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 from .. import layout, owners
 from ..pool import TaskPool
 from . import exits, options, state_changes
 from .follower import Follower
+from .intervals import interval
 from .state_changes import Change
 from .stopping import EndOfWait
 from .survey import Snapshot, Survey
@@ -67,7 +69,7 @@ def add_serve_metrics_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--interval",
         metavar="S",
-        type=options.finite_seconds,
+        type=interval,
         default=_DEFAULT_INTERVAL_S,
         help=f"how often to write the file; default: {_DEFAULT_INTERVAL_S:.0f}",
     )
@@ -88,18 +90,36 @@ def run_serve_metrics(arguments: argparse.Namespace) -> int:
         registry.register(_Gauges(pool))
         registry.register(_Conflicts(pool))
         if arguments.textfile is None:
-            server, _ = start_http_server(arguments.port, arguments.address, registry)
-            print(f"http://{arguments.address}:{server.server_port}/metrics", flush=True)
+            with _naming(_place(arguments.address, arguments.port)):
+                server, _ = start_http_server(arguments.port, arguments.address, registry)
+            where = _place(arguments.address, server.server_port)
+            print(f"http://{where}/metrics", flush=True)
         next_s = time.monotonic()
         while True:
             patience_s = None
             if arguments.textfile is not None:
                 if time.monotonic() >= next_s:
-                    write_to_textfile(arguments.textfile, registry)
+                    with _naming(arguments.textfile):
+                        write_to_textfile(arguments.textfile, registry)
                     next_s = time.monotonic() + arguments.interval
                 patience_s = max(0.0, next_s - time.monotonic())
             for change in follower.wait(patience_s):
                 counters.count(change)
+
+
+def _place(address: str, port: int) -> str:
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+
+
+@contextmanager
+def _naming(what: str) -> Iterator[None]:
+    """Let an error name what was asked for: not the temporary file beside it, nor nothing."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None or f"{error.filename}".startswith(what):
+            error.filename = what
+        raise
 
 
 class _Counters:
@@ -195,7 +215,8 @@ class _Gauges:
 def _figures(snapshot: Snapshot) -> Iterator[tuple[str, str, float]]:
     oldest_s = 0.0 if snapshot.oldest is None else snapshot.oldest.waited_s
     longest_s = max((holding.held_s or 0.0 for holding in snapshot.holdings), default=0.0)
-    yield "agents", "Agents that hold a task", len(snapshot.by_agent())
+    standing = {holding.agent_id for holding in snapshot.holdings if holding.ended is None}
+    yield "agents", "Agents that hold a task", len(standing)
     yield "oldest_waiting_seconds", "Since when the oldest waiting task is published", oldest_s
     yield "longest_claim_seconds", "How long the oldest claim has stood", longest_s
     yield "paused", "1 if nothing can be claimed for now", float(snapshot.paused is not None)

@@ -6,6 +6,7 @@ import argparse
 import sys
 
 from . import exits, options
+from .intervals import interval
 
 
 def add_watch_arguments(parser: argparse.ArgumentParser) -> None:
@@ -13,7 +14,7 @@ def add_watch_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--interval",
         metavar="S",
-        type=options.finite_seconds,
+        type=interval,
         default=1.0,
         help="how often to look; default: 1",
     )
