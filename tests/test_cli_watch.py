@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import pty
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -34,11 +36,13 @@ def base(tmp_path: Path) -> Path:
 class Terminal:
     """A terminal that `fastclaim watch` runs in."""
 
-    def __init__(self, server: Path, base: Path) -> None:
+    def __init__(self, server: Path, base: Path, before: str = "") -> None:
+        if shutil.which("tmux") is None and os.environ.get("FASTCLAIM_REQUIRE_TMUX") != "1":
+            pytest.skip("no tmux here")
         self._tmux = ["tmux", "-S", str(server), "-f", "/dev/null"]
         watch = shlex.join([*COMMAND, "watch", "--interval", "0.1", "--pool", str(base)])
         # What comes after the end stays to be read.
-        shell = f"{watch}; echo ended with $?; cat"
+        shell = f"{before}{watch}; echo ended with $?; cat"
         subprocess.run(
             [*self._tmux, "new-session", "-d", "-x", "120", "-y", "30", shell],
             env=environment(TERM="xterm-256color"),
@@ -48,9 +52,22 @@ class Terminal:
     def press(self, *keys: str) -> None:
         subprocess.run([*self._tmux, "send-keys", *keys], check=True)
 
+    def signal(self, number: int) -> None:
+        """Send a signal to `fastclaim watch`."""
+        shell = int(self._said_by_tmux("display-message", "-p", "#{pane_pid}"))
+        (watch,) = Path(f"/proc/{shell}/task/{shell}/children").read_text().split()
+        os.kill(int(watch), number)
+
+    def modes(self) -> str:
+        """Whether the alternate screen is on, and whether the mouse is reported."""
+        return self._said_by_tmux("display-message", "-p", "#{alternate_on} #{mouse_any_flag}")
+
     def text(self) -> str:
+        return self._said_by_tmux("capture-pane", "-p")
+
+    def _said_by_tmux(self, *command: str) -> str:
         result = subprocess.run(
-            [*self._tmux, "capture-pane", "-p"], check=True, capture_output=True, encoding="utf-8"
+            [*self._tmux, *command], check=True, capture_output=True, encoding="utf-8"
         )
         return result.stdout
 
@@ -69,8 +86,6 @@ class Terminal:
 @pytest.fixture
 def terminal(base: Path, tmp_path: Path) -> Iterator[Terminal]:
     """`fastclaim watch`, which has shown its first figures."""
-    if shutil.which("tmux") is None and os.environ.get("FASTCLAIM_REQUIRE_TMUX") != "1":
-        pytest.skip("no tmux here")
     terminal = Terminal(tmp_path / "tmux", base)
     terminal.shows("1 claimed", "agent-7")
     yield terminal
@@ -162,6 +177,41 @@ def test_a_pool_that_goes_wrong_is_told_and_watched_on(terminal, base):
 def test_it_ends_and_leaves_the_terminal_as_it_was(terminal):
     terminal.press("q")
     assert terminal.shows("ended with 0").strip() == "ended with 0"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_a_signal_ends_it_with_its_status_and_leaves_the_terminal_as_it_was(terminal, number):
+    assert terminal.modes() == "1 1\n"
+    terminal.signal(number)
+    assert terminal.shows("ended with").strip() == f"ended with {128 + number}"
+    assert terminal.modes() == "0 0\n"
+    # Lines are read as lines again, and what is typed is to be seen: from the terminal, and `cat`.
+    terminal.press("h", "i", "Enter")
+    until(lambda: terminal.text().split() == ["ended", "with", f"{128 + number}", "hi", "hi"])
+
+
+def test_it_ends_when_its_terminal_is_closed(base):
+    pid, ours = pty.fork()
+    if pid == 0:
+        variables = environment(TERM="xterm-256color")
+        os.execve(COMMAND[0], [*COMMAND, "watch", "--pool", str(base)], variables)
+    shown = b""
+    while b"agent-7" not in shown:
+        shown += os.read(ours, 4096)
+    os.close(ours)
+    _, status = os.waitpid(pid, 0)
+    assert os.waitstatus_to_exitcode(status) == 128 + signal.SIGHUP
+
+
+def test_what_it_is_to_ignore_it_ignores(base, tmp_path):
+    terminal = Terminal(tmp_path / "tmux", base, before="trap '' HUP; ")
+    try:
+        terminal.shows("1 claimed", "agent-7")
+        terminal.signal(signal.SIGHUP)
+        TaskPool(base).publish("late")
+        terminal.shows("2 available")
+    finally:
+        terminal.close()
 
 
 def test_without_textual_it_says_what_to_install(base, tmp_path):

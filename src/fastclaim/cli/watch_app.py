@@ -6,7 +6,11 @@ the screen; what comes of it is shown by the screen's own thread.
 
 from __future__ import annotations
 
+import asyncio
 import json
+import os
+import signal
+import termios
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -25,8 +29,9 @@ from ..literals import State
 from ..pool import TaskPool
 from . import fields, os_error_text
 from .answer import told
-from .exits import one_line, sentence_of
+from .exits import SIGNALLED, one_line, sentence_of
 from .status import lease, summary
+from .stopping import STOP_SIGNALS
 from .survey import Holding, Snapshot, Survey, last_error
 from .tables import ago, first_line, length
 
@@ -96,6 +101,21 @@ class WatchApp(App[None]):
         yield DataTable(cursor_type="row", zebra_stripes=True)
         yield Static(id="message")
         yield Footer()
+
+    def on_load(self) -> None:
+        """Before the terminal is taken: who ends this, however, gets it back as it was."""
+        loop = asyncio.get_running_loop()
+        for number in STOP_SIGNALS:
+            # Who ignores one of them, as nohup does, means it.
+            if signal.getsignal(number) != signal.SIG_IGN:
+                loop.add_signal_handler(number, self._stop, number)
+
+    def _stop(self, number: int) -> None:
+        status = SIGNALLED + number
+        if not _has_terminal():
+            # There is nothing to be put right, and what is written would be waited for for ever.
+            os._exit(status)
+        self.exit(return_code=status)
 
     def on_mount(self) -> None:
         self.query_one(DataTable).focus()
@@ -258,6 +278,15 @@ class Dialog(ModalScreen[bool]):
     def action_yes(self) -> None:
         if self._asks:
             self.dismiss(True)
+
+
+def _has_terminal() -> bool:
+    """Whether it is still there: somebody may have closed its window."""
+    try:
+        termios.tcgetattr(0)
+    except termios.error:
+        return False
+    return True
 
 
 def _cells(state: str, task: Mapping[str, Any], ended: str | None) -> tuple[str, ...]:
