@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
+import subprocess
 import sys
 
 import pytest
 
 from fastclaim.cli import bench, bench_contestants, exits
+
+from .commands import DEADLINE_S, environment
 
 
 def run_bench(*arguments: object) -> int:
@@ -25,6 +29,42 @@ def test_every_entrant_is_measured_and_nothing_is_left_behind(tmp_path, capsys):
     assert status == exits.OK
     assert [one.name for one in taking_part if f"  {one.name} " not in said] == []
     assert said.count("µs a claim") == len(taking_part)
+    assert os.listdir(tmp_path) == []
+
+
+# The command, which gets a signal in the midst of its first measurement, and once more while it
+# removes its directory.
+SIGNALLED = """
+import os, shutil, sys
+sys.path[:] = PATH
+from fastclaim.cli import bench, console
+
+remove, measure = shutil.rmtree, bench._round
+
+def signal_and_measure(contestant, tasks):
+    measure(contestant, tasks)
+    os.kill(os.getpid(), SIGNAL)
+
+def signal_and_remove(*arguments, **options):
+    os.kill(os.getpid(), SIGNAL)
+    remove(*arguments, **options)
+
+bench._round, shutil.rmtree = signal_and_measure, signal_and_remove
+console()
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_a_signal_ends_it_and_nothing_is_left_behind(tmp_path, number):
+    code = f"PATH, SIGNAL = {sys.path!r}, {int(number)}\n{SIGNALLED}"
+    result = subprocess.run(
+        [sys.executable, "-c", code, "bench", "--dir", tmp_path, "--tasks", "3"],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_S,
+    )
+    assert (result.returncode, result.stderr) == (128 + number, "")
     assert os.listdir(tmp_path) == []
 
 

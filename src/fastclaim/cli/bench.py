@@ -9,7 +9,8 @@ import random
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -17,6 +18,7 @@ from .. import core, layout
 from . import exits, options
 from .bench_contestants import Contestant, Entrant, entrants
 from .output import Row, Screen, count, screen
+from .stopping import EndOfWait
 
 VERBS: Final = ("publish", "claim", "complete")
 DEFAULT_TASKS: Final = 200
@@ -57,10 +59,10 @@ def run_bench(arguments: argparse.Namespace) -> int:
     taking_part, left_out = entrants()
     doing = f"Measuring in {parent}"
     with (
-        tempfile.TemporaryDirectory(prefix="fastclaim-bench-", dir=parent) as directory,
+        _directory_in(parent) as directory,
         shown.progress(doing, arguments.rounds * len(taking_part)) as report,
     ):
-        medians = _measure(taking_part, Path(directory), arguments.tasks, arguments.rounds, report)
+        medians = _measure(taking_part, directory, arguments.tasks, arguments.rounds, report)
     _show(shown, taking_part, medians)
     for reason in left_out:
         shown.say(reason)
@@ -69,6 +71,20 @@ def run_bench(arguments: argparse.Namespace) -> int:
         f" process, in {parent}; {core} core."
     )
     return exits.OK
+
+
+@contextmanager
+def _directory_in(parent: str) -> Iterator[Path]:
+    """A new directory, removed whatever ends the measuring; no signal cuts the removal short."""
+    measuring = True
+    with (
+        EndOfWait(waits=lambda: measuring),
+        tempfile.TemporaryDirectory(prefix="fastclaim-bench-", dir=parent) as directory,
+    ):
+        try:
+            yield Path(directory)
+        finally:
+            measuring = False
 
 
 def _existing(directory: str | None) -> str:
