@@ -17,7 +17,7 @@ from fastclaim.cli.follower import Follower
 from fastclaim.inotify import Event
 from fastclaim.inotify_masks import IN_Q_OVERFLOW
 
-from .commands import COMMAND, answers, environment, refusal
+from .commands import COMMAND, DEADLINE_S, answers, environment, refusal
 
 Told = tuple[str | None, ...]
 
@@ -152,6 +152,53 @@ def test_a_pool_that_is_removed_ends_the_following(pool):
             list(follower.read())
 
 
+MOVES = {
+    "the pool": lambda pool: pool.base_dir.rename(pool.base_dir.with_name("moved")),
+    "what the pool is in": lambda pool: pool.base_dir.parent.rename(
+        pool.base_dir.parent.with_name("moved")
+    ),
+    "tasks/": lambda pool: pool.tasks_dir.rename(pool.base_dir / "moved"),
+    "a state's directory": lambda pool: pool.failed_dir.rename(pool.tasks_dir / "moved"),
+}
+
+
+@pytest.fixture
+def inner(make_pool: Callable[..., TaskPool], tmp_path: Path) -> TaskPool:
+    """A pool that can be moved, and what it is in."""
+    return make_pool(tmp_path / "some" / "pool")
+
+
+@pytest.mark.parametrize("what", MOVES)
+def test_a_pool_that_is_moved_ends_the_following(inner, what):
+    with Follower(inner.tasks_dir) as follower:
+        MOVES[what](inner)
+        with pytest.raises(FileNotFoundError, match="the directory was moved or removed"):
+            follower.wait(0)
+
+
+def test_a_pool_that_was_replaced_ends_the_following(inner, make_pool):
+    with Follower(inner.tasks_dir) as follower:
+        MOVES["the pool"](inner)
+        make_pool(inner.base_dir)
+        with pytest.raises(FileNotFoundError, match="the directory was moved or removed"):
+            follower.wait(0)
+
+
+def test_what_happened_before_a_pool_was_moved_is_told(inner):
+    with Follower(inner.tasks_dir) as follower:
+        inner.publish("a")
+        assert [change.event for change in follower.wait(0)] == ["published"]
+        inner.claim("a", "x")
+        waits = follower._inotify.wait
+
+        def move_and_wait(timeout_s: float) -> bool:
+            MOVES["the pool"](inner)
+            return waits(timeout_s)
+
+        follower._inotify.wait = move_and_wait
+        assert [change.event for change in follower.wait(0)] == ["claimed"]
+
+
 # The command --------------------------------------------------------------------------------------
 
 
@@ -242,6 +289,26 @@ def test_following_tells_changes_as_they_happen(base):
         process.terminate()
     assert brief(past[-1]) == ("published", "b")
     assert (*brief(claimed), claimed["agent"]) == ("claimed", "b", "y")
+
+
+def test_following_ends_with_a_word_when_the_pool_is_moved(base):
+    with subprocess.Popen(
+        [*COMMAND, "events", "--follow", "--since", "inf", "--pool", str(base)],
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        for _ in range(4):
+            process.stdout.readline()
+        base.rename(base.with_name("moved"))
+        try:
+            stdout, stderr = process.communicate(timeout=DEADLINE_S)
+        finally:
+            process.kill()
+    where = base / "tasks" / "available"
+    assert (process.returncode, stdout) == (7, "")
+    assert stderr == f"fastclaim events: {where}: the directory was moved or removed\n"
 
 
 def test_a_database_has_no_files_to_follow():

@@ -53,6 +53,10 @@ _SUFFIXES: Final = {
 _NEW_S: Final = 1.0
 
 
+# How often to look whether the pool still is where it was.
+_CHECK_EVERY_S: Final = 1.0
+
+
 class _Place(NamedTuple):
     state: str
     name: str
@@ -89,9 +93,10 @@ class Follower:
         self._tasks_dir = os.fspath(tasks_dir)
         self._inotify = Inotify()
         try:
+            # Before they are watched: what takes a place meanwhile is not what was there.
+            self._places = {state: os.stat(self._path_of(state)) for state in layout.STATES}
             self._states = {
-                self._inotify.add(os.path.join(self._tasks_dir, state), _MASK): state
-                for state in layout.STATES
+                self._inotify.add(self._path_of(state), _MASK): state for state in layout.STATES
             }
         except BaseException:
             self._inotify.close()
@@ -121,13 +126,31 @@ class Follower:
     def wait(self, timeout_s: float | None = None) -> list[Change]:
         """The changes since the last call; waits for one, but no longer than `timeout_s`.
 
+        It may come back sooner, with none.
+
         Raises
         ------
         FileNotFoundError
-            The pool was removed.
+            The pool was moved or removed.
         """
-        self._inotify.wait(timeout_s)
+        self._check_places()
+        self._inotify.wait(_CHECK_EVERY_S if timeout_s is None else min(timeout_s, _CHECK_EVERY_S))
         return list(self.read())
+
+    def _check_places(self) -> None:
+        """Raise FileNotFoundError unless what is watched is what others find by the pool's name.
+
+        inotify does not tell of a directory that one further up was renamed.
+        """
+        for state, watched in self._places.items():
+            path = self._path_of(state)
+            try:
+                is_there = os.path.samestat(os.stat(path), watched)
+            except (FileNotFoundError, NotADirectoryError):
+                is_there = False
+            if not is_there:
+                moved = "the directory was moved or removed"
+                raise FileNotFoundError(errno.ENOENT, moved, path)
 
     def read(self) -> Iterator[Change]:
         """The changes since the last call; does not wait.
