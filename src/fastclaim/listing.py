@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 
@@ -121,9 +120,11 @@ def states_of(pool: Directories, task_id: object) -> Iterator[tuple[State, dict[
     for state in layout.STATES:
         if state == layout.CLAIMED:
             yield from ((state, task) for task in claims_of(pool, task_id))
-        else:
-            with contextlib.suppress(FileNotFoundError):
-                yield state, read_task(getattr(pool, f"{state}_file")(task_id))
+            continue
+        try:
+            yield state, read_task(getattr(pool, f"{state}_file")(task_id))
+        except FileNotFoundError:
+            pass  # it is in another state, or in none
 
 
 def claims_of(pool: Directories, task_id: object) -> Iterator[dict[str, Any]]:
