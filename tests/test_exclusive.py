@@ -68,9 +68,11 @@ def test_a_key_is_free_when_its_claim_ends_however_it_does(keyed: TaskPool, end:
 def test_a_claim_by_id_is_refused_while_a_key_is_held(keyed: TaskPool) -> None:
     keyed.claim("x", "a")
     before = (keyed.available_dir / "y.json").read_bytes()
-    with pytest.raises(KeyHeld, match=r"'main'.*x_a\.json") as refused:
+    said = r"task 'y' needs the key 'main', which x \(claimed by a since \S+\) holds"
+    with pytest.raises(KeyHeld, match=said) as refused:
         keyed.claim("y", "b")
     assert (refused.value.task_id, refused.value.key) == ("y", "main")
+    assert (refused.value.holder, refused.value.claim_name) == ("a", "x_a.json")
     assert vars(pickle.loads(pickle.dumps(refused.value))) == vars(refused.value)
     assert keyed.claim_task("y", "b") == {}
     assert (keyed.available_dir / "y.json").read_bytes() == before

@@ -262,9 +262,7 @@ class _Attempt:
             document = parse_held(held)
             holder = document.fields.get("claimed_by")
             if document.fields.get("status") == "claimed":
-                raise AlreadyClaimed(
-                    f"task {self.task_id!r} is already claimed by {holder!r}", self.task_id, holder
-                )
+                raise self._claimed_already(holder)
             now_ns = time.time_ns()
             now_s = float(timestamp(now_ns))
             fields = self._claimed_fields(document.fields, now_s)
@@ -283,6 +281,14 @@ class _Attempt:
                 return self._exchange(held, content, mtime_ns, over_old_claim)
         except exclusive.KeyBusy:
             return outcome.BUSY
+
+    def _claimed_already(self, holder: object) -> AlreadyClaimed:
+        words = f"is already claimed by {holder!r}"
+        if holder is None:
+            from .why import HALF_CLAIMED  # written by another hand: few need it
+
+            words = HALF_CLAIMED
+        return AlreadyClaimed(f"task {self.task_id!r} {words}", self.task_id, holder)
 
     def _exchange(self, held: Any, content: bytes, mtime_ns: int, over_old_claim: bool) -> int:
         temporary = self.pool.temporary_file(self.pool.claimed)

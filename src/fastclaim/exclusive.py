@@ -160,8 +160,11 @@ def _check_is_free(
     holder = _standing(pool, os.pread(descriptor, _RECORD_BYTES, 0))
     # Our own name: an earlier claim of this task by this agent, which the new one replaces.
     if holder is not None and holder != claim_name:
-        message = f"task {task_id!r} needs the key {key!r}, which {holder} holds"
-        raise KeyHeld(message, task_id, None, key, holder)
+        from .why import described_claim  # it imports us; and few claims are refused
+
+        task, agent, since = described_claim(pool, holder)
+        message = f"task {task_id!r} needs the key {key!r}, which {task} ({since}) holds"
+        raise KeyHeld(message, task_id, agent, key, holder)
 
 
 def _standing(pool: Directories, record: bytes) -> str | None:

@@ -23,6 +23,9 @@ from .matching import (
 from .pausing import described_pause, local_time, read_pause
 from .views import is_completed
 
+# Of a task that nobody has, and nobody can claim.
+HALF_CLAIMED = "stands in available/ with the status 'claimed', which recover() puts right"
+
 
 def why(pool: Directories, task_id: object, capabilities: Iterable[object] | None) -> str:
     """See `fastclaim.TaskPool.why`."""
@@ -53,7 +56,7 @@ def _waiting(
 
 def _reason(pool: Directories, task: Task, capabilities: tuple[object, ...] | None) -> str | None:
     if task.get("status") == "claimed":
-        return "stands in available/ with the status 'claimed', which recover() puts right"
+        return HALF_CLAIMED
     pause = read_pause(pool.tasks)
     if pause is not None:
         return f"waits because {described_pause(pause)}"
@@ -66,7 +69,8 @@ def _reason(pool: Directories, task: Task, capabilities: tuple[object, ...] | No
     for key in sorted(exclusive.keys_of(task)):
         claim_name = exclusive.holder_of(pool, key)
         if claim_name is not None:
-            return f'is held by key "{key}" ({_described_claim(pool, claim_name)})'
+            holder, _, since = described_claim(pool, claim_name)
+            return f'is held by key "{key}" ({holder} {since})'
     return None
 
 
@@ -150,12 +154,17 @@ def failed_sentence(task: Task) -> str:
     return f"has failed for good (retry_failed() brings it back){reason}"
 
 
-def _described_claim(pool: Directories, claim_name: str) -> str:
+def described_claim(pool: Directories, claim_name: str) -> tuple[str, object, str]:
+    """Of the claim in a file: which task's it is, and whose, and that and since when for people.
+
+    Where the file cannot be read, its name has to do for the task's.
+    """
     try:
         claim = read_task(os.path.join(os.fsdecode(pool.claimed), claim_name))
     except (FileNotFoundError, InvalidTask):
-        return claim_name
-    return f"{claim.get('task_id', claim_name)} {_claimed_since(pool, claim)}"
+        return claim_name, None, "claimed"
+    since = _claimed_since(pool, claim)
+    return f"{claim.get('task_id', claim_name)}", claim.get("claimed_by"), since
 
 
 def claimed_since(claim: Task, ended: str | None) -> str:

@@ -8,6 +8,7 @@ from ..errors import (
     ClaimLost,
     InvalidName,
     InvalidTask,
+    KeyHeld,
     LockTimeout,
     TaskExists,
     TaskPoolError,
@@ -81,7 +82,8 @@ def status_of(error: TaskPoolError) -> int:
 def sentence_of(error: TaskPoolError) -> str:
     """What a verb refused, in one line that names the holder where one is known."""
     text = one_line(str(error))
-    if error.holder is None or repr(error.holder) in text:
+    # Who holds a key has another task.
+    if error.holder is None or isinstance(error, KeyHeld) or repr(error.holder) in text:
         return text
     return f"{text}; {error.holder!r} has it"
 
