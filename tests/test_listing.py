@@ -58,8 +58,8 @@ def test_what_is_no_regular_file_is_not_read(core: ModuleType, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ("[]", "not a JSON object but list"),
-        (" null", "not a JSON object but NoneType"),
+        ("[]", "not a JSON object but an array"),
+        (" null", "not a JSON object but null"),
         ("broken", "not JSON: Expecting value: line 1 column 1 (char 0)"),
         ("[1", "not JSON: Expecting ',' delimiter: line 1 column 3 (char 2)"),
         ('{"a": 1', "not JSON: Expecting ',' delimiter: line 1 column 8 (char 7)"),

@@ -97,6 +97,15 @@ _SECTOR_MARK: Final = (
 )
 # The first value in a text and where it ends; StopIteration where none begins.
 scan_value: Final[Any] = make_scanner(json.JSONDecoder())  # type: ignore[arg-type]
+_JSON_NAMES: Final = {
+    list: "an array",
+    dict: "an object",
+    str: "a string",
+    int: "a number",
+    float: "a number",
+    bool: "true or false",
+    type(None): "null",
+}
 
 
 def _encoder(item_separator: str, key_separator: str) -> Callable[[object], str]:
@@ -326,10 +335,15 @@ def judge(raw: bytes) -> tuple[str, dict[str, Any]]:
     except ValueError as error:
         raise ValueError(f"not JSON: {error}") from error
     if not isinstance(fields, dict):
-        raise ValueError(f"not a JSON object but {type(fields).__name__}")
+        raise ValueError(f"not a JSON object but {json_name(fields)}")
     if not isinstance(fields.get(ENFORCEMENT, {}), dict):
         raise ValueError(f"{ENFORCEMENT} is not a JSON object")
     return text, fields
+
+
+def json_name(value: object) -> str:
+    """What JSON calls a value that Python's json has read."""
+    return _JSON_NAMES[type(value)]
 
 
 def parse_held(held: Any) -> Document:

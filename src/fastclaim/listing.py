@@ -7,7 +7,7 @@ import os
 
 from . import layout
 from .directories import Directories
-from .document import START_BYTES, may_be_object, scan_value
+from .document import START_BYTES, json_name, may_be_object, scan_value
 from .errors import InvalidTask
 from .tasks_directory import TasksDirectory
 from .transition import core
@@ -52,7 +52,7 @@ def read_task(path: str | bytes, tasks: TasksDirectory | None = None) -> dict[st
             problem = f"not JSON: {error}"
             continue
         if not isinstance(task, dict):
-            raise InvalidTask(f"{path} is not a JSON object but {type(task).__name__}")
+            raise InvalidTask(f"{path} is not a JSON object but {json_name(task)}")
         return task
     raise InvalidTask(f"{path} is {problem}")
 
@@ -89,7 +89,7 @@ def _what_else(start: bytes) -> str:
         value = json.loads(start.decode("utf-8"))
     except (ValueError, RecursionError) as error:
         return f"not JSON: {error}"
-    return f"not a JSON object but {type(value).__name__}"
+    return f"not a JSON object but {json_name(value)}"
 
 
 def task_files(directory: bytes) -> Iterator[str]:

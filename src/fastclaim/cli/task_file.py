@@ -11,6 +11,7 @@ import json
 import os
 from typing import IO, Any, Final, NamedTuple
 
+from ..document import json_name
 from ..errors import TaskPoolError
 from .exits import INVALID, BadInput, Refusal, status_of
 from .streams import standard_input
@@ -106,21 +107,10 @@ def _parse(line: bytes) -> dict[str, Any]:
         # An integer of more digits than Python takes; nested deeper than Python goes.
         raise ValueError(f"not JSON that Python can read: {error}") from error
     if not isinstance(task, dict):
-        raise ValueError(f"not a JSON object but {_JSON_NAMES[type(task)]}")
+        raise ValueError(f"not a JSON object but {json_name(task)}")
     if "task_id" not in task:
         raise ValueError("the task has no task_id")
     task_id = task["task_id"]
     if not isinstance(task_id, str | int) or isinstance(task_id, bool):
-        raise ValueError(f"task_id is not a string but {_JSON_NAMES[type(task_id)]}")
+        raise ValueError(f"task_id is not a string but {json_name(task_id)}")
     return task
-
-
-_JSON_NAMES: Final = {
-    list: "an array",
-    dict: "an object",
-    str: "a string",
-    int: "a number",
-    float: "a number",
-    bool: "true or false",
-    type(None): "null",
-}
