@@ -136,8 +136,8 @@ def _is_dict_or_none(value: object) -> bool:
 
 
 _TIME: Final = "seconds since the epoch or an ISO 8601 text"
-_MOMENT: Final = "seconds since the epoch, such as time.time() + 3600, or an ISO 8601 text"
-_CAPABILITIES: Final = "a list of capabilities, such as ['python']"
+_MOMENT: Final = "an ISO 8601 text, such as 2030-01-31T12:00Z, or seconds since the epoch"
+_CAPABILITIES: Final = 'a list of capabilities, such as ["python"]'
 
 _FIELDS: Final[Mapping[str, _Check]] = {
     "requirements": (_is_list_or_none, _CAPABILITIES),

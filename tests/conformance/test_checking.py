@@ -15,7 +15,10 @@ from ..other_hands import publish_unchecked
 NAN = float("nan")
 # Each with what the message says of it.
 MISTAKES = [
-    ({"requirements": "python"}, "requirements is 'python'; expected a list of capabilities"),
+    (
+        {"requirements": "python"},
+        "requirements is 'python'; expected a list of capabilities, such as [\"py",
+    ),
     ({"requirements": [["python"]]}, "requirements is [['python']]"),
     ({"requirements": {"python": True}}, "requirements is {'python': True}"),
     ({"constraints": ["deadline"]}, "constraints is ['deadline']; expected a dict"),
@@ -25,10 +28,13 @@ MISTAKES = [
     ({"priority": "high"}, "priority is 'high'; expected a number"),
     ({"priority": NAN}, "priority is nan"),
     ({"created_at": "yesterday"}, "created_at is 'yesterday'; expected seconds since the epoch"),
-    ({"not_before": "tomorrow"}, "not_before is 'tomorrow'; expected seconds since the epoch"),
+    ({"not_before": "tomorrow"}, "not_before is 'tomorrow'; expected an ISO 8601 text, such as 20"),
     ({"not_before": ""}, "not_before is ''"),
-    ({"not_before": 3600}, "not_before is 3600; expected seconds since the epoch, such as time.t"),
-    ({"not_before": 0.5}, "not_before is 0.5; expected seconds since the epoch"),
+    (
+        {"not_before": 3600},
+        "not_before is 3600; expected an ISO 8601 text, such as 2030-01-31T12:00Z",
+    ),
+    ({"not_before": 0.5}, "not_before is 0.5; expected an ISO 8601 text"),
     ({"not_before": datetime.now(UTC)}, "not_before is datetime.datetime"),
     ({"blocked_by": 1.5}, "blocked_by is 1.5; expected a list of task ids"),
     ({"blocked_by": 0}, "blocked_by is 0"),
