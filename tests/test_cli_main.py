@@ -177,7 +177,8 @@ def test_the_doctor_advises_commands_and_pythons_advises_methods(tmp_path, monke
     # Nobody is kept from writing who may write everything.
     monkeypatch.setattr(os, "access", lambda path, mode: not os.fspath(path).endswith("owners"))
     by_method = {finding.check: finding.advice for finding in pool.doctor()}
-    main(["doctor", "--json", "--pool", os.fspath(pool.base_dir)])
+    monkeypatch.setenv("A2A_BASE_DIR", os.fspath(pool.base_dir))
+    main(["doctor", "--json"])
     found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     by_command = {finding["check"]: finding["advice"] for finding in found}
     for check, method, command in (

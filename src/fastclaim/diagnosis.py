@@ -248,7 +248,7 @@ def _cleaned(tasks_dir: Path) -> Finding:
         WARNING,
         "clean-up",
         f"it is under {above}, where {' and '.join(cleaners)} may remove what is old",
-        f"let {layout.BASE_DIR_VARIABLE} name a directory elsewhere, or exempt this one",
+        "keep the pool in a directory elsewhere, or exempt this one",
     )
 
 

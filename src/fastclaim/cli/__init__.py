@@ -13,7 +13,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
-    from typing import Never
+    from typing import Any, Never
 
 # By number: to import signal takes longer than to say what they are.
 _SIGINT = 2
@@ -137,7 +137,26 @@ def _explain_absence(error: TaskPoolError, arguments: argparse.Namespace) -> tup
     for state, task in found:
         if error.holder is None and state == "claimed":
             error.holder = task.get("claimed_by")
-    return exits.status_of(error), exits.sentence_of(error)
+    return exits.status_of(error), _with_state(error, *found[0], arguments)
+
+
+def _with_state(
+    error: TaskPoolError, state: str, task: dict[str, Any], arguments: argparse.Namespace
+) -> str:
+    """What a verb refused, and what has become of the task, should the error not say it."""
+    from . import advice
+
+    said = advice.sentence_in_commands(exits.sentence_of(error), f"{error.task_id}", arguments)
+    # Of what waits and is not claimed all the same, the error says more than that.
+    if error.holder is not None or (arguments.command == "claim" and state == "available"):
+        return said
+    by = f" by {task['claimed_by']!r}" if "claimed_by" in task else ""
+    now = {
+        "available": "it is available",
+        "completed": f"it is completed{by}",
+        "failed": "it has failed for good",
+    }
+    return exits.one_line(f"{said}; {now[state]}") if state in now else said
 
 
 def os_error_text(error: OSError) -> str:

@@ -13,18 +13,11 @@ from typing import Final
 from .. import core, layout, listing
 from ..diagnosis import Finding
 from . import answer, exits, options, os_error_text
+from .advice import in_commands
 from .commands import version
 from .output import Row, screen
 
 _EXTENSION: Final = "fastclaim._transition_c"
-
-# What `TaskPool.doctor` advises to call, and the command that does it.
-_COMMANDS: Final = {
-    "recover()": "fastclaim recover",
-    "recover(older_than=...)": "fastclaim recover --older-than S",
-    "retry_failed()": "fastclaim retry --all",
-    "resume()": "fastclaim resume",
-}
 
 OK: Final = "ok"
 ERROR: Final = "error"
@@ -70,19 +63,16 @@ def _findings(arguments: argparse.Namespace) -> Iterator[Finding]:
             yield Finding(OK, "tasks", _contents(name))
         if layout.is_url(name) or os.path.isdir(os.path.join(name, "tasks")):
             found = options.open_pool(arguments).doctor()
-            yield from (_by_command(finding) for finding in found if finding.check != "core")
+            yield from (_by_command(each, arguments) for each in found if each.check != "core")
     except OSError as error:
         yield Finding(
             ERROR, "tasks", f"cannot be read: {os_error_text(error)}", "--pool names another pool"
         )
 
 
-def _by_command(finding: Finding) -> Finding:
+def _by_command(finding: Finding, arguments: argparse.Namespace) -> Finding:
     """The same, but that its advice names commands."""
-    advice = finding.advice
-    for method, command in _COMMANDS.items():
-        advice = advice.replace(method, f"`{command}`")
-    return finding._replace(advice=advice)
+    return finding._replace(advice=in_commands(finding.advice, arguments))
 
 
 def _why_this_core() -> str:

@@ -14,7 +14,7 @@ from ..claim import Claim
 from ..errors import ClaimLost
 from ..matching import PRIORITY, rank
 from ..pool import TaskPool
-from . import answer, exits, fields, lookup, options, tables
+from . import advice, answer, exits, fields, lookup, options, tables
 
 
 def add_show_arguments(parser: argparse.ArgumentParser) -> None:
@@ -154,7 +154,8 @@ def run_why(arguments: argparse.Namespace) -> int:
     pool = options.existing_pool(arguments)
     if not lookup.is_known(pool, arguments.task):
         raise _unknown(arguments.task)
-    sentence = pool.why(arguments.task, arguments.capabilities or None)
+    said = pool.why(arguments.task, arguments.capabilities or None)
+    sentence = advice.sentence_in_commands(said, arguments.task, arguments)
     if answer.wants_json(arguments):
         answer.line({"task_id": arguments.task, "why": sentence})
     else:
