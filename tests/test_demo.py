@@ -138,7 +138,7 @@ def test_a_pool_that_is_named_is_kept(demo, tasks, tmp_path, options):
 
 
 def test_one_task_needs_one_agent(demo, tmp_path):
-    odd = {"task_id": "", "status": "claimed", "claimed_by": "x", "n": float("nan")}
+    odd = {"task_id": "", "status": "claimed", "claimed_by": "x", "n": 1e308}
     result = demo("--tasks", jsonl(tmp_path / "one.jsonl", [odd]))
     assert (result.returncode, result.stderr) == (0, "")
     assert figures(result.stdout)["agents"] == "1"

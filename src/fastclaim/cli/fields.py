@@ -1,13 +1,43 @@
-"""Fields of tasks, of which anybody may have written anything."""
+"""Fields of tasks, of which anybody may have written anything, and values that users give."""
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final, Never
 
 from ..matching import epoch_s, published_s
 from ..stamps import positive_int
+
+
+def _constant(text: str) -> Never:
+    raise ValueError(f"{text} is no number in JSON")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):
+        raise ValueError(f"{text} is too large a number")
+    return number
+
+
+# Python's json alone takes NaN and Infinity, and makes such of large numbers: no other program
+# could read an answer with them.
+_DECODER: Final = json.JSONDecoder(parse_constant=_constant, parse_float=_finite)
+
+
+def json_value(text: str) -> Any:
+    """What a JSON text says.
+
+    Raises
+    ------
+    ValueError
+        It is none, or Python cannot read it, or nobody else can.
+    RecursionError
+        It is nested deeper than Python goes.
+    """
+    return _DECODER.decode(text)
 
 
 def moment(task: Mapping[str, Any], name: str) -> float | None:

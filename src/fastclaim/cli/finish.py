@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 import time
 
 from . import exits, options
 from .answer import answer
+from .fields import json_value
 from .streams import standard_input
 from .tables import when
 
@@ -54,7 +54,7 @@ def as_result(output: str) -> object:
 
 def _json_or_text(text: str) -> object:
     try:
-        return json.loads(text)
+        return json_value(text)
     except (ValueError, RecursionError):
         return text.rstrip("\n")
 

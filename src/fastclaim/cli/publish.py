@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from contextlib import nullcontext
 from typing import Any
 
@@ -13,6 +12,7 @@ from ..literals import IfExists
 from ..pool import TaskPool
 from . import exits, options
 from .answer import answer, wants_json
+from .fields import json_value
 from .output import count, screen
 from .task_file import TaskFile, read_task_file
 
@@ -176,10 +176,10 @@ def _publish_each(pool: TaskPool, file: TaskFile, if_exists: IfExists) -> int:
 
 def _number(text: str) -> float:
     try:
-        value = json.loads(text)
-    except ValueError:
+        value = json_value(text)
+    except (ValueError, RecursionError):
         value = None
-    if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
+    if isinstance(value, bool) or not isinstance(value, int | float):
         raise argparse.ArgumentTypeError(f"{text!r} is not a number")
     return value
 
@@ -189,6 +189,6 @@ def _field(text: str) -> tuple[str, object]:
     if not given or not name:
         raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
     try:
-        return name, json.loads(value)
+        return name, json_value(value)
     except (ValueError, RecursionError):
         return name, value

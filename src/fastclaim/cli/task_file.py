@@ -14,6 +14,7 @@ from typing import IO, Any, Final, NamedTuple
 from ..document import json_name
 from ..errors import TaskPoolError
 from .exits import INVALID, BadInput, Refusal, status_of
+from .fields import json_value
 from .streams import standard_input
 
 _BOM: Final = b"\xef\xbb\xbf"
@@ -98,14 +99,14 @@ def _parse(line: bytes) -> dict[str, Any]:
     """The task on a line; raises ValueError with a message that says what it is instead."""
     try:
         # Without its end, at which json would count a column of the next line.
-        task = json.loads(line.rstrip(b"\r\n").decode("utf-8"))
+        task = json_value(line.rstrip(b"\r\n").decode("utf-8"))
     except UnicodeDecodeError as error:
         raise ValueError(f"not UTF-8 at byte {error.start + 1} of the line") from error
     except json.JSONDecodeError as error:
         raise ValueError(f"not JSON: {error.msg} at column {error.colno}") from error
     except (ValueError, RecursionError) as error:
-        # An integer of more digits than Python takes; nested deeper than Python goes.
-        raise ValueError(f"not JSON that Python can read: {error}") from error
+        # An integer of more digits than Python takes; nested deeper than Python goes; NaN.
+        raise ValueError(f"not JSON that can be read: {error}") from error
     if not isinstance(task, dict):
         raise ValueError(f"not a JSON object but {json_name(task)}")
     if "task_id" not in task:
