@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -98,6 +99,105 @@ def test_keep_going_publishes_the_rest_and_names_each_bad_line(base):
         "standard input:4",
     ]
     assert set(states(base)) == {"a", "d", "known"}
+
+
+CIRCLES = [
+    {"task_id": "good", "blocked_by": ["c1"]},
+    {"task_id": "c1", "blocked_by": ["c2"]},
+    {"task_id": "c2", "blocked_by": ["c3", "good2"]},
+    {"task_id": "c3", "blocked_by": ["c1"]},
+    {"task_id": "good2", "blocked_by": []},
+    {"task_id": "d1", "blocked_by": "d2"},
+    {"task_id": "d2", "blocked_by": ["d1"]},
+    {"task_id": "self", "blocked_by": ["self"]},
+    {"task_id": "odd", "blocked_by": 1.5},
+]
+
+
+def test_keep_going_publishes_no_circle_and_names_each_task_of_one(base):
+    lines = "\n".join(map(json.dumps, CIRCLES))
+    result = fastclaim("publish", "-", "--keep-going", "--pool", base, input=lines)
+    assert (result.returncode, set(states(base))) == (5, {"good", "good2"})
+    assert json.loads(result.stdout) == {"published": 2, "ignored": 0, "refused": 7}
+    said = sorted(line.removeprefix("fastclaim publish: ") for line in result.stderr.splitlines())
+    assert said[:5] == [
+        "standard input:2: task 'c1' waits for itself: c1 after c2 after c3 after c1",
+        "standard input:3: task 'c2' waits for itself: c2 after c3 after c1 after c2",
+        "standard input:4: task 'c3' waits for itself: c3 after c1 after c2 after c3",
+        "standard input:6: task 'd1' waits for itself: d1 after d2 after d1",
+        "standard input:7: task 'd2' waits for itself: d2 after d1 after d2",
+    ]
+    assert [line.partition(": ")[0] for line in said[5:]] == [
+        "standard input:8",
+        "standard input:9",
+    ]
+
+
+def test_a_file_with_a_known_task_is_refused_with_what_publishes_the_others(base):
+    TaskPool(base).publish("known")
+    lines = '{"task_id": "a"}\n{"task_id": "known"}\n'
+    status, said = refusal("publish", "-", "--pool", base, input=lines)
+    assert status == 1
+    assert said == (
+        "standard input:2: task 'known' exists already; --if-exists ignore publishes the others"
+    )
+    assert answer("publish", "-", "--if-exists", "ignore", "--pool", base, input=lines) == {
+        "published": 1,
+        "ignored": 1,
+        "refused": 0,
+    }
+
+
+MANY = 30_000
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("how", [[], ["--keep-going"]], ids=["at once", "one by one"])
+def test_an_interrupted_publication_says_how_to_go_on(base, tmp_path, number, how):
+    file = tmp_path / "tasks.jsonl"
+    file.write_text("".join(f'{{"task_id": "t{n}"}}\n' for n in range(MANY)))
+    command = ["publish", str(file), *how, "--pool", str(base)]
+    with subprocess.Popen(
+        [sys.executable, "-m", "fastclaim", *command],
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        while not any((base / "tasks").rglob("*t1*")):
+            assert process.poll() is None
+        process.send_signal(number)
+        said, complaint = process.communicate()
+    assert (process.returncode, said) == (128 + number, "")
+    assert complaint == (
+        "fastclaim publish: interrupted; some tasks may be published: the same command with"
+        " --if-exists ignore publishes the rest\n"
+    )
+    before = TaskPool(base).counts()["available"]
+    assert before < MANY
+    rest = answer(*command, "--if-exists", "ignore")
+    assert (rest["published"], rest["ignored"]) == (MANY - before, before)
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e400", "[NaN]"])
+def test_what_only_python_calls_json_is_text_and_never_answered_as_json(base, number):
+    options = ["--field", f"x={number}", "--pool", base]
+    answer("publish", "--id", "a", *options)
+    answer("claim", "a", "--agent", "x", "--pool", base)
+    answer("complete", "a", "--agent", "x", f"--result={number}", "--pool", base)
+    work = ["work", "--agent", "x", "--once", "--pool", base, "--", "echo", number]
+    answer("publish", "--id", "b", *options)
+    answer(*work)
+    for task_id in "ab":
+        task = answer("show", task_id, "--pool", base)
+        assert (task["x"], task["result"]) == (number, number)
+
+
+@pytest.mark.parametrize("number", ["1e400", "-Infinity", "[" * 100_000])
+def test_a_priority_without_an_end_is_a_usage_error(base, number):
+    result = fastclaim("publish", "--id", "a", f"--priority={number}", "--pool", base)
+    assert (result.returncode, states(base)) == (2, {})
+    assert "is not a number (see" in result.stderr
 
 
 @pytest.mark.parametrize(

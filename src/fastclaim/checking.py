@@ -6,7 +6,7 @@ nothing or for what can never be met. Whoever publishes by a verb is told instea
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from .arguments import check_is_name
@@ -56,17 +56,28 @@ def checked(tasks: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
 
 def check_circles(waits_for: Mapping[str, Iterable[str]]) -> None:
     """Raise InvalidTask if tasks, each with those that it waits for, wait in a circle."""
+    circle = circle_in(waits_for)
+    if circle:
+        raise in_a_circle(circle)
+
+
+def circle_in(waits_for: Mapping[str, Iterable[str]]) -> list[str]:
+    """Tasks of which each waits for the next, and the last for the first; empty without any."""
     if not waits_for:
-        return
+        return []
     from graphlib import CycleError, TopologicalSorter  # few tasks wait
 
     try:
         TopologicalSorter(waits_for).prepare()
     except CycleError as error:
-        circle = error.args[1]
-        raise InvalidTask(
-            f"task {circle[0]!r} waits for itself: {' after '.join(reversed(circle))}", circle[0]
-        ) from None
+        return list(reversed(error.args[1][1:]))
+    return []
+
+
+def in_a_circle(circle: Sequence[str]) -> InvalidTask:
+    """What is wrong with the first task of a circle."""
+    named = " after ".join([*circle, circle[0]])
+    return InvalidTask(f"task {circle[0]!r} waits for itself: {named}", circle[0])
 
 
 def _blockers(task: Mapping[str, Any]) -> list[str]:

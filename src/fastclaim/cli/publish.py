@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, Final
 
 from ..arguments import check_fields
-from ..errors import TaskPoolError
+from ..checking import circle_in, in_a_circle
+from ..errors import TaskExists, TaskPoolError
 from ..literals import IfExists
+from ..matching import names_in
 from ..pool import TaskPool
 from . import exits, options
 from .answer import answer, wants_json
 from .fields import json_value
 from .output import count, screen
+from .stopping import EndOfWait
 from .task_file import TaskFile, read_task_file
+
+_INTERRUPTED: Final = (
+    "interrupted; some tasks may be published: the same command with --if-exists ignore"
+    " publishes the rest"
+)
 
 
 def add_publish_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,7 +45,7 @@ def add_publish_arguments(parser: argparse.ArgumentParser) -> None:
         "--keep-going",
         action="store_true",
         help="publish the tasks of the file that can be published, and name the others;"
-        " default: all or nothing",
+        " default: all or nothing, unless it is interrupted",
     )
     options.add_pool(parser)
     options.add_json(parser)
@@ -137,11 +146,15 @@ def _publish_file(arguments: argparse.Namespace) -> int:
         waiting: Any = nullcontext()
     else:
         waiting = screen().progress(f"Publishing {count(len(file.tasks), 'task')}")
-    with waiting:
-        if arguments.keep_going:
-            published = _publish_each(pool, file, arguments.if_exists)
-        else:
-            published = _publish_all(pool, file, arguments.if_exists)
+    try:
+        with waiting, EndOfWait():
+            if arguments.keep_going:
+                published = _publish_each(pool, file, arguments.if_exists)
+            else:
+                published = _publish_all(pool, file, arguments.if_exists)
+    except exits.Terminated:
+        exits.complain("publish", _INTERRUPTED)
+        raise
     ignored = len(file.tasks) - published
     if arguments.keep_going:
         ignored = 0 if arguments.if_exists == "error" else ignored
@@ -159,6 +172,10 @@ def _publish_file(arguments: argparse.Namespace) -> int:
 def _publish_all(pool: TaskPool, file: TaskFile, if_exists: IfExists) -> int:
     try:
         return pool.publish_many(file.tasks, if_exists=if_exists)
+    except TaskExists as error:
+        known = file.refuse(error)
+        advice = "--if-exists ignore publishes the others"
+        raise exits.Refusal(known.status, f"{known}; {advice}") from error
     except TaskPoolError as error:
         raise file.refuse(error) from error
 
@@ -166,12 +183,36 @@ def _publish_all(pool: TaskPool, file: TaskFile, if_exists: IfExists) -> int:
 def _publish_each(pool: TaskPool, file: TaskFile, if_exists: IfExists) -> int:
     """Publish what can be published; adds the others to the file's problems."""
     published = 0
+    in_circles = _refuse_circles(file)
     for task in file.tasks:
+        if f"{task['task_id']}" in in_circles:
+            continue
         try:
             published += pool.publish(task, if_exists=if_exists)
         except TaskPoolError as error:
             file.problems.append(file.refuse(error))
     return published
+
+
+def _refuse_circles(file: TaskFile) -> set[str]:
+    """Which tasks of the file wait for each other; adds them to its problems."""
+    waits_for = {f"{task['task_id']}": _others(task) for task in file.tasks}
+    in_circles: set[str] = set()
+    while circle := circle_in(waits_for):
+        for number, task_id in enumerate(circle):
+            file.problems.append(file.refuse(in_a_circle(circle[number:] + circle[:number])))
+            del waits_for[task_id]
+        in_circles.update(circle)
+    return in_circles
+
+
+def _others(task: Mapping[str, Any]) -> set[str]:
+    """Which others a task waits for; one that waits for itself its publication refuses."""
+    try:
+        names = names_in(task, "blocked_by")
+    except TypeError:
+        return set()
+    return {f"{name}" for name in names} - {f"{task['task_id']}"}
 
 
 def _number(text: str) -> float:
