@@ -94,7 +94,7 @@ def test_a_full_disk_behind_the_output_is_told_once():
             timeout=60,
         )
     assert result.returncode == 7
-    assert result.stderr == "fastclaim doctor: No space left on device\n"
+    assert result.stderr == "fastclaim doctor: standard output: No space left on device\n"
 
 
 def findings(result: subprocess.CompletedProcess[str]) -> dict[str, str]:

@@ -166,7 +166,32 @@ def test_a_result_that_is_not_utf_8_is_taken(base):
 
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])
-def test_a_version_that_cannot_be_written_is_told(base, monkeypatch, unbuffered):
+@pytest.mark.parametrize("asked", [["--version"], ["--help"], ["claim", "--help"]], ids=" ".join)
+def test_help_or_a_version_that_cannot_be_written_is_told(base, monkeypatch, asked, unbuffered):
     monkeypatch.setenv("PYTHONUNBUFFERED", unbuffered)
-    result = in_a_shell(base, ["--version"], ">/dev/full")
-    assert (result.returncode, result.stderr) == (7, "fastclaim: No space left on device\n")
+    result = in_a_shell(base, asked, ">/dev/full")
+    said = "fastclaim: standard output: No space left on device\n"
+    assert (result.returncode, result.stderr) == (7, said)
+
+
+DONE = {
+    "complete": "completed 'b'",
+    "release": "released 'b'",
+    "publish": "published 'd'",
+    "pause": "paused until further notice",
+    "retry": "1 task can be claimed again",
+    "recover": "what the dead have left is put right",
+}
+
+
+@pytest.mark.parametrize("command", DONE)
+def test_an_answer_that_cannot_be_written_says_what_was_done_all_the_same(base, command):
+    result = in_a_shell(base, COMMANDS[command], ">/dev/full")
+    said = f"standard output: No space left on device; done all the same: {DONE[command]}"
+    assert (result.returncode, result.stderr) == (7, f"fastclaim {command}: {said}\n")
+
+
+def test_what_only_looks_says_that_the_output_is_full_and_no_more(base):
+    result = in_a_shell(base, ["recover", "--dry-run"], ">/dev/full")
+    said = "fastclaim recover: standard output: No space left on device\n"
+    assert (result.returncode, result.stderr) == (7, said)

@@ -7,7 +7,7 @@ import os
 import sys
 
 from ..errors import ClaimLost, TaskNotAvailable, TaskPoolError
-from . import commands, exits
+from . import answer, commands, exits
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def _run(arguments: argparse.Namespace) -> int:
     try:
         status: int = arguments.run(arguments)
         # Here, where a full disk or a closed pipe still is an error that can be told.
-        sys.stdout.flush()
+        _flush()
         return status
     except KeyboardInterrupt:
         return exits.SIGNALLED + _SIGINT
@@ -103,6 +103,7 @@ def _unwritten(problem: OSError) -> int:
     """The exit status where the help or the version cannot be printed."""
     if isinstance(problem, BrokenPipeError):
         return exits.SIGNALLED + _SIGPIPE
+    problem.filename = answer.STANDARD_OUTPUT
     exits.complain(None, os_error_text(problem))
     return exits.SYSTEM
 
@@ -174,6 +175,14 @@ def _print_whatever_comes() -> None:
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:
             reconfigure(errors="backslashreplace")
+
+
+def _flush() -> None:
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        error.filename = answer.STANDARD_OUTPUT
+        raise
 
 
 def _flush_or_let_go() -> OSError | None:

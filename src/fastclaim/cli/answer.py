@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from typing import Any
 
+STANDARD_OUTPUT = "standard output"
 # What stands in a task for fastclaim and the original alone.
 _INTERNAL = (MARK, "claim_lock_acquired_at", "owner")
 
@@ -25,9 +26,26 @@ def wants_json(arguments: argparse.Namespace) -> bool:
     return arguments.json or not sys.stdout.isatty()
 
 
-def line(value: object) -> None:
-    """One JSON value, at once: whoever reads a pipe waits for it."""
-    print(json.dumps(value), flush=True)
+def line(value: object, done: str = "") -> None:
+    """One JSON value, at once: whoever reads a pipe waits for it.
+
+    Parameters
+    ----------
+    value : object
+        What to print.
+    done : str
+        What has been done all the same, should the value not be heard of.
+
+    Raises
+    ------
+    OSError
+        It cannot be printed; the error names the standard output, and says what has been done.
+    """
+    try:
+        print(json.dumps(value), flush=True)
+    except OSError as error:
+        reason = f"{error.strerror}; done all the same: {done}" if done else error.strerror
+        raise OSError(error.errno, reason, STANDARD_OUTPUT) from error
 
 
 def told(task: Mapping[str, Any]) -> dict[str, Any]:
@@ -38,7 +56,7 @@ def told(task: Mapping[str, Any]) -> dict[str, Any]:
 def answer(arguments: argparse.Namespace, value: object, sentence: str) -> None:
     """One JSON value, or a sentence that says the same."""
     if wants_json(arguments):
-        line(value)
+        line(value, sentence)
     else:
         from .output import screen
 

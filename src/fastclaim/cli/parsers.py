@@ -79,6 +79,13 @@ class _Parser(argparse.ArgumentParser):
         line = f"{self.prog}: {exits.one_line(message)} (see {self.prog} --help)\n"
         self.exit(exits.BAD_INPUT, line)
 
+    def _print_message(self, message: str, file: Any = None) -> None:
+        """As argparse does it, but that help which cannot be written is an error."""
+        if file is sys.stdout:
+            file.write(message)
+        else:
+            super()._print_message(message, file)
+
     def _meant(self, message: str) -> str:
         """Which option may be meant by one that there is not."""
         unknown = "unrecognized arguments: --"

@@ -36,7 +36,7 @@ def run_recover(arguments: argparse.Namespace) -> int:
     pool = options.existing_pool(arguments)
     report = pool.recover(older_than=arguments.older_than, dry_run=arguments.dry_run)
     if wants_json(arguments):
-        line(report._asdict())
+        line(report._asdict(), "" if arguments.dry_run else "what the dead have left is put right")
         return exits.OK
     out = screen()
     would = "would be " if arguments.dry_run else ""
@@ -118,8 +118,9 @@ def run_prune(arguments: argparse.Namespace) -> int:
     pool = options.existing_pool(arguments)
     found = pool.prune(arguments.state, arguments.older_than, dry_run=not arguments.yes)
     if wants_json(arguments):
+        removed = f"{count(len(found), 'task')} removed" if arguments.yes else ""
         for task_id in found:
-            line({"task_id": task_id, "removed": arguments.yes})
+            line({"task_id": task_id, "removed": arguments.yes}, removed)
         return exits.OK
     for task_id in found:
         screen().say(exits.one_line(f"{task_id}"))
