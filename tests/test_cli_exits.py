@@ -243,6 +243,52 @@ def test_of_a_mistyped_option_it_is_said_which_may_be_meant(capsys, given, said)
     assert said in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (
+            ["claim", "--agnet", "a"],
+            "the following arguments are required: --agent (or $FASTCLAIM_AGENT);"
+            " there is no --agnet; did you mean --agent?",
+        ),
+        (
+            ["renew", "x", "--agent", "a", "--leese=5"],
+            "the following arguments are required: --lease;"
+            " there is no --leese; did you mean --lease?",
+        ),
+        (
+            ["complete"],
+            "the following arguments are required: TASK (or $FASTCLAIM_TASK_ID),"
+            " --agent (or $FASTCLAIM_AGENT)",
+        ),
+        (
+            ["work", "--", "cmd", "--agnet", "a"],
+            "the following arguments are required: --agent (or $FASTCLAIM_AGENT)",
+        ),
+        (["fail", "x", "--agent", "a", "--reason", "b"], "unrecognized arguments: --reason b"),
+        (
+            ["publish", "a.jsonl", "b.jsonl"],
+            "unrecognized arguments: b.jsonl; one FILE.jsonl is taken",
+        ),
+        (["status", "x"], "unrecognized arguments: x"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_of_a_mistyped_or_missing_argument_it_is_said_what_to_write(given, said):
+    assert refusal(*given) == (2, f"{said} (see fastclaim {given[0]} --help)")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [["claim", "--agent", "x"], ["publish", "--id", "a"], ["pause"]],
+    ids=lambda command: command[0],
+)
+def test_no_pool_is_made_inside_a_pool(base, command):
+    said = f"{base}/tasks: that is inside a pool; the pool is {base}"
+    assert refusal(*command, "--pool", base / "tasks") == (2, said)
+    assert not (base / "tasks" / "tasks").exists()
+
+
 @pytest.mark.parametrize("command", ["show", "why", "claim"])
 def test_debug_shows_a_traceback_and_the_status_stays(base, command):
     arguments = [command, "nothing", "--pool", base]

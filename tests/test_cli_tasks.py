@@ -203,8 +203,8 @@ def test_a_priority_without_an_end_is_a_usage_error(base, number):
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        ([], "either a file of tasks, or --id"),
-        (["tasks.jsonl", "--id", "a"], "either a file of tasks, or --id"),
+        ([], "either a file of tasks (-: the standard input), or --id"),
+        (["tasks.jsonl", "--id", "a"], "either a file of tasks (-: the standard input), or --id"),
         (["tasks.jsonl", "--priority", "1"], "a task's fields come with --id, not with a file"),
         (
             ["--id", "a", "--priority", "1", "--field", "priority=2"],

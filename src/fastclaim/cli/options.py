@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 DIRECTORIES_ONLY = "this works with pools in a directory only"
 AGENT_VARIABLE = "FASTCLAIM_AGENT"
 TASK_VARIABLE = "FASTCLAIM_TASK_ID"
+# What may be left out where a variable has it.
+FROM_ENVIRONMENT = {"--agent": AGENT_VARIABLE, "TASK": TASK_VARIABLE}
 
 _SECONDS_PER_UNIT = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 

@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import itertools
 import os
 import sys
 
-from . import exits
+from . import exits, options
 from .commands import COMMANDS, DESCRIPTION, PROG, module_of, version
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Any, Never
+
+# How argparse begins what it complains of.
+_REQUIRED = "the following arguments are required: "
+_UNRECOGNIZED = "unrecognized arguments: "
+# What somebody mistypes for something else is more like it than --reason is like --json.
+_ALIKE = 0.7
 
 # argparse has gettext look for translations of its few words in the file system, in vain, and anew
 # for each parser: that takes longer than all the rest of the parsing.
@@ -73,9 +80,17 @@ def _refuse(argv: Sequence[str]) -> Never:
 
 
 class _Parser(argparse.ArgumentParser):
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse does it; an error can look at the words once more."""
+        self._words: Sequence[str] = args
+        return super().parse_known_args(args, namespace)
+
     def error(self, message: str) -> Never:
         """One line, as for every other error; the usage is what --help is for."""
-        message += self._meant(message)
+        meant = self._meant(message)
+        if message.startswith(_REQUIRED):
+            message = _with_variables(message)
+        message += meant
         line = f"{self.prog}: {exits.one_line(message)} (see {self.prog} --help)\n"
         self.exit(exits.BAD_INPUT, line)
 
@@ -87,13 +102,46 @@ class _Parser(argparse.ArgumentParser):
             super()._print_message(message, file)
 
     def _meant(self, message: str) -> str:
-        """Which option may be meant by one that there is not."""
-        unknown = "unrecognized arguments: --"
-        if not message.startswith(unknown):
+        """What may be meant by an option that there is not, or one argument too many."""
+        if message.startswith(_REQUIRED):
+            unknown = self._unknown_option()
+            return "" if unknown is None else f"; there is no {unknown}{self._closest(unknown)}"
+        if not message.startswith(_UNRECOGNIZED):
             return ""
-        word = "--" + message.removeprefix(unknown).split()[0].partition("=")[0]
-        close = difflib.get_close_matches(word, self._option_string_actions, n=1)
-        return "".join(f"; did you mean {name}?" for name in close)
+        word = message.removeprefix(_UNRECOGNIZED).split(" ")[0]
+        if word.startswith("-"):
+            return self._closest(word)
+        return "".join(
+            f"; one {action.metavar} is taken" for action in self._optional_positionals()
+        )
+
+    def _unknown_option(self) -> str | None:
+        """The first word that looks like an option, and is none."""
+        for word in itertools.takewhile(lambda word: word != "--", self._words):
+            name = word.partition("=")[0]
+            if name.startswith("--") and name not in self._option_string_actions:
+                return name
+        return None
+
+    def _closest(self, word: str) -> str:
+        """Which option is meant, perhaps; the dashes, which all of them have, do not count."""
+        names = {name.lstrip("-"): name for name in self._option_string_actions}
+        given = word.partition("=")[0].lstrip("-")
+        close = difflib.get_close_matches(given, names, n=1, cutoff=_ALIKE)
+        return "".join(f"; did you mean {names[name]}?" for name in close)
+
+    def _optional_positionals(self) -> list[argparse.Action]:
+        """The positional arguments that may be left out, of which there is one at most."""
+        return [action for action in self._positionals._group_actions if action.nargs == "?"]
+
+
+def _with_variables(message: str) -> str:
+    """What is required, and where else it may come from."""
+    names = message.removeprefix(_REQUIRED).split(", ")
+    variables = options.FROM_ENVIRONMENT
+    return _REQUIRED + ", ".join(
+        f"{name} (or ${variables[name]})" if name in variables else name for name in names
+    )
 
 
 class _Formatter(argparse.HelpFormatter):

@@ -113,7 +113,7 @@ def run_publish(arguments: argparse.Namespace) -> int:
     """Run the command; returns the exit status."""
     given = _given(arguments)
     if (arguments.file is None) == (arguments.task_id is None):
-        raise exits.BadInput("either a file of tasks, or --id")
+        raise exits.BadInput("either a file of tasks (-: the standard input), or --id")
     if arguments.file is not None:
         if given:
             raise exits.BadInput("a task's fields come with --id, not with a file")
