@@ -160,10 +160,14 @@ def open_pool(arguments: argparse.Namespace, **settings: Any) -> TaskPool:
 
     Raises
     ------
+    BadInput
+        It would have to be made inside a pool.
     OSError
         It cannot be made, or cannot be reached.
     """
-    return _pool(pool_name(arguments), settings)
+    name = pool_name(arguments)
+    _is_new(name)
+    return _pool(name, settings)
 
 
 def open_or_new_pool(arguments: argparse.Namespace, **settings: Any) -> TaskPool:
@@ -172,11 +176,22 @@ def open_or_new_pool(arguments: argparse.Namespace, **settings: Any) -> TaskPool
     But a mistyped name has to be seen: if a pool is made, they say so on stderr.
     """
     name = pool_name(arguments)
-    is_new = not layout.is_url(name) and not os.path.exists(os.path.join(name, "tasks"))
+    is_new = _is_new(name)
     pool = _pool(name, settings)
     if is_new:
         complain(arguments.command, one_line(f"{name}: there was no pool; made a new one"))
     return pool
+
+
+def _is_new(name: str) -> bool:
+    """Whether there is no such pool yet; refuses the directory in which a pool has its tasks."""
+    if layout.is_url(name) or os.path.exists(os.path.join(name, "tasks")):
+        return False
+    states = (layout.AVAILABLE, layout.CLAIMED)
+    if all(os.path.isdir(os.path.join(name, state)) for state in states):
+        above = os.path.dirname(name)
+        raise BadInput(one_line(f"{name}: that is inside a pool; the pool is {above}"))
+    return True
 
 
 def existing_pool(arguments: argparse.Namespace, **settings: Any) -> TaskPool:
