@@ -534,6 +534,55 @@ def test_on_a_terminal_people_get_sentences_and_tables(claimed):
     assert (status, shown.strip()) == (0, "✓ completed 'a'")
 
 
+def test_an_id_is_never_cut_off_on_a_terminal(base):
+    pool, task_id = TaskPool(base), "port-the-exporter-to-the-new-api-0001"
+    pool.publish(task_id, "Words that go on for longer than there is room in a line")
+    pool.publish("q" * 100)
+    _, shown = on_a_terminal("list", "--limit", 1, "--pool", base, COLUMNS="80")
+    assert f" {task_id} " in shown
+    _, shown = on_a_terminal("list", "--pool", base, COLUMNS="80")
+    assert (shown.count("q"), "…" in shown) == (100, False)
+
+
+def test_a_path_is_never_cut_off_on_a_terminal(tmp_path):
+    base = tmp_path / "-".join(["deep"] * 30)
+    TaskPool(base)
+    _, shown = on_a_terminal("status", "--pool", base, COLUMNS="80")
+    assert str(base) in re.sub(r"\s", "", shown)
+    assert "…" not in shown
+
+
+def test_on_a_terminal_people_see_why_tasks_failed_and_when(base):
+    pool = TaskPool(base, max_attempts=2)
+    pool.publish("a", "Do it")
+    for error in ("no disk", "no network\nat all"):
+        pool.claim("a", "x").fail(error)
+    _, shown = on_a_terminal("list", "--state", "failed", "--pool", base)
+    assert re.search(r"attempts +last error +description", shown)
+    assert re.search(r"2 +no network +Do it", shown)
+    _, shown = on_a_terminal("show", "a", "--pool", base)
+    today = time.strftime("%Y-%m-%d")
+    assert re.search(rf"failure +no disk +{today} \d\d:\d\d:\d\d, x\s", shown)
+    assert re.search(rf"failure +no network\\nat all +{today} ", shown)
+    assert '"at"' not in shown
+
+
+def test_failures_of_another_hand_are_shown_as_they_are(base):
+    task = '{"task_id": "a", "failures": ["odd", {"at": "once"}]}'
+    (base / "tasks" / "available" / "a.json").write_text(task)
+    _, shown = on_a_terminal("show", "a", "--pool", base)
+    assert '["odd", {"at": "once"}]' in shown
+
+
+def test_on_a_terminal_the_doctor_tells_warnings_from_errors(base):
+    TaskPool(base).pause()
+    _, shown = on_a_terminal("doctor", "--pool", base)
+    assert "✗ warning: pause: the pool is paused" in shown
+    (base / "file").touch()
+    status, shown = on_a_terminal("doctor", "--pool", base / "file")
+    assert (status, "✗ error: tasks: cannot be read" in shown) == (1, True)
+
+
 def test_json_can_be_had_on_a_terminal_too(claimed):
     _, shown = on_a_terminal("show", "a", "--json", "--pool", claimed)
     assert json.loads(shown)["task_id"] == "a"

@@ -48,7 +48,8 @@ def _print(findings: list[Finding]) -> None:
     for finding in findings:
         if finding.level != OK:
             advice = [exits.one_line(finding.advice)] if finding.advice else []
-            out.bad(exits.one_line(f"{finding.check}: {finding.message}"), advice)
+            said = f"{finding.level}: {finding.check}: {finding.message}"
+            out.bad(exits.one_line(said), advice)
 
 
 def _findings(arguments: argparse.Namespace) -> Iterator[Finding]:

@@ -138,7 +138,10 @@ class RichScreen(Screen):
         from rich.table import Table
         from rich.text import Text
 
+        # Folded, here and in a table: what is cut off cannot be copied.
         table = Table.grid(padding=(0, 2))
+        for _ in Row._fields:
+            table.add_column(overflow="fold")
         for row in rows:
             table.add_row(Text(row.name, "cyan"), Text(row.value, "bold"), Text(row.note, "dim"))
         self._console.print(Padding(table, (0, 0, 0, 2)))
@@ -147,7 +150,12 @@ class RichScreen(Screen):
         from rich.table import Table
         from rich.text import Text
 
-        table = Table(*columns, box=None, padding=(0, 1), header_style="dim")
+        table = Table(box=None, padding=(0, 1), header_style="dim")
+        for number, column in enumerate(columns):
+            # The first names the row: the others give way, unless it needs most of the line.
+            longest = max((len(row[number]) for row in rows), default=0)
+            is_kept = number == 0 and longest <= self._console.width // 2
+            table.add_column(column, overflow="fold", no_wrap=is_kept)
         for first, *others in rows:
             table.add_row(Text(first, "cyan"), *map(Text, others))
         self._console.print(table)

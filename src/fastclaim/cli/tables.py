@@ -7,16 +7,20 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
+from ..document import FAILURES
+from ..layout import FAILED
 from ..matching import published_s
 from .answer import told
 from .exits import one_line
+from .fields import failures, moment
 from .output import Row, screen
 
 _UNITS: Final = ((86400, "d"), (3600, "h"), (60, "m"))
-_MAX_DESCRIPTION: Final = 60
+_MAX_TEXT: Final = 60
 
 # What a table of tasks leaves out: to be seen with `fastclaim show`.
 _COLUMNS: Final = ("task", "priority", "agent", "since", "attempts", "description")
+_ERROR: Final = "last error"
 
 
 def ago(moment_s: object, now_s: float | None = None) -> str:
@@ -49,7 +53,23 @@ def print_task(state: str, task: Mapping[str, Any]) -> None:
     out = screen()
     out.good(f"{state} {_text(task.get('task_id'))}")
     shown = ((name, value) for name, value in told(task).items() if name != "task_id")
-    out.rows([Row(one_line(name), _moment_or_text(name, value)) for name, value in shown])
+    out.rows([row for name, value in shown for row in _field(name, value)])
+
+
+def _field(name: str, value: Any) -> list[Row]:
+    """A field in one row; `failures`, if they are of our making, in one each."""
+    if name == FAILURES and value and failures({name: value}) == value:
+        return [_failure(failure) for failure in value]
+    return [Row(one_line(name), _moment_or_text(name, value))]
+
+
+def _failure(failure: Mapping[str, Any]) -> Row:
+    at_s, agent_id = moment(failure, "at"), failure.get("agent")
+    known = [
+        *([] if at_s is None else [when(at_s)]),
+        *([] if agent_id is None else [_text(agent_id)]),
+    ]
+    return Row("failure", _text(failure.get("error")), ", ".join(known))
 
 
 def _moment_or_text(name: str, value: object) -> str:
@@ -58,8 +78,14 @@ def _moment_or_text(name: str, value: object) -> str:
 
 def print_tasks(tasks: Iterable[Mapping[str, Any]], nothing: str) -> None:
     """Tasks, one a line, in columns; a sentence where there are none."""
-    rows = [_row(task) for task in tasks]
-    if rows:
+    found = list(tasks)
+    rows = [_row(task) for task in found]
+    # Of who lists tasks that were given up: why they were comes first.
+    if rows and all(task.get("status") == FAILED for task in found):
+        errors = [_cut(_last_error(task)) for task in found]
+        rows = [(*row[:-1], error, row[-1]) for row, error in zip(rows, errors, strict=True)]
+        screen().table((*_COLUMNS[:-1], _ERROR, _COLUMNS[-1]), rows)
+    elif rows:
         screen().table(_COLUMNS, rows)
     else:
         screen().say(nothing)
@@ -70,17 +96,23 @@ def _row(task: Mapping[str, Any]) -> tuple[str, ...]:
         (task[name] for name in _MOMENTS if isinstance(task.get(name), int | float)),
         published_s(task),
     )
-    description = _text(first_line(task.get("description", "")))
-    if len(description) > _MAX_DESCRIPTION:
-        description = description[: _MAX_DESCRIPTION - 1] + "…"
     return (
         _text(task.get("task_id")),
         _text(task.get("priority", "")),
         _text(task.get("claimed_by", "")),
         ago(since_s),
         _text(task.get("attempts", "")),
-        description,
+        _cut(task.get("description", "")),
     )
+
+
+def _last_error(task: Mapping[str, Any]) -> object:
+    return next((failure.get("error", "") for failure in reversed(failures(task))), "")
+
+
+def _cut(value: object) -> str:
+    text = _text(first_line(value))
+    return text if len(text) <= _MAX_TEXT else text[: _MAX_TEXT - 1] + "…"
 
 
 _TIMES: Final = (
