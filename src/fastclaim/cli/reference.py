@@ -48,7 +48,8 @@ def _commands() -> Iterator[str]:
         parser = command_parser(name)
         actions = [action for action in parser._actions if action.dest not in ("help", "debug")]
         yield f"## {PROG} {name}\n"
-        yield f"    {' '.join([PROG, name, *(_usage(action) for action in actions)])}\n"
+        words = [_usage(action) for action in sorted(actions, key=_takes_the_rest)]
+        yield f"    {' '.join([PROG, name, *words])}\n"
         yield f"{parser.description}\n"
         for action in actions:
             yield f" - `{_signature(action)}`: {_help(action)}"
@@ -56,12 +57,19 @@ def _commands() -> Iterator[str]:
             yield ""
 
 
+def _takes_the_rest(action: argparse.Action) -> bool:
+    """Whether whatever comes behind it is its own."""
+    return action.nargs == argparse.REMAINDER
+
+
 def _usage(action: argparse.Action) -> str:
-    if action.nargs == argparse.REMAINDER:
+    if _takes_the_rest(action):
         return _metavar(action)
     text = _signature(action, short=True)
     repeated = "..." if isinstance(action, argparse._AppendAction) else ""
     needed = action.required if action.option_strings else action.nargs != "?"
+    if text.split()[0] in options.FROM_ENVIRONMENT:
+        needed = False
     return f"{text}{repeated}" if needed else f"[{text}]{repeated}"
 
 

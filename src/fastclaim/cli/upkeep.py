@@ -23,8 +23,8 @@ def add_recover_arguments(parser: argparse.ArgumentParser) -> None:
         "--older-than",
         metavar="S",
         type=options.finite_seconds,
-        help="also take back claims that are bound to no process and older than this;"
-        " default: only what nobody alive holds",
+        help="also take back claims that are older than this, and bound to no process and to no"
+        " lease; default: only what nobody alive holds",
     )
     parser.add_argument("--dry-run", action="store_true", help="change nothing, only say what")
     options.add_pool(parser)
@@ -100,7 +100,11 @@ def _retry_all(pool: TaskPool) -> tuple[int, list[TaskPoolError]]:
 
 def add_prune_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("state", choices=layout.PRUNABLE, help="tasks in which state")
+    parser.add_argument(
+        "state",
+        choices=layout.PRUNABLE,
+        help="tasks in which state; completed ones that others are still blocked by stay",
+    )
     parser.add_argument(
         "--older-than",
         metavar="S",
