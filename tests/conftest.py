@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 import tempfile
 import threading
 import time
@@ -99,6 +100,27 @@ def pausing(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
 def pool(make_pool: Callable[..., TaskPool]) -> TaskPool:
     """A pool with the default settings; on both cores."""
     return make_pool()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """Where a file system of 64 KiB is mounted."""
+    place = tmp_path / "small"
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "none", place]
+    if subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("nothing may be mounted here")
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", "-l", place], check=True)
+
+
+def fill(place: Path) -> None:
+    """Leave no room on the file system that is mounted there."""
+    content = bytes(1 << 20)
+    with open(place / "filler", "wb", buffering=0) as file:
+        assert (file.write(content) or 0) < len(content)
 
 
 # PostgreSQL ---------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ import pytest
 from fastclaim import TaskPool, diagnosis
 
 from .agents import agent
+from .conftest import fill
 
 
 def found(pool: TaskPool) -> dict[str, diagnosis.Finding]:
@@ -72,6 +73,33 @@ def test_a_pause_in_force_is_told_of(pool: TaskPool) -> None:
     pool.pause(reason="the limit of the API")
     assert found(pool)["pause"].level == "warning"
     assert "the limit of the API" in found(pool)["pause"].message
+
+
+def test_a_disk_without_room_is_told_of(
+    make_pool: Callable[..., TaskPool], small_disk: Path
+) -> None:
+    pool = make_pool(small_disk)
+    space = found(pool)["space"]
+    assert (space.level, space.message.startswith("0.1 MB and ")) == ("ok", True)
+    fill(small_disk)
+    with pytest.raises(OSError, match="No space left"):
+        pool.publish("t", "d" * 5000)
+    space = found(pool)["space"]
+    assert (space.level, bool(space.advice)) == ("error", True)
+    assert space.message.startswith("0.0 MB and ")
+
+
+def test_a_disk_without_inodes_is_told_of(
+    make_pool: Callable[..., TaskPool], small_disk: Path
+) -> None:
+    pool = make_pool(small_disk)
+    subprocess.run(["mount", "-o", "remount,nr_inodes=12", small_disk], check=True)
+    for number in range(os.statvfs(small_disk).f_ffree):
+        (small_disk / f"{number}").touch()
+    findings = found(pool)
+    assert findings["space"].level == "error"
+    assert findings["space"].message.endswith(" and 0 files free")
+    assert findings["permissions"].advice == "make room"
 
 
 @pytest.fixture

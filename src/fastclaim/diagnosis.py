@@ -80,6 +80,7 @@ def diagnose(pool: Directories) -> list[Finding]:
     return [
         Finding(OK, "core", f"{pool.core.NAME}"),
         _file_system(tasks_dir),
+        _space(tasks_dir),
         *_tries(tasks_dir),
         _cleaned(tasks_dir),
         _writers(pool),
@@ -113,6 +114,23 @@ def _file_system(path: Path) -> Finding:
     )
 
 
+def _space(path: Path) -> Finding:
+    """Whether one more file goes there; a file system that has no end says 0 of 0."""
+    found = os.statvfs(path)
+    # Some is kept for root.
+    blocks = found.f_bfree if os.geteuid() == 0 else found.f_bavail
+    inodes = found.f_ffree if os.geteuid() == 0 else found.f_favail
+    free = []
+    if found.f_blocks:
+        free.append(f"{blocks * found.f_frsize / 1e6:,.1f} MB")
+    if found.f_files:
+        free.append(f"{inodes:,} files")
+    message = f"{' and '.join(free) or 'as much as there may be'} free"
+    if (blocks or not found.f_blocks) and (inodes or not found.f_files):
+        return Finding(OK, "space", message)
+    return Finding(ERROR, "space", message, "make room: without it nothing can be published")
+
+
 def _type_of_file_system(path: Path) -> str:
     """That of the mount nearest above it, but rather of one of the same device."""
     number = number_of(os.stat(path).st_dev)
@@ -131,9 +149,9 @@ def _tries(tasks_dir: Path) -> Iterator[Finding]:
             prefix=layout.TEMPORARY_PREFIX, suffix=layout.TEMPORARY_SUFFIX, dir=tasks_dir
         )
     except OSError as error:
-        yield Finding(
-            ERROR, "permissions", f"nothing can be made there: {error}", "run as who owns the pool"
-        )
+        is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        advice = "make room" if is_full else "run as who owns the pool"
+        yield Finding(ERROR, "permissions", f"nothing can be made there: {error}", advice)
         return
     try:
         yield from _between_processes(directory)
