@@ -6,15 +6,19 @@ import asyncio
 import fcntl
 import math
 import os
+import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from fastclaim import TaskPool
 from fastclaim.aio import AsyncTaskPool
 from fastclaim.errors import LockTimeout, PoolPaused
+
+from .conftest import fill
 
 HOUR_S = 3600.0
 
@@ -203,3 +207,28 @@ def test_who_meets_another_claimer_imports_nothing_to_see_that_there_is_no_pause
         fcntl.flock(held, fcntl.LOCK_EX)
         with pytest.raises(LockTimeout):
             pool.claim("t", "a")
+
+
+def test_of_a_pause_that_finds_no_room_it_is_said_where(
+    make_pool: Callable[..., TaskPool], small_disk: Path
+) -> None:
+    pool = make_pool(small_disk)
+    fill(small_disk)
+    with pytest.raises(OSError, match="No space left") as refused:
+        pool.pause(reason="r" * 5000)
+    assert refused.value.filename == str(small_disk / "tasks" / "paused")
+    assert pool.paused() is None
+
+
+def test_to_resume_what_is_not_paused_does_nothing_even_where_nothing_may_be_written(
+    make_pool: Callable[..., TaskPool], small_disk: Path
+) -> None:
+    pool = make_pool(small_disk)
+    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+    pool.resume()
+    subprocess.run(["mount", "-o", "remount,rw", small_disk], check=True)
+    pool.pause()
+    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+    with pytest.raises(OSError, match="Read-only"):
+        pool.resume()
+    assert pool.paused() is not None

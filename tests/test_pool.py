@@ -331,3 +331,24 @@ def test_a_url_of_another_kind_makes_no_directory(
 def test_a_pools_directory_may_be_bytes(tmp_path: Path) -> None:
     TaskPool(os.fsencode(tmp_path / "pool")).publish("x")
     assert TaskPool(tmp_path / "pool").counts()["available"] == 1
+
+
+def test_a_process_that_may_open_no_more_files_is_told_of_which_in_text(pool: TaskPool) -> None:
+    pool.publish("t")
+    code = """
+import os, resource, sys
+sys.path[:] = PATH
+from fastclaim import TaskPool
+pool = TaskPool(sys.argv[1])
+resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))
+try:
+    pool.claim("t", "a")
+except OSError as error:
+    print(repr(error.filename))
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", f"PATH = {sys.path!r}\n{code}", str(pool.base_dir)],
+        capture_output=True,
+        text=True,
+    )
+    assert (result.stdout, result.stderr) == (f"{str(pool.tasks_dir)!r}\n", "")

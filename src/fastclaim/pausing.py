@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
+import errno
 import json
 import math
 import os
@@ -71,9 +71,16 @@ def pause(tasks: bytes, until: float | None, reason: str) -> None:
 
 
 def resume(tasks: bytes) -> None:
-    """Remove the file."""
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(_path(tasks))
+    """Remove the file, if there is one."""
+    path = _path(tasks)
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        # Where nothing may be written the kernel says so before it looks.
+        if error.errno != errno.EROFS or os.path.lexists(path):
+            raise
 
 
 def _path(tasks: bytes) -> str:

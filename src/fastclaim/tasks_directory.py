@@ -50,7 +50,8 @@ class TasksDirectory:
 
     def __init__(self, path: bytes) -> None:
         self.status: os.stat_result | None = None  # for __del__, if the next line fails
-        self.descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        # As text: so are the file names of all our errors.
+        self.descriptor = os.open(os.fsdecode(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self.status = os.fstat(self.descriptor)
         self.owner: OwnerFile = owner_file(self.status)
         self.status = self.owner.tasks

@@ -15,7 +15,7 @@ import os
 import stat
 
 from . import layout
-from .descriptors import sync_directory, try_flock
+from .descriptors import ErrorsOf, sync_directory, try_flock
 from .tokens import new_token
 
 TYPE_CHECKING = False
@@ -76,7 +76,8 @@ def _try_write(path: Path, content: bytes, place: Place) -> bool:
             try:
                 if not try_flock(file.fileno()):
                     return False
-                _write_all(file, content)
+                with ErrorsOf(os.fspath(path)):
+                    _write_all(file, content)
                 place(file, temporary, path)
                 return True
             except FileNotFoundError:
@@ -101,7 +102,8 @@ def _rename(file: IO[bytes], temporary: Path, path: Path) -> None:
 
 
 def _link_synced(file: IO[bytes], temporary: Path, path: Path) -> None:
-    os.fsync(file.fileno())
+    with ErrorsOf(os.fspath(path)):
+        os.fsync(file.fileno())
     # Not a rename, which would replace what somebody puts there just now.
     os.link(temporary, path)
     sync_directory(os.fspath(path.parent))
