@@ -52,11 +52,15 @@ class Terminal:
     def press(self, *keys: str) -> None:
         subprocess.run([*self._tmux, "send-keys", *keys], check=True)
 
-    def signal(self, number: int) -> None:
-        """Send a signal to `fastclaim watch`."""
+    def process_id(self) -> int:
+        """That of `fastclaim watch`."""
         shell = int(self._said_by_tmux("display-message", "-p", "#{pane_pid}"))
         (watch,) = Path(f"/proc/{shell}/task/{shell}/children").read_text().split()
-        os.kill(int(watch), number)
+        return int(watch)
+
+    def signal(self, number: int) -> None:
+        """Send a signal to `fastclaim watch`."""
+        os.kill(self.process_id(), number)
 
     def modes(self) -> str:
         """Whether the alternate screen is on, and whether the mouse is reported."""
@@ -210,8 +214,18 @@ def test_what_it_is_to_ignore_it_ignores(base, tmp_path):
         terminal.signal(signal.SIGHUP)
         TaskPool(base).publish("late")
         terminal.shows("2 available")
+        watch = terminal.process_id()
     finally:
         terminal.close()
+    until(lambda: not is_alive(watch))
+
+
+def is_alive(process_id: int) -> bool:
+    """Whether there is a process of that id, alive."""
+    try:
+        return ") Z " not in Path(f"/proc/{process_id}/stat").read_text()
+    except FileNotFoundError:
+        return False
 
 
 def test_without_textual_it_says_what_to_install(base, tmp_path):

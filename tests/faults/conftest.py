@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from pathlib import Path
 
 import pytest
@@ -26,14 +26,40 @@ CORES = [
     ),
     pytest.param("py", id="python"),
 ]
-_sweeps = pytest.StashKey[dict[str, Sweeps]]()
+_drivers = pytest.StashKey["Drivers"]()
 
 Tell = Callable[[str, Mapping[str, int]], None]
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The drivers take minutes: the tests that need no result of theirs come first."""
-    items.sort(key=lambda item: item.path in DRIVERS)
+class Drivers:
+    """The drivers that there are tests of; they end with the session."""
+
+    def __init__(self, wanted: Iterable[str], stack: contextlib.ExitStack) -> None:
+        self._wanted, self._stack = sorted(wanted), stack
+        self._sweeps: dict[str, Sweeps] = {}
+
+    def start(self) -> None:
+        """Start them all, side by side."""
+        shim = compiled(Path(self._stack.enter_context(tempfile.TemporaryDirectory())))
+        for driver in self._wanted:
+            self._sweeps[driver] = self._stack.enter_context(running(driver, shim))
+
+    def sweeps_of(self, driver: str) -> Sweeps:
+        """What one of them does; they are started if they were not."""
+        if not self._sweeps:
+            self.start()
+        return self._sweeps[driver]
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """The drivers take minutes: the tests that need no result of theirs come first.
+
+    Of several processes one has all the others, from its first test on: it does nothing but wait.
+    """
+    items.sort(key=lambda item: (item.path in DRIVERS) != _is_one_of_several(config))
+    for item in items:
+        if item.path in DRIVERS:
+            item.add_marker(pytest.mark.xdist_group("drivers"))
 
 
 @pytest.hookimpl(wrapper=True)
@@ -42,15 +68,16 @@ def pytest_runtestloop(session: pytest.Session) -> Generator[None, object, objec
     wanted = {DRIVERS[item.path] for item in session.items if item.path in DRIVERS}
     if not (sys.platform.startswith("linux") and shutil.which(COMPILER)):
         wanted = set()
-    if session.config.option.collectonly:
-        wanted = set()
     with contextlib.ExitStack() as stack:
-        if wanted:
-            shim = compiled(Path(stack.enter_context(tempfile.TemporaryDirectory())))
-        session.config.stash[_sweeps] = {
-            driver: stack.enter_context(running(driver, shim)) for driver in sorted(wanted)
-        }
+        session.config.stash[_drivers] = drivers = Drivers(wanted, stack)
+        if wanted and not (_is_one_of_several(session.config) or session.config.option.collectonly):
+            drivers.start()
         return (yield)
+
+
+def _is_one_of_several(config: pytest.Config) -> bool:
+    """Whether pytest-xdist gives this process the tests that it runs, one by one."""
+    return hasattr(config, "workerinput")
 
 
 def compiled(directory: Path) -> Path:
@@ -88,7 +115,7 @@ def durability(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def sweeps(request: pytest.FixtureRequest, compiler: None) -> Sweeps:
     """What the test module's driver does."""
-    return request.config.stash[_sweeps][DRIVERS[request.path]]
+    return request.config.stash[_drivers].sweeps_of(DRIVERS[request.path])
 
 
 @pytest.fixture(params=CORES)

@@ -91,6 +91,7 @@ class WatchApp(App[None]):
         self._survey = Survey(pool)
         self._state: State = layout.CLAIMED
         self._is_looking = False
+        self._had_terminal = _has_terminal()
         self._tasks: list[dict[str, Any]] = []
         self._paused = False
 
@@ -125,6 +126,8 @@ class WatchApp(App[None]):
     # Looking --------------------------------------------------------------------------------------
 
     def _look(self) -> None:
+        if self._had_terminal and not _has_terminal():
+            self._stop(signal.SIGHUP)  # of which nobody is told who ignores it
         # One at a time: a pool that takes longer to read than the interval is read less often.
         if not self._is_looking:
             self._is_looking = True
