@@ -677,7 +677,7 @@ def test_what_its_publisher_holds_for_long_goes_back_to_whoever_looks_next(
     monkeypatch.setattr(core, "claim", move_a_newer_publication)
     monkeypatch.setattr(claiming, "_GIVE_BACK_S", 0.0)
     with flocked(pool.available_dir / "x.json"):
-        with pytest.raises(TaskNotAvailable, match="'x' is not available"):
+        with pytest.raises(AlreadyClaimed, match="'x' is just being claimed"):
             pool.claim("x", "a")
         assert pool.claim_next("b") is None
     found = pool.claim_next("b", wait=LONG_S)

@@ -943,12 +943,11 @@ class TaskPool(OriginalMethods):
     def _claim_of_before(self, task_id: object, agent_id: object) -> Claim:
         for task in listing.claims_of(self._directories, task_id):
             holder, token = task.get("claimed_by"), task.get("claim_token")
-            if holder is None:
-                continue  # half a claim, which is about to wait again
             if task.get("owner") == tokens.own_id and f"{holder}" == f"{agent_id}":
                 return Claim(self, task_id, agent_id, f"{token}")
             self._directories.opened().owner.count_conflict()
-            raise AlreadyClaimed(f"task {task_id!r} is claimed by {holder!r}", task_id, holder)
+            words = "is just being claimed" if holder is None else f"is claimed by {holder!r}"
+            raise AlreadyClaimed(f"task {task_id!r} {words}", task_id, holder)
         raise TaskNotAvailable(f"task {task_id!r} is not available", task_id)
 
     def _release_quietly(self, task_id: object, agent_id: object, token: str) -> None:

@@ -21,6 +21,7 @@ READS = {
     "base_dir",
     "counts",
     "doctor",
+    "find",
     "get_available_tasks",
     "mine",
     "paused",
