@@ -78,19 +78,25 @@ def test_the_two_cores_and_the_stub_of_the_compiled_one_offer_the_same() -> None
 
 
 @pytest.mark.skipif(_transition_c is None, reason="the extension was not built")
-def test_what_holds_nothing_and_names_that_are_none_are_errors_and_no_crash() -> None:
-    nothing = _transition_c.Held()
-    calls = (
+def test_what_holds_nothing_and_directories_that_are_none_are_errors_and_no_crash(
+    tmp_path: Path,
+) -> None:
+    nothing, two = _transition_c.Held(), (b"a", b"b")
+    for call in (
+        lambda: nothing.read(),
         lambda: nothing.move(b"x"),
-        lambda: nothing.publish((None, None), outcome.SYNC_FULL, True),
-        lambda: nothing.claim(b"x", (b"a", b"b"), outcome.SYNC_FULL),
-        lambda: nothing.finish(b"x", (None, None), outcome.SYNC_FULL, False),
-    )
-    for call in calls:
-        with pytest.raises(OSError, match="Bad address"):
+        lambda: nothing.prepare(b"x", b"{}", 0, outcome.SYNC_NONE),
+        lambda: nothing.publish(two, outcome.SYNC_FULL, True),
+        lambda: nothing.claim(b"x", two, outcome.SYNC_FULL),
+        lambda: nothing.finish(b"x", two, outcome.SYNC_FULL, False),
+    ):
+        with pytest.raises(ValueError, match="this holds nothing"):
             call()
-    with pytest.raises(ValueError, match="1 directories; two are synced"):
-        nothing.publish((b"a",), outcome.SYNC_FULL, True)
+    names = bytes(tmp_path / "temporary"), bytes(tmp_path / "task")
+    for directories in ((None, b"a"), (b"a",)):
+        with pytest.raises((TypeError, ValueError)):
+            _transition_c.publish(*names, directories, b"{}", 0, outcome.SYNC_FULL)
+    assert os.listdir(tmp_path) == []
 
 
 @contextmanager

@@ -77,10 +77,12 @@ cdef inline const char *path_of(bytes path) noexcept:
 cdef inline int set_destination(
     Destination *to, bytes path, tuple directories, int sync, bint replace
 ) except -1:
-    if len(directories) != 2:
-        raise ValueError(f"{len(directories)} directories; two are synced")
+    cdef bytes first, second
+    first, second = directories
+    if first is None or second is None:
+        raise TypeError(f"two directories are synced, not {directories!r}")
     to.path, to.sync, to.replace = path_of(path), sync, replace
-    to.first, to.second = path_of(directories[0]), path_of(directories[1])
+    to.first, to.second = path_of(first), path_of(second)
     return 0
 
 
@@ -107,8 +109,6 @@ cdef int see_to_locked_inode(Step *step, object tasks, object locked) except -1:
 
 
 cdef int raise_failure(const Step *step) except -1:
-    if step.where == NULL:
-        raise OSError(step.error, os.strerror(step.error))
     raise OSError(step.error, os.strerror(step.error), os.fsdecode(step.where))
 
 
@@ -138,6 +138,12 @@ cdef class Held:
     def __exit__(self, *_):
         self.close()
 
+    cdef int check(self) except -1:
+        """Only what `hold` and the transitions return holds a file."""
+        if self.step.path == NULL:
+            raise ValueError("this holds nothing")
+        return 0
+
     def close(self):
         """Give up a temporary file that is left, the lock file, and the hold; never fails."""
         with nogil:
@@ -148,6 +154,7 @@ cdef class Held:
 
     def read(self, at_most_bytes=None):
         """The document, or its start, as long as it was when we got hold of it."""
+        self.check()
         cdef Py_ssize_t count, size_bytes = self.step.task_status.st_size
         if at_most_bytes is not None:
             size_bytes = min(size_bytes, <Py_ssize_t>at_most_bytes)
@@ -165,6 +172,7 @@ cdef class Held:
         """Rename the task to `target`: see `_transition_py`."""
         cdef const char *target_path = path_of(target)
         cdef int outcome
+        self.check()
         with nogil:
             outcome = move(&self.step, target_path, replace)
         return checked(&self.step, outcome)
@@ -174,6 +182,7 @@ cdef class Held:
         cdef Text text = text_of(content)
         cdef const char *temporary_path = path_of(temporary)
         cdef int outcome
+        self.check()
         self.temporary = temporary
         with nogil:
             outcome = prepare(&self.step, temporary_path, text, mtime_ns, sync)
@@ -184,6 +193,7 @@ cdef class Held:
         """Move the task to `claimed`, then replace it by what was prepared."""
         cdef Destination to
         cdef int outcome
+        self.check()
         set_destination(&to, claimed, directories, sync, replace)
         with nogil:
             outcome = claim_prepared(&self.step, &to)
@@ -193,6 +203,7 @@ cdef class Held:
         """Replace the task by what was prepared, then move it to `target`."""
         cdef Destination to
         cdef int outcome
+        self.check()
         set_destination(&to, target, directories, sync, replace)
         with nogil:
             outcome = finish_prepared(&self.step, &to)
@@ -206,6 +217,7 @@ cdef class Held:
         """Let what `prepare_new` has prepared be the task: see `_transition_py`."""
         cdef Destination to
         cdef int outcome
+        self.check()
         set_destination(&to, self.path, directories, sync, replace)
         with nogil:
             outcome = publish_prepared(&self.step, &to)
