@@ -2,9 +2,9 @@
 
 The protocol is written at the head of `_transition_py`, which does the same. Here is what Python
 sees; the steps are in `_core`, each in a file that is named after it, and what does the same as in
-Python has the same name; they are compiled into this one extension. Functions there return an outcome; FAILED means
-that `step.error` and `step.where` say which system call's file failed how, and that everything was
-put back.
+Python has the same name; they are compiled into this one extension. Functions there return an
+outcome; FAILED means that `step.error` and `step.where` say which system call's file failed how,
+and that everything was put back.
 """
 
 import os

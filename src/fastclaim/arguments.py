@@ -11,10 +11,7 @@ from .errors import InvalidName, InvalidTask
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from typing import Any, Final
-
-
-_SCHEMES: Final = ("postgresql", "postgres")
+    from typing import Any
 
 
 def check_agent_id(agent_id: object) -> None:
@@ -50,7 +47,7 @@ def check_place(base_dir: str) -> None:
     if base_dir == "":
         raise ValueError("the name of the pool's directory is empty")
     scheme, separator, _ = base_dir.partition(":")
-    is_meant_as_url = scheme in _SCHEMES or "://" in base_dir
+    is_meant_as_url = f"{scheme}://" in layout.URL_PREFIXES or "://" in base_dir
     if separator and is_meant_as_url and not layout.is_url(base_dir):
         # Not the whole of it: there may be a password inside.
         raise ValueError(f"a pool is a directory, or a postgresql:// URL, not one of {scheme!r}")

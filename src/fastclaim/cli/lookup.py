@@ -17,17 +17,7 @@ def is_known(pool: TaskPool, task_id: object) -> bool:
 
 
 def find(pool: TaskPool, task_id: object) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Each state that the task is in, and the task as it is there.
-
-    It can be in two: one that is claimed or completed may have been published again.
-
-    Raises
-    ------
-    InvalidTask, InvalidName
-        What is there cannot be read as a task, or the id cannot be part of a file name.
-    OSError
-        The system refused.
-    """
+    """As `listing.states_of`, of either kind of pool: on a server a task is in one state."""
     directories = _directories(pool)
     if directories is not None:
         yield from listing.states_of(directories, task_id)
