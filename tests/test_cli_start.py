@@ -1,4 +1,4 @@
-"""What `fastclaim claim` imports: agents call it between two steps, and most of it is start-up.
+"""What agents' commands import: they are called between two steps, and most of one is start-up.
 
 Not how long it takes, which depends on the machine. To see that, run
 ``python -X importtime -m fastclaim claim --agent x``.
@@ -6,6 +6,7 @@ Not how long it takes, which depends on the machine. To see that, run
 
 from __future__ import annotations
 
+import argparse
 import json
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import sys
 import pytest
 
 from fastclaim import TaskPool, core
-from fastclaim.cli import claim, parsers, plain
+from fastclaim.cli import commands, exits, parsers, plain
 
 from .commands import environment
 
@@ -53,7 +54,6 @@ OTHERS = {
     "completion",
     "demo",
     "doctor",
-    "finish",
     "follower",
     "look",
     "lookup",
@@ -71,13 +71,13 @@ LIBRARY = {
 }
 
 
-def imported(pool: TaskPool, *arguments: str) -> set[str]:
-    """What a claim has imported by its end."""
+def imported_by(pool: TaskPool, *arguments: str, status: int = exits.OK) -> set[str]:
+    """What a command that ends with this status has imported by its end."""
     code = f"""
 import sys
 sys.path[:] = {sys.path!r}
 from fastclaim.cli import main
-status = main({["claim", *arguments, "--agent", "x", "--pool", str(pool.base_dir)]!r})
+status = main({[*arguments, "--agent", "x", "--pool", str(pool.base_dir)]!r})
 print(*sys.modules, file=sys.stderr)
 sys.exit(status)
 """
@@ -85,9 +85,15 @@ sys.exit(status)
     result = subprocess.run(
         [sys.executable, "-S", "-c", code], env=environment(), capture_output=True, text=True
     )
-    assert result.returncode == 0
-    assert json.loads(result.stdout)["claimed_by"] == "x"
+    assert result.returncode == status
+    if status == exits.OK:
+        assert json.loads(result.stdout)["task_id"]
     return set(result.stderr.split())
+
+
+def imported(pool: TaskPool, *arguments: str) -> set[str]:
+    """What a claim has imported by its end."""
+    return imported_by(pool, "claim", *arguments)
 
 
 @pytest.mark.parametrize(
@@ -101,6 +107,47 @@ def test_a_claim_imports_nothing_heavy(tmp_path, arguments, selecting):
     found = imported(pool, *arguments)
     assert found & (LIBRARY | HEAVY | selecting) == set()
     assert found & {f"fastclaim.cli.{name}" for name in OTHERS} == set()
+
+
+def test_a_shell_claim_of_a_task_that_somebody_has_imports_nothing_heavy(tmp_path):
+    pool = TaskPool(tmp_path / "pool")
+    pool.publish("a")
+    pool.claim("a", "y")
+    assert imported_by(pool, "claim", "a", status=exits.NOT_DONE) & HEAVY == set()
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("complete", ("--result", '{"a": 1}')), ("release", ()), ("fail", ("--error", "e"))],
+)
+def test_the_end_of_a_claim_imports_nothing_heavy(tmp_path, name, options):
+    pool = TaskPool(tmp_path / "pool")
+    pool.publish("a")
+    pool.claim("a", "x", bind=False)
+    assert imported_by(pool, name, "a", *options) & HEAVY == set()
+
+
+def test_a_process_that_loses_races_imports_nothing_heavy(tmp_path):
+    """Its first miss looks for the claim's owner, its second starts to listen to the kernel."""
+    pool = TaskPool(tmp_path / "pool")
+    for task_id in "abcd":
+        pool.publish(task_id)
+    for task_id in "abc":
+        pool.claim(task_id, "y")
+    code = f"""
+import sys
+sys.path[:] = {sys.path!r}
+from fastclaim import TaskPool
+pool = TaskPool({str(tmp_path / "pool")!r})
+print(*(bool(pool.claim_task(task_id, "x")) for task_id in "abcd"), *sys.modules)
+"""
+    result = subprocess.run(
+        [sys.executable, "-S", "-c", code], env=environment(), capture_output=True, text=True
+    )
+    *claimed, found = result.stdout.split(maxsplit=4)
+    assert claimed == ["False", "False", "False", "True"]
+    assert "fastclaim.recovery" in found.split()
+    assert set(found.split()) & HEAVY == set()
 
 
 def test_importing_the_package_imports_nothing_heavy():
@@ -122,47 +169,64 @@ def test_a_claim_that_does_not_wait_asks_the_kernel_for_nothing(tmp_path):
 
 
 UNDERSTOOD = [
-    ("--agent", "x"),
-    ("a", "--agent", "x"),
-    ("--agent", "x", "a"),
-    ("--json", "a", "--agent", "x", "--pool", "/p"),
-    ("--agent", "x", "--capability", "c", "--capability", "d e"),
-    ("--agent", "x", "--agent", "y", "--order", "any", "--wait", "10m", "--lease", "1.5"),
-    ("", "--agent", " "),
+    ("claim", "--agent", "x"),
+    ("claim", "a", "--agent", "x"),
+    ("claim", "--agent", "x", "a"),
+    ("claim", "--json", "a", "--agent", "x", "--pool", "/p"),
+    ("claim", "--agent", "x", "--capability", "c", "--capability", "d e"),
+    ("claim", "--agent", "x", "--agent", "y", "--order", "any", "--wait", "10m", "--lease", "1.5"),
+    ("claim", "", "--agent", " "),
+    ("complete", "a", "--agent", "x"),
+    ("complete", "--token", "t", "a", "--result", '{"b": [1]}', "--agent", "x", "--json"),
+    ("release", "a", "--agent", "x", "--after", "2m"),
+    ("fail", "a", "--agent", "x"),
+    ("fail", "a", "--agent", "x", "--error", "no such thing", "--retry-after", "1.5"),
+    ("renew", "a", "--agent", "x", "--lease", "1h"),
 ]
 UNUSUAL = [
-    (),
-    ("a",),
-    ("a", "b", "--agent", "x"),
-    ("--agent",),
-    ("--agent", "-x"),
-    ("--agent", ""),
-    ("--agent=x",),
-    ("--agent", "x", "--", "a"),
-    ("--agent", "x", "--wait", "soon"),
-    ("--agent", "x", "--lease", "inf"),
-    ("--agent", "x", "--order", "none"),
-    ("--agent", "x", "--debug"),
-    ("--agent", "x", "--colour"),
-    ("--agent", "x", "-h"),
+    ("claim",),
+    ("claim", "a"),
+    ("claim", "a", "b", "--agent", "x"),
+    ("claim", "--agent"),
+    ("claim", "--agent", "-x"),
+    ("claim", "--agent", ""),
+    ("claim", "--agent=x"),
+    ("claim", "--agent", "x", "--", "a"),
+    ("claim", "--agent", "x", "--wait", "soon"),
+    ("claim", "--agent", "x", "--lease", "inf"),
+    ("claim", "--agent", "x", "--order", "none"),
+    ("claim", "--agent", "x", "--debug"),
+    ("claim", "--agent", "x", "--colour"),
+    ("claim", "--agent", "x", "-h"),
+    ("complete", "--agent", "x"),
+    ("complete", "a", "--agent", "x", "--result", "-"),
+    ("complete", "a", "--agent", "x", "--result", "-1"),
+    ("release", "a", "--agent", "x", "--after", "soon"),
+    ("renew", "a", "--agent", "x"),
 ]
+
+
+def without_argparse(name: str, *words: str) -> argparse.Namespace | None:
+    declare = getattr(commands.module_of(name), f"add_{name}_arguments")
+    return plain.parse(declare, words)
 
 
 @pytest.mark.parametrize("words", UNDERSTOOD, ids=" ".join)
-def test_without_argparse_a_claim_is_understood_as_with_it(words, monkeypatch):
+def test_without_argparse_an_agents_command_is_understood_as_with_it(words, monkeypatch):
     monkeypatch.delenv("FASTCLAIM_AGENT", raising=False)
-    ours = vars(plain.parse(claim.add_claim_arguments, words))
-    theirs = vars(parsers.command_parser("claim").parse_args(words))
-    assert ours == {name: theirs[name] for name in ours}
+    name, *rest = words
+    ours = vars(without_argparse(*words))
+    theirs = vars(parsers.command_parser(name).parse_args(rest))
+    assert ours == {each: theirs[each] for each in ours}
     assert theirs.keys() - ours.keys() == {"command", "debug", "run"}
 
 
 @pytest.mark.parametrize("words", UNUSUAL, ids=" ".join)
 def test_what_is_unusual_is_left_to_argparse(words, monkeypatch):
     monkeypatch.delenv("FASTCLAIM_AGENT", raising=False)
-    assert plain.parse(claim.add_claim_arguments, words) is None
+    assert without_argparse(*words) is None
 
 
 def test_the_agent_may_come_from_the_environment_without_argparse(monkeypatch):
     monkeypatch.setenv("FASTCLAIM_AGENT", "x")
-    assert plain.parse(claim.add_claim_arguments, ()).agent == "x"
+    assert without_argparse("claim").agent == "x"

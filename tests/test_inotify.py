@@ -21,7 +21,8 @@ import pytest
 if sys.platform != "linux":
     pytest.skip("inotify is Linux", allow_module_level=True)
 
-from fastclaim import inotify
+from fastclaim import _transition_py, inotify
+from fastclaim._core import posix
 from fastclaim.inotify import DescriptorLost, Event, Inotify
 from fastclaim.inotify_masks import IN_CREATE, IN_DELETE, IN_IGNORED, IN_MOVED_FROM, IN_MOVED_TO
 
@@ -153,31 +154,54 @@ def test_an_exception_of_a_signal_handler_ends_a_wait(
         signal.signal(signal.SIGALRM, before)
 
 
-def test_an_error_names_the_directory(watch: Inotify, tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError) as caught:
+def test_an_error_names_the_directory(
+    core: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(inotify, "core", core)
+    with Inotify() as watch, pytest.raises(FileNotFoundError) as caught:
         watch.add(str(tmp_path / "none"), MASK)
     assert caught.value.filename == str(tmp_path / "none")
 
 
-def test_having_no_instance_left_is_an_os_error() -> None:
+def test_a_name_with_nul_is_refused(core: ModuleType, watch: Inotify, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="null byte"):
+        core.inotify_add_watch(watch.descriptor, os.fsencode(tmp_path) + b"\0", MASK)
+
+
+def test_each_core_watches_the_same(core: ModuleType, watch: Inotify, tmp_path: Path) -> None:
+    name = os.fsencode(tmp_path)
+    assert core.inotify_add_watch(watch.descriptor, name, MASK) == watch.add(tmp_path, MASK)
+    (tmp_path / "a").touch()
+    assert [event.name for event in watch.read()] == [b"a"]
+
+
+def test_having_no_instance_left_is_an_os_error(core: ModuleType) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     spare = os.open(os.devnull, os.O_RDONLY)  # the lowest that is free
     os.close(spare)
     resource.setrlimit(resource.RLIMIT_NOFILE, (spare, hard))
     try:
         with pytest.raises(OSError, match="open files") as caught:
-            Inotify()
+            core.inotify_init()
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     assert caught.value.errno == errno.EMFILE
 
 
-def test_a_system_without_inotify_is_an_os_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    inotify._libc.cache_clear()
-    monkeypatch.setattr(inotify.ctypes, "CDLL", lambda *_, **__: object())
-    with pytest.raises(OSError, match="no inotify") as caught:
-        Inotify()
+def test_a_c_library_without_inotify_is_an_os_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(posix, "_libc", object())
+    with pytest.raises(OSError, match="not implemented") as caught:
+        _transition_py.inotify_init()
     assert caught.value.errno == errno.ENOSYS
+
+
+def test_the_descriptor_never_blocks(core: ModuleType) -> None:
+    descriptor = core.inotify_init()
+    try:
+        assert not os.get_blocking(descriptor)
+        assert not os.get_inheritable(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def test_the_descriptor_does_not_outlive_an_exec_and_is_closed_once(watch: Inotify) -> None:

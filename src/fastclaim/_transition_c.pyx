@@ -16,7 +16,7 @@ from cpython.bytes cimport (
     PyBytes_GET_SIZE,
 )
 from libc.errno cimport errno
-from libc.stdint cimport int64_t
+from libc.stdint cimport int64_t, uint32_t
 from libc.stdlib cimport free
 from libc.string cimport memcpy
 
@@ -409,6 +409,30 @@ def is_there(str path not None, object tasks=None):
     with nogil:
         error = look_for(&step)
     return None if error == posix.EAGAIN else error != posix.ENOENT
+
+
+def inotify_init():
+    """A new inotify instance: see `_transition_py.inotify_init`."""
+    cdef int descriptor, error
+    with nogil:
+        descriptor = posix.inotify_init()
+        error = errno
+    if descriptor < 0:
+        raise OSError(error, os.strerror(error))
+    return descriptor
+
+
+def inotify_add_watch(int descriptor, bytes path not None, uint32_t mask):
+    """Watch a directory: see `_transition_py.inotify_add_watch`."""
+    cdef char *name
+    cdef int watch, error
+    PyBytes_AsStringAndSize(path, &name, NULL)  # refuses NUL
+    with nogil:
+        watch = posix.inotify_add_watch(descriptor, name, mask)
+        error = errno
+    if watch < 0:
+        raise OSError(error, os.strerror(error), os.fsdecode(path))
+    return watch
 
 
 def waiting_bytes(int descriptor):

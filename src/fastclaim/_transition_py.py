@@ -46,6 +46,7 @@ import sys
 import termios
 from typing import Final
 
+from ._core import posix
 from ._core.claim import Demand, claim_held, claim_prepared
 from ._core.finish import Ending, finish_held, finish_prepared
 from ._core.hold import close_all, hold_task, read_held
@@ -387,6 +388,30 @@ def is_there(path: str, tasks: TasksDirectory | None = None) -> bool | None:
     except OSError:
         pass  # a claim will say what it is
     return True
+
+
+def inotify_init() -> int:
+    """A new inotify instance, which never blocks and is closed by exec; returns its descriptor.
+
+    Raises
+    ------
+    OSError
+        The system has no inotify (ENOSYS), or no instance is left (EMFILE).
+    """
+    return posix.inotify_init()
+
+
+def inotify_add_watch(descriptor: int, path: bytes, mask: int) -> int:
+    """Watch a directory, or change the mask of a watch; returns the watch's number.
+
+    Raises
+    ------
+    OSError
+        It is not there, must not be read, or the user has no watch left (ENOSPC).
+    ValueError
+        There is a NUL in `path`.
+    """
+    return posix.inotify_add_watch(descriptor, path, mask)
 
 
 def waiting_bytes(descriptor: int) -> int:

@@ -11,13 +11,16 @@ import math
 import os
 import time
 import weakref
-from typing import Final
 
 from . import layout, leases
 from .inotify import DescriptorLost, Inotify
 from .inotify_masks import IN_CLOSE_WRITE, IN_DELETE, IN_DELETE_SELF, IN_MOVE_SELF
 from .owners import no_fork
 from .transition import core
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
 
 # The kernel tells that a file was closed a moment before it drops the flock on it: who looks too
 # early has to look once more.

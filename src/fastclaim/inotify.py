@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import errno
-import functools
 import os
 import select
 import weakref
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
 
+from .named_tuple import NamedTuple
 from .transition import core
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from types import TracebackType
+    from typing import Final, Self
+
     from .waiters import Bell
 
-_FLAGS: Final = os.O_NONBLOCK | os.O_CLOEXEC  # IN_NONBLOCK and IN_CLOEXEC are these
 _READ_BYTES: Final = 16 * 1024  # some 300 events; the next read brings the rest
 _LONGEST_POLL_MS: Final = 2**31 - 1
 
@@ -54,8 +53,7 @@ class Inotify:
 
     def __init__(self) -> None:
         self.descriptor = -1  # first: `__del__` also comes after a failure here
-        self._libc = _libc()
-        self.descriptor = self._check(self._libc.inotify_init1(_FLAGS))
+        self.descriptor = core.inotify_init()
         self._opened = os.fstat(self.descriptor)
         before = _by_number.get(self.descriptor)
         if before is not None:
@@ -75,8 +73,8 @@ class Inotify:
         OSError
             It is not there, must not be read, or the user has no watch left (ENOSPC).
         """
-        name = os.fsencode(path)
-        return self._check(self._libc.inotify_add_watch(self.descriptor, name, mask), path)
+        watch: int = core.inotify_add_watch(self.descriptor, os.fsencode(path), mask)
+        return watch
 
     def read(self) -> list[Event]:
         """The oldest events that wait, as many as one read brings; none: []. Never blocks.
@@ -139,12 +137,15 @@ class Inotify:
     def close(self) -> None:
         """Give the instance back; again does nothing."""
         descriptor, self.descriptor = self.descriptor, -1
-        if descriptor >= 0:
-            with contextlib.suppress(OSError):  # it is closed all the same
-                # The number may be another file's by now, and an event loop's epoll has our inode.
-                is_ours = os.path.samestat(os.fstat(descriptor), self._opened)
-                if is_ours and core.waiting_bytes(descriptor) >= 0:
-                    os.close(descriptor)
+        if descriptor < 0:
+            return
+        try:
+            # The number may be another file's by now, and an event loop's epoll has our inode.
+            is_ours = os.path.samestat(os.fstat(descriptor), self._opened)
+            if is_ours and core.waiting_bytes(descriptor) >= 0:
+                os.close(descriptor)
+        except OSError:
+            pass  # it is closed all the same
 
     def __enter__(self) -> Self:
         return self
@@ -160,23 +161,5 @@ class Inotify:
     def __del__(self) -> None:
         self.close()
 
-    @staticmethod
-    def _check(result: int, path: str | bytes | None = None) -> int:
-        if result < 0:
-            number = ctypes.get_errno()
-            raise OSError(number, os.strerror(number), path)
-        return result
-
 
 _by_number: weakref.WeakValueDictionary[int, Inotify] = weakref.WeakValueDictionary()
-
-
-@functools.cache
-def _libc() -> Any:
-    libc = ctypes.CDLL(None, use_errno=True)
-    try:
-        libc.inotify_init1.argtypes = (ctypes.c_int,)
-        libc.inotify_add_watch.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_uint32)
-    except AttributeError:
-        raise OSError(errno.ENOSYS, "this system has no inotify") from None
-    return libc

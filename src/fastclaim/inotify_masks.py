@@ -1,4 +1,4 @@
-"""What inotify(7) can be asked for, and what it tells. By themselves: `inotify` needs ctypes."""
+"""What inotify(7) can be asked for, and what it tells: who does not ask needs no `inotify`."""
 
 from __future__ import annotations
 

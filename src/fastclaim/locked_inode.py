@@ -14,17 +14,19 @@ As with an owner file, a forked child closes what it inherits, and nobody forks 
 from __future__ import annotations
 
 import atexit
-import contextlib
 import errno
 import fcntl
 import os
 import weakref
-from typing import Final
 
 from . import layout
 from .descriptors import is_named, try_flock
 from .owners import no_fork
 from .tokens import new_token
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
 
 # How often somebody may take it for a dead process's before it is locked.
 _TRIES: Final = 8
@@ -78,13 +80,17 @@ class LockedInode:
         descriptor, self.descriptor = self.descriptor, -1
         if descriptor < 0:
             return
-        with contextlib.suppress(OSError):
+        try:
             os.unlink(self._path)
-        with contextlib.suppress(OSError):
+        except OSError:
+            pass  # recovery does it
+        try:
             # A daemon closes whatever is open, and the number may be another file's.
             if self.number in (-1, os.fstat(descriptor).st_ino):
                 fcntl.flock(descriptor, fcntl.LOCK_UN)
                 os.close(descriptor)
+        except OSError:
+            pass  # it is closed all the same
 
     __del__ = give_up
 
@@ -95,10 +101,12 @@ _all: weakref.WeakSet[LockedInode] = weakref.WeakSet()
 def _in_child() -> None:
     for locked in list(_all):
         descriptor, locked.descriptor = locked.descriptor, -1
-        with contextlib.suppress(OSError):
+        try:
             # -1: the fork came before it was known.
             if locked.number in (-1, os.fstat(descriptor).st_ino):
                 os.close(descriptor)
+        except OSError:
+            pass  # it is closed all the same
     _all.clear()
 
 

@@ -7,14 +7,10 @@ should go stays, and the task waits for a later pass: nobody ever unlinks a task
 
 from __future__ import annotations
 
-import contextlib
 import enum
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
-from pathlib import Path
-from typing import Any, Final, NamedTuple
 
 from . import layout, leases, listing, outcome, owners
 from .descriptors import is_named, try_flock, unlock_and_close
@@ -22,9 +18,14 @@ from .directories import Directories
 from .document import FAILURES, STATUS, parse_held
 from .errors import InvalidName, InvalidTask
 from .finishing import Ending, rewrite, waiting_or_failed
+from .named_tuple import NamedTuple
 from .stamps import available_fields, failed_fields
 from .waiting import turns
-from .whole_file import sweep
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from typing import Any, Final
 
 # An original holds a lock file's inode from its open to its flock, which takes microseconds. Taken
 # away in between, it would let a second original in.
@@ -353,10 +354,12 @@ class _Recovery:
         """Who was about to claim a task that is not in our layout: its new text lies about."""
         for entry in _entries(self.pool.claimed):
             if entry.endswith(layout.TEMPORARY_SUFFIX.encode()):
-                with contextlib.suppress(InvalidTask, FileNotFoundError):
+                try:
                     fields = listing.read_task(entry)
-                    if "claimed_by" in fields:
-                        yield fields["claimed_by"]
+                except (InvalidTask, FileNotFoundError):
+                    continue
+                if "claimed_by" in fields:
+                    yield fields["claimed_by"]
 
     # available/ ---------------------------------------------------------------------------------
 
@@ -426,6 +429,10 @@ class _Recovery:
 
     def litter(self) -> None:
         """Remove what nobody holds: temporary files, lock files."""
+        from pathlib import Path  # a miss comes to this module, but not to this
+
+        from .whole_file import sweep
+
         pool = self.pool
         for directory in (pool.tasks, pool.available, pool.claimed, pool.completed, pool.failed):
             self.report.removed.extend(sweep(Path(os.fsdecode(directory))))
@@ -445,8 +452,10 @@ class _Recovery:
             if owners.remove_dead(path, asked):
                 self.report.removed.append(os.fsdecode(path))
         for path in self.ended:
-            with contextlib.suppress(FileNotFoundError, PermissionError):
+            try:
                 os.unlink(path)
+            except (FileNotFoundError, PermissionError):
+                pass  # somebody else did it, or it is not ours to remove
 
     def _end_prune(self, aside: bytes) -> bool:
         """Put back what a prune that was cut in two had taken aside; whether it was."""
@@ -497,11 +506,13 @@ def put_back(taken: bytes, path: bytes) -> None:
     from ._core.posix import rename_new  # few ever come here
     from .tasks_directory import AT_FDCWD
 
-    with contextlib.suppress(FileNotFoundError):  # somebody else has put it back
+    try:
         try:
             rename_new(AT_FDCWD, taken, path)  # no link: those who wait hear of renames
         except FileExistsError:
             os.unlink(taken)
+    except FileNotFoundError:
+        pass  # somebody else has put it back
 
 
 def _dead_owners(pool: Directories) -> dict[bytes, os.stat_result]:

@@ -32,6 +32,7 @@ static inline int fastclaim_rename_with(int at, const char *from, const char *to
 }
 
 #ifdef __linux__
+#include <sys/inotify.h>
 #include <sys/vfs.h>
 #define FASTCLAIM_TMPFS 0x01021994 /* linux/magic.h */
 #define FASTCLAIM_RESOLVE_CACHED 0x20 /* linux/openat2.h, as the rest */
@@ -81,6 +82,29 @@ typedef struct {
     int wd;
     uint32_t mask, cookie, len;
 } fastclaim_inotify_event;
+
+/* A new inotify instance, which never blocks and is closed by exec; -1: see errno. */
+static inline int fastclaim_inotify_init(void)
+{
+#ifdef __linux__
+    return inotify_init1(IN_NONBLOCK | IN_CLOEXEC);
+#else
+    errno = ENOSYS;
+    return -1;
+#endif
+}
+
+/* The number of the watch; -1: see errno. */
+static inline int fastclaim_inotify_add_watch(int fd, const char *path, uint32_t mask)
+{
+#ifdef __linux__
+    return inotify_add_watch(fd, path, mask);
+#else
+    (void)fd, (void)path, (void)mask;
+    errno = ENOSYS;
+    return -1;
+#endif
+}
 
 /* How much can be read from an inotify instance; -1 if it is none. */
 static inline int fastclaim_waiting_bytes(int fd)

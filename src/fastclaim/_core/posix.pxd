@@ -49,6 +49,8 @@ cdef extern from "posix.h" nogil:
     int64_t mtime_ns_of "fastclaim_mtime_ns" (const stat_result *status)
     int set_mtime "fastclaim_set_mtime" (int fd, int64_t mtime_ns)
     int look_at_once "fastclaim_look_at_once" (int at, const char *name)
+    int inotify_init "fastclaim_inotify_init" ()
+    int inotify_add_watch "fastclaim_inotify_add_watch" (int fd, const char *path, uint32_t mask)
     int waiting_bytes "fastclaim_waiting_bytes" (int fd)
     void set_errno "fastclaim_set_errno" (int number)
     bint has_kernels_clock "fastclaim_has_kernels_clock" (int fd)

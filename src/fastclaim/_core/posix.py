@@ -48,13 +48,8 @@ class NamedErrors:
 
 
 def rename_with(at: int, source: bytes, target: bytes, flags: int) -> None:
-    """renameat2(2), which `os` does not offer."""
-    renameat2 = getattr(_libc, "renameat2", None)
-    if renameat2 is None:
-        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS), source)
-    if renameat2(at, source, at, target, flags) != 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number), source)
+    """renameat2(2)."""
+    _call("renameat2", (at, source, at, target, flags), source)
 
 
 def rename_new(at: int, source: bytes, target: bytes) -> None:
@@ -69,6 +64,30 @@ def rename_new(at: int, source: bytes, target: bytes) -> None:
         if lstat(target, at) is not None:
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), target) from None
         os.rename(source, target, src_dir_fd=at, dst_dir_fd=at)
+
+
+def inotify_init() -> int:
+    """inotify_init1(2), by flags that are IN_NONBLOCK and IN_CLOEXEC."""
+    return _call("inotify_init1", (os.O_NONBLOCK | os.O_CLOEXEC,))
+
+
+def inotify_add_watch(descriptor: int, path: bytes, mask: int) -> int:
+    """inotify_add_watch(2)."""
+    if b"\0" in path:
+        raise ValueError("embedded null byte")
+    return _call("inotify_add_watch", (descriptor, path, ctypes.c_uint32(mask)), os.fsdecode(path))
+
+
+def _call(name: str, arguments: tuple[object, ...], path: str | bytes | None = None) -> int:
+    """What a function of the C library returns; OSError if that is negative, or it has none."""
+    function = getattr(_libc, name, None)
+    if function is None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS), path)
+    result: int = function(*arguments)
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), path)
+    return result
 
 
 def open_for_flock(at: int, path: bytes, flags: int) -> tuple[int, bool]:

@@ -52,6 +52,8 @@ COMMANDS = {
     ),
     "completion": ("completion", "print a script that completes the command in a shell"),
 }
+# Those that agents call between two steps of their work, and are called most.
+_OF_AGENTS = ("claim", "complete", "release", "fail", "renew")
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -64,7 +66,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     """
     debug = argv[:1] == ["--debug"]
     rest = argv[1:] if debug else argv
-    arguments = _parse_claim(rest[1:]) if rest[:1] == ["claim"] else None
+    arguments = _parse_plainly(rest[0], rest[1:]) if rest and rest[0] in _OF_AGENTS else None
     if arguments is None:
         from . import parsers
 
@@ -73,13 +75,13 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     return arguments
 
 
-def _parse_claim(words: Sequence[str]) -> argparse.Namespace | None:
-    """The arguments of `fastclaim claim`; None if it takes argparse to understand them."""
-    from . import claim
-
-    arguments = plain.parse(claim.add_claim_arguments, words)
+def _parse_plainly(name: str, words: Sequence[str]) -> argparse.Namespace | None:
+    """A command's arguments; None if it takes argparse to understand them."""
+    module = module_of(name)
+    arguments = plain.parse(getattr(module, f"add_{name}_arguments"), words)
     if arguments is not None:
-        vars(arguments).update(command="claim", run=claim.run_claim, debug=False)
+        run = getattr(module, f"run_{name}")
+        vars(arguments).update(command=name, run=run, debug=False)
     return arguments
 
 

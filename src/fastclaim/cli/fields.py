@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from typing import Any, Final, Never
 
 from ..matching import epoch_s, published_s
 from ..stamps import positive_int
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Final, Never
 
 
 def _constant(text: str) -> Never:

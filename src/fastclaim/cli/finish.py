@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import argparse
 import time
 
 from . import exits, options
 from .answer import answer
 from .fields import json_value
 from .streams import standard_input
-from .tables import when
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
 
 
 def _add_claim(parser: argparse.ArgumentParser) -> None:
@@ -120,6 +122,8 @@ def add_renew_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run_renew(arguments: argparse.Namespace) -> int:
     """Run the command; returns the exit status."""
+    from .tables import when  # the others of these need no calendar
+
     pool = options.existing_pool(arguments)
     until_s = pool.renew(arguments.task, arguments.agent, arguments.lease, token=arguments.token)
     answer(

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from typing import Any
 
 from .. import layout, listing
-from ..directories import Directories
-from ..pool import TaskPool
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any
+
+    from ..directories import Directories
+    from ..pool import TaskPool
 
 
 def is_known(pool: TaskPool, task_id: object) -> bool:
@@ -37,6 +41,4 @@ def failed_ids(pool: TaskPool) -> list[str] | None:
 
 def _directories(pool: TaskPool) -> Directories | None:
     """Where the pool lies; None if it is a database."""
-    if not hasattr(pool, "tasks_dir"):
-        return None
-    return Directories(os.fspath(pool.base_dir), "data", lock_files=False)
+    return getattr(pool, "_directories", None)
