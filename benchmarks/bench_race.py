@@ -11,18 +11,22 @@ and the quartiles of a round's ratio to the bare `stat` calls of the same round.
 from __future__ import annotations
 
 import argparse
+import ctypes
 import os
 import random
 import statistics
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import team
-from contestants import DESCRIPTION, REQUIREMENTS, task_ids
+from contestants import DESCRIPTION, REQUIREMENTS, floor_library, task_ids
 from machine import MEMORY_DIRECTORY, describe_load, describe_machine
 
 from fastclaim import TaskPool, outcome, stamps, tokens
+from fastclaim.inotify import Inotify
+from fastclaim.locked_inode import LockedInode
 
 RACES = 11
 PRACTICE = 2  # a pool object's first miss looks for claims of that task, the second asks for deaths
@@ -52,6 +56,29 @@ def rename(pool: TaskPool, agent: str) -> Try:
     return attempt
 
 
+def floor(pool: TaskPool, agent: str) -> Try:
+    """The system calls of a claim alone, in one call of C: see floor.c."""
+    pool.claim_task("nothing", agent)  # makes the owner file
+    files = pool._directories
+    tasks = files.current()
+    has_open = pool, ready, inotify = pool, LockedInode(tasks.path), Inotify()
+    at = tasks.descriptor, tasks.owner.descriptor, ctypes.c_size_t(tasks.prefix_bytes)
+    floor_library().floor_from(*at, ready.name)
+    race, calls = floor_library().floor_race, {}
+    for task_id in task_ids(RACES):
+        available, claimed = files.claim_files(task_id, agent)
+        names = available, files.lock_file(available), claimed, files.tasks
+        calls[task_id] = (*map(ctypes.c_char_p, names), ctypes.c_int(inotify.descriptor))
+
+    def attempt(task_id: str) -> bool:
+        came_to: int = race(*calls[task_id])
+        if came_to < 0:
+            raise RuntimeError(f"{has_open}: {os.strerror(ctypes.get_errno())}")
+        return came_to == 1
+
+    return attempt
+
+
 def core(pool: TaskPool, agent: str) -> Try:
     """The core's one call, with all that it needs at hand."""
     for _ in range(PRACTICE):
@@ -70,32 +97,46 @@ def verb(pool: TaskPool, agent: str) -> Try:
     return lambda task_id: bool(pool.claim_task(task_id, agent))
 
 
+class Contestant(NamedTuple):
+    """Who races, and for what."""
+
+    attempt: Callable[[TaskPool, str], Try]
+    lock_files: bool = True
+    published: bool = True
+
+
+STAT = "`os.stat`"
+CONTESTANTS = {
+    STAT: Contestant(stat),
+    "`os.rename`": Contestant(rename),
+    "the system calls alone, no lock files": Contestant(floor, lock_files=False),
+    "the system calls alone": Contestant(floor),
+    "the core's call, no lock files": Contestant(core, lock_files=False),
+    "the core's call": Contestant(core),
+    "`claim_task`, no lock files": Contestant(verb, lock_files=False),
+    "`claim_task`": Contestant(verb),
+    "`claim_task`, of tasks that are not there": Contestant(verb, published=False),
+}
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--racers", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=15)
     arguments = parser.parse_args()
-    contestants: dict[str, tuple[Callable[[TaskPool, str], Try], bool, bool]] = {
-        "`os.stat`": (stat, False, True),
-        "`os.rename`": (rename, False, True),
-        "the core's call, no lock files": (core, False, True),
-        "the core's call": (core, True, True),
-        "`claim_task`, no lock files": (verb, False, True),
-        "`claim_task`": (verb, True, True),
-        "`claim_task`, of tasks that are not there": (verb, True, False),
-    }
-    found: dict[str, list[float]] = {name: [] for name in contestants}
+    floor_library()  # not in each racer
+    found: dict[str, list[float]] = {name: [] for name in CONTESTANTS}
     for _ in range(arguments.rounds):
-        for name in random.sample([*contestants], len(contestants)):
-            found[name].append(_race_us(*contestants[name], arguments.racers))
+        for name in random.sample([*CONTESTANTS], len(CONTESTANTS)):
+            found[name].append(_race_us(CONTESTANTS[name], arguments.racers))
     print(describe_machine())
     print(
         f"\n| {arguments.racers} racers | µs until the last is told | times `os.stat` | quartiles |"
     )
     print("|---|--:|--:|--:|")
     for name, medians in found.items():
-        ratios = [one / other for one, other in zip(medians, found["`os.stat`"], strict=True)]
+        ratios = [one / other for one, other in zip(medians, found[STAT], strict=True)]
         low, middle, high = statistics.quantiles(ratios, n=4)
         print(
             f"| {name} | {statistics.median(medians):.0f} | {middle:.2f} | {low:.2f}, {high:.2f} |"
@@ -103,10 +144,9 @@ def main() -> None:
     print(f"\n{describe_load()}")
 
 
-def _race_us(
-    contestant: Callable[[TaskPool, str], Try], lock_files: bool, published: bool, racers: int
-) -> float:
+def _race_us(contestant: Contestant, racers: int) -> float:
     """One round: the median of its races."""
+    attempt, lock_files, published = contestant
     with tempfile.TemporaryDirectory(dir=MEMORY_DIRECTORY, prefix="fastclaim-race-") as base:
         ids = list(task_ids(RACES))
         pool = TaskPool(base)
@@ -114,13 +154,13 @@ def _race_us(
             pool.publish_task(task_id, DESCRIPTION, REQUIREMENTS)
 
         def prepare(number: int) -> team.Work:
-            attempt = contestant(TaskPool(Path(base), lock_files=lock_files), f"agent-{number}")
+            is_won = attempt(TaskPool(Path(base), lock_files=lock_files), f"agent-{number}")
             left = iter(ids)
-            return lambda: [1] if attempt(next(left)) else []
+            return lambda: [1] if is_won(next(left)) else []
 
         outcomes = team.repeatedly(racers, prepare, RACES, lambda number: None)
     won = sum(len(got) for one in outcomes for got in one.got)
-    if contestant is not stat and won != (RACES if published else 0):
+    if attempt is not stat and won != (RACES if published else 0):
         raise RuntimeError(f"{won} of {RACES} tasks were claimed")
     return statistics.median(one.elapsed_s for one in outcomes[PRACTICE:]) * 1e6
 

@@ -28,6 +28,7 @@ from typing import Any, NamedTuple, Protocol
 import fastclaim
 from fastclaim import _transition_py, layout
 from fastclaim.directories import Directories
+from fastclaim.inotify import Inotify
 from fastclaim.locked_inode import LockedInode
 
 try:
@@ -174,7 +175,9 @@ class Floor:
         _do_all(pool.publish_task, [(task_id, DESCRIPTION, REQUIREMENTS) for task_id in ids])
         if workload.verb == "miss":
             missing = [files.available_file(task_id) for task_id in task_ids(tasks, seed=2)]
-            return self._batch(("floor_miss", missing), tasks, files.available)
+            self._inotify = Inotify()
+            call = ("floor_miss", missing, files.tasks, self._inotify.descriptor)
+            return self._batch(call, tasks, files.available)
         if workload.verb == "claim":
             locks = [files.lock_file(path) for path in available] if workload.lock_files else None
             call = ("floor_claim", available, locks, claimed, workload.durable)
@@ -187,7 +190,7 @@ class Floor:
     def _batch(self, call: tuple[Any, ...], tasks: int, leaves: bytes) -> Batch:
         name = call[0]
         arguments = [_strings(one) if isinstance(one, list) else one for one in call[1:]]
-        library = _floor_library()
+        library = floor_library()
         function = getattr(library, name)
         function.restype = ctypes.c_int64
         files = self._files
@@ -293,7 +296,8 @@ def compiler() -> list[str]:
 
 
 @functools.cache
-def _floor_library() -> ctypes.CDLL:
+def floor_library() -> ctypes.CDLL:
+    """`floor.c`, compiled."""
     source = Path(__file__).with_name("floor.c")
     with tempfile.TemporaryDirectory(prefix="fastclaim-floor-") as directory:
         library = os.path.join(directory, "floor.so")

@@ -8,9 +8,11 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <sched.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <sys/file.h>
+#include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
@@ -49,15 +51,27 @@ static int open_file(const char *path, int flags)
                   0666);
 }
 
-static int hold(const char *path, struct stat *status)
-{
-    int fd = open_file(path, 0);
-    return fd < 0 || flock(fd, LOCK_EX | LOCK_NB) != 0 || fstat(fd, status) != 0 ? -1 : fd;
-}
-
 static int let_go(int fd)
 {
     return flock(fd, LOCK_UN) != 0 || close(fd) != 0 ? -1 : 0;
+}
+
+static int give_up(int fd, const char *lock)
+{
+    int error = errno;
+    if (lock != NULL)
+        unlinkat(tasks_fd, name_of(lock), 0);
+    let_go(fd);
+    errno = error;
+    return -1;
+}
+
+static int hold(const char *path, struct stat *status)
+{
+    int fd = open_file(path, 0);
+    if (fd >= 0 && (flock(fd, LOCK_EX | LOCK_NB) != 0 || fstat(fd, status) != 0))
+        return give_up(fd, NULL);
+    return fd;
 }
 
 static int put_mtime_back(int fd, const struct stat *status)
@@ -81,13 +95,15 @@ static int claim_one(const char *available, const char *lock, const char *claime
     struct stat status, lock_status;
     int fd = hold(available, &status);
 
-    if (fd < 0 || (lock != NULL && linkat(tasks_fd, ready, tasks_fd, name_of(lock), 0) != 0))
+    if (fd < 0)
         return -1;
+    if (lock != NULL && linkat(tasks_fd, ready, tasks_fd, name_of(lock), 0) != 0)
+        return give_up(fd, NULL);
     if (fstat(tasks_fd, &lock_status) != 0 || fstat(owner_fd, &lock_status) != 0
         || pread(fd, document, (size_t)status.st_size, 0) != status.st_size
         || renameat2(tasks_fd, name_of(available), tasks_fd, name_of(claimed), RENAME_NOREPLACE)
         || lstat(claimed, &status) != 0 || stamp(fd, &status, durable) != 0)
-        return -1;
+        return give_up(fd, lock);
     if (lock != NULL
         && (find(lock, &lock_status) != 0 || unlinkat(tasks_fd, name_of(lock), 0) != 0
             || fstat(owner_fd, &lock_status) != 0)) /* of the linked inode, in the core */
@@ -137,14 +153,36 @@ int64_t floor_complete(int count, const char *const *claimed, const char *const 
     return now_ns() - started_ns;
 }
 
-int64_t floor_miss(int count, const char *const *available)
+/* After a task was not there: is the directory still the pool's, and has nobody died? */
+static int look_around(const char *tasks, int inotify)
+{
+    struct stat status;
+    int bytes;
+    return stat(tasks, &status) != 0 || fstat(tasks_fd, &status) != 0
+           || fstat(inotify, &status) != 0 || ioctl(inotify, FIONREAD, &bytes) != 0 || bytes > 0
+        ? -1 : 0;
+}
+
+int64_t floor_miss(int count, const char *const *available, const char *tasks, int inotify)
 {
     int64_t started_ns = now_ns();
-    struct stat status;
     for (int i = 0; i < count; i++)
-        if (open_file(available[i], 0) >= 0 || lstat(available[i], &status) == 0 || errno != ENOENT)
+        if (open_file(available[i], 0) >= 0 || errno != ENOENT || look_around(tasks, inotify) != 0)
             return -1;
     return now_ns() - started_ns;
+}
+
+/* 1: this task was claimed; 0: somebody else has it; -1: neither. */
+int floor_race(const char *available, const char *lock, const char *claimed, const char *tasks,
+               int inotify)
+{
+    while (claim_one(available, lock, claimed, 1) != 0) {
+        if (errno == ENOENT)
+            return look_around(tasks, inotify);
+        if (errno != EWOULDBLOCK || sched_yield() != 0)
+            return -1;
+    }
+    return 1;
 }
 
 static int publish_one(const char *temporary, const char *available, size_t size_bytes, int durable)

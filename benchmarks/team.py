@@ -144,7 +144,8 @@ def _fork(
         parents = (ready.read, results.read, leave.write, *(signal.write for signal in signals))
         for end in parents:
             os.close(end)
-        report: dict[str, Any] = {"rounds": _work(number, prepare, ready.write, signals)}
+        work = prepare(number)  # kept to the end: the others' last round must hear of no death
+        report: dict[str, Any] = {"rounds": _rounds(work, ready.write, signals)}
     except BaseException:
         report = {"error": traceback.format_exc()}
         os.write(ready.write, b" " * len(signals))  # the others must not be kept waiting for it
@@ -157,8 +158,7 @@ def _fork(
         os._exit(0)
 
 
-def _work(number: int, prepare: Prepare, ready: int, signals: list[_Pipe]) -> list[dict[str, Any]]:
-    work = prepare(number)
+def _rounds(work: Work, ready: int, signals: list[_Pipe]) -> list[dict[str, Any]]:
     gc.disable()
     rounds = []
     for signal in signals:

@@ -6,19 +6,23 @@ nothing or for what can never be met. Whoever publishes by a verb is told instea
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Mapping
 
 from .arguments import check_is_name
 from .errors import InvalidTask
 from .matching import NUMBER, epoch_s, is_length_of_time, names_in
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from typing import Any, Final, TypeAlias
+
+    _Check: TypeAlias = tuple[Callable[[Any], bool], str]
+
 # Made once: that takes longer than to look.
 _NAME: Final = str | int
 _LIST: Final = list | tuple
 _MOST_SHOWN: Final = 80
-
-_Check = tuple[Callable[[Any], bool], str]
 
 
 def check_task(task: Mapping[str, Any]) -> None:

@@ -5,10 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import ExitStack
 from itertools import islice
-from typing import Any, Final
 
 from . import exclusive, outcome
 from .checking import check_task, checked
@@ -20,6 +18,11 @@ from .listing import is_seen_at_once, known_among, known_ids
 from .stamps import published_fields
 from .terms import terms_of
 from .uniqueness import PublishLock
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+    from typing import Any, Final
 
 IF_EXISTS: Final = ("error", "replace", "ignore")
 # How often the directory may vanish between being made and being written to.
