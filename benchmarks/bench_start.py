@@ -1,4 +1,4 @@
-"""What `fastclaim claim` takes from its start to its end, by `python -c "import json"`; Markdown.
+"""What agents' commands take from start to end, by `python -c "import json"`; Markdown.
 
     python benchmarks/bench_start.py [--venv DIR] [--tasks 10] [--rounds 60] [--dir DIR]
 
@@ -28,6 +28,8 @@ from fastclaim import TaskPool
 
 ROOT = Path(__file__).resolve().parent.parent
 BASE = 'python -c "import json"'
+LOST = "fastclaim claim TASK, which somebody has"
+CLAIMED = {"theirs": "b", "ours": "a"}  # when a command starts
 
 
 def main() -> None:
@@ -74,29 +76,36 @@ def measure(
     script = Path(directory, "script")
     script.write_text("import re\nimport sys\nimport json\n")
     python, command = programs / "python", programs / "fastclaim"
+    agent = ["--agent", "a"]
     contestants = {
         "python -c pass": [python, "-c", "pass"],
         BASE: [python, "-c", "import json"],
         "a script that imports re and json": [python, script],
         "python -c 'import fastclaim'": [python, "-c", "import fastclaim"],
-        "fastclaim claim TASK": [command, "claim", "t-0", "--agent", "a"],
-        "fastclaim claim": [command, "claim", "--agent", "a"],
-        "fastclaim claim --order any": [command, "claim", "--agent", "a", "--order", "any"],
+        "fastclaim claim TASK": [command, "claim", "t-0", *agent],
+        "fastclaim claim": [command, "claim", *agent],
+        "fastclaim claim --order any": [command, "claim", *agent, "--order", "any"],
+        LOST: [command, "claim", "theirs", *agent],
+        "fastclaim complete": [command, "complete", "ours", *agent, "--result", "done"],
+        "fastclaim fail": [command, "fail", "ours", *agent],
     }
     found: dict[str, list[tuple[float, float]]] = {name: [] for name in contestants}
     for round_number in range(rounds + 1):
         for name in random.sample(list(contestants), len(contestants)):
-            pool.publish_many(({"task_id": f"t-{n}"} for n in range(tasks)), if_exists="replace")
-            times = start(contestants[name], str(pool.base_dir))
+            ids = [f"t-{n}" for n in range(tasks)] + [*CLAIMED]
+            pool.publish_many([{"task_id": each} for each in ids], if_exists="replace")
+            for task_id, agent_id in CLAIMED.items():
+                pool.claim(task_id, agent_id, bind=False)
+            times = start(contestants[name], str(pool.base_dir), 1 if name == LOST else 0)
             if round_number > 0:  # the first one only warms the caches of the system
                 found[name].append(times)
-            for claim in pool.mine("a"):
+            for claim in [*pool.mine("a"), *pool.mine("b")]:
                 claim.complete()
     return found
 
 
-def start(command: list[object], base_dir: str) -> tuple[float, float]:
-    """How long a process takes by the clock and of the processor, in seconds."""
+def start(command: list[object], base_dir: str, status: int) -> tuple[float, float]:
+    """How long a process that ends like this takes by the clock and of the processor, in s."""
     environment = {"PATH": os.environ["PATH"], "A2A_BASE_DIR": base_dir}
     arguments = [os.fspath(word) if isinstance(word, Path) else str(word) for word in command]
     began_s = time.perf_counter()
@@ -104,12 +113,12 @@ def start(command: list[object], base_dir: str) -> tuple[float, float]:
         arguments[0],
         arguments,
         environment,
-        file_actions=[(os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0)],
+        file_actions=[(os.POSIX_SPAWN_OPEN, fd, os.devnull, os.O_WRONLY, 0) for fd in (1, 2)],
     )
-    _, status, usage = os.wait4(process, 0)
+    _, ended, usage = os.wait4(process, 0)
     took_s = time.perf_counter() - began_s
-    if status != 0:
-        sys.exit(f"{arguments}: status {os.waitstatus_to_exitcode(status)}")
+    if os.waitstatus_to_exitcode(ended) != status:
+        sys.exit(f"{arguments}: status {os.waitstatus_to_exitcode(ended)}")
     return took_s, usage.ru_utime + usage.ru_stime
 
 
