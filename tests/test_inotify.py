@@ -168,6 +168,21 @@ def test_a_name_with_nul_is_refused(core: ModuleType, watch: Inotify, tmp_path: 
         core.inotify_add_watch(watch.descriptor, os.fsencode(tmp_path) + b"\0", MASK)
 
 
+@pytest.mark.parametrize(
+    ("descriptor", "mask"), [(2**32 + 2, MASK), (2**70, MASK), (2, 2**32 + MASK), (2, -1)]
+)
+def test_no_number_is_cut_off(core: ModuleType, tmp_path: Path, descriptor: int, mask: int) -> None:
+    with pytest.raises(OverflowError):
+        core.inotify_add_watch(descriptor, os.fsencode(tmp_path), mask)
+
+
+def test_a_name_may_be_of_a_subclass(watch: Inotify, tmp_path: Path) -> None:
+    class Name(bytes):
+        pass
+
+    assert watch.add(Name(os.fsencode(tmp_path)), MASK) > 0
+
+
 def test_each_core_watches_the_same(core: ModuleType, watch: Inotify, tmp_path: Path) -> None:
     name = os.fsencode(tmp_path)
     assert core.inotify_add_watch(watch.descriptor, name, MASK) == watch.add(tmp_path, MASK)
@@ -188,10 +203,11 @@ def test_having_no_instance_left_is_an_os_error(core: ModuleType) -> None:
     assert caught.value.errno == errno.EMFILE
 
 
-def test_a_c_library_without_inotify_is_an_os_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_system_without_inotify_is_an_os_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(posix, "_libc", object())
-    with pytest.raises(OSError, match="not implemented") as caught:
-        _transition_py.inotify_init()
+    monkeypatch.setattr(inotify, "core", _transition_py)
+    with pytest.raises(OSError, match="this system has no inotify") as caught:
+        Inotify()
     assert caught.value.errno == errno.ENOSYS
 
 

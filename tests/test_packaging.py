@@ -2,10 +2,12 @@
 
 import importlib.metadata
 import importlib.util
+import inspect
 import os
 import shutil
 import subprocess
 import sys
+import typing
 from pathlib import Path
 
 import pytest
@@ -121,6 +123,13 @@ def test_the_originals_methods_import_no_logging_for_what_nobody_would_hear(tmp_
         tmp_path,
     )
     assert (result.stdout, result.stderr) == ("True True True False\n", "")
+
+
+@pytest.mark.parametrize("report", [fastclaim.RecoveryReport, fastclaim.Pause, fastclaim.Finding])
+def test_what_a_report_consists_of_has_types_at_run_time(report):
+    assert tuple(typing.get_type_hints(report)) == report._fields
+    given = inspect.signature(report).parameters.values()
+    assert all(parameter.annotation is not parameter.empty for parameter in given)
 
 
 def test_the_version_is_the_distributions():

@@ -112,7 +112,7 @@ class Directories:
     def deaths(self) -> Deaths:
         """What tells whether a process that claimed from this pool may have died."""
         if self.listening is None:
-            from .deaths import deaths_in  # not before something was missed: it takes ctypes
+            from .deaths import deaths_in  # not before something was missed
 
             self.listening = deaths_in(self.tasks)
         return self.listening

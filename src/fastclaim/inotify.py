@@ -53,7 +53,12 @@ class Inotify:
 
     def __init__(self) -> None:
         self.descriptor = -1  # first: `__del__` also comes after a failure here
-        self.descriptor = core.inotify_init()
+        try:
+            self.descriptor = core.inotify_init()
+        except OSError as error:
+            if error.errno == errno.ENOSYS:
+                error.strerror = "this system has no inotify"
+            raise
         self._opened = os.fstat(self.descriptor)
         before = _by_number.get(self.descriptor)
         if before is not None:
@@ -73,7 +78,8 @@ class Inotify:
         OSError
             It is not there, must not be read, or the user has no watch left (ENOSPC).
         """
-        watch: int = core.inotify_add_watch(self.descriptor, os.fsencode(path), mask)
+        name = bytes(os.fsencode(path))  # of a subclass it keeps the type
+        watch: int = core.inotify_add_watch(self.descriptor, name, mask)
         return watch
 
     def read(self) -> list[Event]:

@@ -17,6 +17,7 @@ else:
             defaults = [namespace.pop(field) for field in fields if field in namespace]
             module = namespace.pop("__module__")
             made = namedtuple(name, fields, defaults=defaults, module=module)
+            made.__annotations__ = made.__new__.__annotations__ = fields
             for attribute, value in namespace.items():
                 setattr(made, attribute, value)
             return made

@@ -21,6 +21,8 @@ UNSUPPORTED: Final = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM)
 # What open(2) says of a symlink, a directory, and a socket.
 NOT_REGULAR: Final = (errno.ELOOP, errno.EISDIR, errno.ENXIO)
 _READ_ONLY: Final = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ETXTBSY)
+_LARGEST_INT: Final = 2**31 - 1
+_LARGEST_MASK: Final = 2**32 - 1
 _CLOCK_REALTIME_COARSE: Final = 5  # linux/time.h
 # linux/magic.h: tmpfs, ext4, xfs, btrfs.
 _WITH_KERNELS_CLOCK: Final = (0x01021994, 0xEF53, 0x58465342, 0x9123683E)
@@ -73,6 +75,8 @@ def inotify_init() -> int:
 
 def inotify_add_watch(descriptor: int, path: bytes, mask: int) -> int:
     """inotify_add_watch(2)."""
+    if not (0 <= mask <= _LARGEST_MASK and abs(descriptor) <= _LARGEST_INT):
+        raise OverflowError("value too large to convert")  # ctypes would cut it off
     if b"\0" in path:
         raise ValueError("embedded null byte")
     return _call("inotify_add_watch", (descriptor, path, ctypes.c_uint32(mask)), os.fsdecode(path))
