@@ -25,6 +25,7 @@ from contestants import DESCRIPTION, REQUIREMENTS, floor_library, task_ids
 from machine import MEMORY_DIRECTORY, describe_load, describe_machine
 
 from fastclaim import TaskPool, outcome, stamps, tokens
+from fastclaim.document import loads
 from fastclaim.inotify import Inotify
 from fastclaim.locked_inode import LockedInode
 
@@ -79,6 +80,13 @@ def floor(pool: TaskPool, agent: str) -> Try:
     return attempt
 
 
+def floor_with_dict(pool: TaskPool, agent: str) -> Try:
+    """The same, and the winner makes the dict that `claim_task` returns."""
+    attempt = floor(pool, agent)
+    document = ctypes.byref(ctypes.c_char.in_dll(floor_library(), "floor_document"))
+    return lambda task_id: attempt(task_id) and bool(loads(ctypes.string_at(document)))
+
+
 def core(pool: TaskPool, agent: str) -> Try:
     """The core's one call, with all that it needs at hand."""
     for _ in range(PRACTICE):
@@ -111,6 +119,7 @@ CONTESTANTS = {
     "`os.rename`": Contestant(rename),
     "the system calls alone, no lock files": Contestant(floor, lock_files=False),
     "the system calls alone": Contestant(floor),
+    "the system calls, and the winner's dict": Contestant(floor_with_dict),
     "the core's call, no lock files": Contestant(core, lock_files=False),
     "the core's call": Contestant(core),
     "`claim_task`, no lock files": Contestant(verb, lock_files=False),

@@ -20,7 +20,7 @@
 #define SECTOR_BYTES 512
 #define DOCUMENT_BYTES 65536 /* no longer ones are measured */
 
-static char document[DOCUMENT_BYTES];
+char floor_document[DOCUMENT_BYTES]; /* the last that was read or written */
 
 static int64_t now_ns(void)
 {
@@ -83,7 +83,7 @@ static int put_mtime_back(int fd, const struct stat *status)
 static int stamp(int fd, const struct stat *status, int durable)
 {
     /* The sector that is there, once more: the kernel does not compare. */
-    if (pwrite(fd, document, SECTOR_BYTES, 0) != SECTOR_BYTES)
+    if (pwrite(fd, floor_document, SECTOR_BYTES, 0) != SECTOR_BYTES)
         return -1;
     if (durable && fdatasync(fd) != 0)
         return -1;
@@ -100,7 +100,7 @@ static int claim_one(const char *available, const char *lock, const char *claime
     if (lock != NULL && linkat(tasks_fd, ready, tasks_fd, name_of(lock), 0) != 0)
         return give_up(fd, NULL);
     if (fstat(tasks_fd, &lock_status) != 0 || fstat(owner_fd, &lock_status) != 0
-        || pread(fd, document, (size_t)status.st_size, 0) != status.st_size
+        || pread(fd, floor_document, (size_t)status.st_size, 0) != status.st_size
         || renameat2(tasks_fd, name_of(available), tasks_fd, name_of(claimed), RENAME_NOREPLACE)
         || lstat(claimed, &status) != 0 || stamp(fd, &status, durable) != 0)
         return give_up(fd, lock);
@@ -136,7 +136,7 @@ static int complete_one(const char *claimed, const char *completed, int durable)
     int fd = hold(claimed, &status);
 
     if (fd < 0 || lstat(claimed, &status) != 0
-        || pread(fd, document, SECTOR_BYTES, 0) != SECTOR_BYTES
+        || pread(fd, floor_document, SECTOR_BYTES, 0) != SECTOR_BYTES
         || stamp(fd, &status, durable) != 0
         || renameat(tasks_fd, name_of(claimed), tasks_fd, name_of(completed)) != 0)
         return -1;
@@ -191,7 +191,7 @@ static int publish_one(const char *temporary, const char *available, size_t size
     int fd = open_file(temporary, O_CREAT | O_EXCL);
 
     if (fd < 0 || flock(fd, LOCK_EX | LOCK_NB) != 0
-        || pwrite(fd, document, size_bytes, 0) != (ssize_t)size_bytes
+        || pwrite(fd, floor_document, size_bytes, 0) != (ssize_t)size_bytes
         || put_mtime_back(fd, &status) != 0 || (durable && fsync(fd) != 0)
         || rename(temporary, available) != 0)
         return -1;
