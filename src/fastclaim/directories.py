@@ -68,10 +68,12 @@ class Directories:
         self.claim_directories = (self.claimed, self.available)
         self.publish_directories = (self.available, self.claimed)
         self._opened: TasksDirectory | None = None
+        self.place: object = None  # what the compiled core keeps of us
         self.listening: Deaths | None = None  # from the first question on
 
     def __getstate__(self) -> dict[str, object]:
-        return self.__dict__ | {"core": self.core.NAME, "_opened": None, "listening": None}
+        ours = {"core": self.core.NAME, "_opened": None, "place": None, "listening": None}
+        return self.__dict__ | ours
 
     def __setstate__(self, state: dict[str, object]) -> None:
         self.__dict__.update(state)
@@ -106,6 +108,7 @@ class Directories:
         if opened is None or not opened.is_current():
             if not os.path.isdir(self.tasks_path):
                 self.make()
+            self.place = None  # it has the directory open that we had
             self._opened = opened = TasksDirectory(self.tasks)
         return opened
 
