@@ -25,8 +25,9 @@ from .waiting import turns
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from typing import Any, Final, NoReturn
+
+    from .pool import TaskPool
 
 # How often something may have to be seen to before we take the pool for busy.
 _LOOKS: Final = 8
@@ -43,7 +44,7 @@ def claim(
     timeout_s: float | None,
     want_document: bool,
     capabilities: bytes | None = None,
-    bring_back: Callable[[object], bool] | None = None,
+    seeker: TaskPool | None = None,
 ) -> tuple[int, bytes | None]:
     """Claim one task for one agent.
 
@@ -64,9 +65,8 @@ def claim(
     capabilities : bytes or None
         If the task's mark does not say that they are enough (see `document.admits`), the task is
         not claimed, nor is it waited for; None claims it whatever it asks for.
-    bring_back : callable, optional
-        Called with the task's id, if it is not there and its claimer may have died: gives it back,
-        if that is so, and says whether it may be waiting now.
+    seeker : TaskPool, optional
+        If the task is not there and its claimer may have died, asked to bring it back.
 
     Returns
     -------
@@ -128,7 +128,7 @@ def claim(
             return came_to, None
         attempt = _Attempt(pool, task_id, agent_id, hold, token, want_document, capabilities)
         came_to, found = attempt.go_on(tasks, came_to, found, timeout_s)
-    if came_to == outcome.ABSENT and bring_back is not None and bring_back(task_id):
+    if came_to == outcome.ABSENT and seeker is not None and seeker._bring_back(task_id):
         return claim(pool, task_id, agent_id, hold, token, timeout_s, want_document, capabilities)
     if hold.lease_expires_at is not None:
         leases.note_again(pool.tasks, hold.lease_expires_at)
@@ -160,7 +160,7 @@ def _bound(tasks: TasksDirectory, hold: Hold) -> tuple[Hold, int]:
     except OSError as error:
         if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise
-        return hold._replace(owner=None), -1
+        return Hold(None, hold.lease_expires_at), -1
     return hold, tasks.owner.descriptor
 
 

@@ -312,7 +312,7 @@ class TaskPool(OriginalMethods):
                 timeout,
                 False,
                 None,
-                self._bring_back,
+                self,
             )
             if came_to == outcome.DONE:
                 return Claim(self, task_id, agent_id, token)
@@ -869,7 +869,7 @@ class TaskPool(OriginalMethods):
             timeout,
             True,
             None,
-            self._bring_back,
+            self,
         )
         return {} if document is None else loads(document)
 
