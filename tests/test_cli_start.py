@@ -67,7 +67,7 @@ OTHERS = {
 # ... and of the library.
 LIBRARY = {
     f"fastclaim.{name}"
-    for name in ("exclusive", "inotify", "pausing", "publishing", "recovery", "retrying")
+    for name in ("bell", "exclusive", "inotify", "pausing", "publishing", "recovery", "retrying")
 }
 
 
@@ -97,15 +97,15 @@ def imported(pool: TaskPool, *arguments: str) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "selecting"),
-    [(("a",), {"fastclaim.selection", "heapq"}), ((), set())],
+    ("arguments", "others"),
+    [(("a",), {"fastclaim.selection", "heapq"}), ((), {"weakref"})],
     ids=["by its id", "the next"],
 )
-def test_a_claim_imports_nothing_heavy(tmp_path, arguments, selecting):
+def test_a_claim_imports_nothing_heavy(tmp_path, arguments, others):
     pool = TaskPool(tmp_path / "pool")
     pool.publish("a")
     found = imported(pool, *arguments)
-    assert found & (LIBRARY | HEAVY | selecting) == set()
+    assert found & (LIBRARY | HEAVY | others) == set()
     assert found & {f"fastclaim.cli.{name}" for name in OTHERS} == set()
 
 

@@ -27,8 +27,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Final
 
+    from .bell import Bell
     from .inotify import Inotify
-    from .waiters import Bell
 
 TASKS: Final = "."  # `tasks/` itself
 

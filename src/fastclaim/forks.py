@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from typing import Final
 
 _OURS: Final = (
-    *("_core.posix", "batches", "candidates", "changes", "checking", "deaths", "diagnosis"),
+    *("_core.posix", "batches", "bell", "candidates", "changes", "checking", "deaths", "diagnosis"),
     *("exclusive", "inotify", "leases", "locked_inode", "matching", "pausing", "pruning"),
     *("publishing", "recovery", "retrying", "selection", "terms", "turnstile", "why"),
 )

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Final, Self
 
-    from .waiters import Bell
+    from .bell import Bell
 
 _READ_BYTES: Final = 16 * 1024  # some 300 events; the next read brings the rest
 _LONGEST_POLL_MS: Final = 2**31 - 1

@@ -17,7 +17,7 @@ from .directories import Directories
 from .matching import ANY, Capabilities, check_order, no_capabilities
 from .search import Search
 from .views import BUSY_S, AnyView, OrderedView, View
-from .waiters import Bell, Waiter, Waiters
+from .waiters import Waiter, Waiters
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -428,6 +428,8 @@ class Selection:
         if self._changes.blind:
             self._changes.wait(pause_s)
             return
+        from .bell import Bell
+
         try:
             bell = Bell()
         except OSError:

@@ -7,15 +7,13 @@ has. Nobody counts as awake but who was woken, or takes in the news itself and t
 
 from __future__ import annotations
 
-import os
-import weakref
-
-from .owners import no_fork
 from .views import View
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from .bell import Bell
 
 
 class Waiter:
@@ -60,38 +58,6 @@ class Waiter:
             self._wake()
             if self.bell is not None:
                 self.bell.ring()
-
-
-class Bell:
-    """Wakes a thread that polls: a descriptor that becomes readable.
-
-    Raises
-    ------
-    OSError
-        The process has no descriptor left.
-    """
-
-    def __init__(self) -> None:
-        self._descriptor = -1  # for __del__, if the next line fails
-        with no_fork:
-            self._descriptor = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-            _bells.add(self)
-
-    def fileno(self) -> int:
-        """The descriptor."""
-        return self._descriptor
-
-    def ring(self) -> None:
-        """Make it readable."""
-        os.eventfd_write(self._descriptor, 1)
-
-    def close(self) -> None:
-        """Close it; again: nothing."""
-        descriptor, self._descriptor = self._descriptor, -1
-        if descriptor >= 0:
-            os.close(descriptor)
-
-    __del__ = close
 
 
 class Waiters:
@@ -170,15 +136,3 @@ class Waiters:
                 if waiter.can_lead:
                     waiter.wake()
                     break
-
-
-# In a forked child nobody polls them.
-_bells: weakref.WeakSet[Bell] = weakref.WeakSet()
-
-
-def _in_child() -> None:
-    for bell in list(_bells):
-        bell.close()
-
-
-os.register_at_fork(after_in_child=_in_child)
