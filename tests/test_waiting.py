@@ -346,3 +346,27 @@ def test_without_inotify_a_wait_looks_now_and_then(
     monkeypatch.setattr("fastclaim.inotify.Inotify.__init__", refuse)
     monkeypatch.setattr("fastclaim.inotify.Inotify.__del__", lambda _: None)
     assert claim_when(lambda: pool.publish("x")) == "x"
+
+
+@pytest.mark.parametrize("spare", [0, 1, 2])
+@pytest.mark.parametrize("before", ["", "pool.claim_next('a', wait=1e-9)"])
+def test_who_has_no_descriptor_left_waits_all_the_same(tmp_path, spare, before):
+    """In a new process: to import what waiting takes needs a descriptor, too."""
+    code = f"""
+import os, resource, sys
+from fastclaim import TaskPool
+pool = TaskPool({str(tmp_path / "pool")!r})
+pool.claim_next("a")
+{before}
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+taken = []
+try:
+    while True:
+        taken.append(os.open("/dev/null", os.O_RDONLY))
+except OSError:
+    for descriptor in taken[:{spare}]:
+        os.close(descriptor)
+print(pool.claim_next("a", wait=0.05))
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (result.stdout, result.stderr) == ("None\n", "")

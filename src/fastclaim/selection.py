@@ -312,14 +312,14 @@ class Selection:
 
         One of its threads does; the others wait as if there were no other process.
         """
-        import weakref
-
-        from .turnstile import Turnstile
-
         with self.lock:
             if self._queueing() is not None or self._waiters.all or not self._asks_kernel:
                 return None
             try:
+                import weakref  # that takes a descriptor, too
+
+                from .turnstile import Turnstile
+
                 turnstile = Turnstile(self._pool.tasks_path, view.kind)
             except OSError:
                 return None
@@ -428,9 +428,9 @@ class Selection:
         if self._changes.blind:
             self._changes.wait(pause_s)
             return
-        from .bell import Bell
-
         try:
+            from .bell import Bell  # which takes a descriptor, too
+
             bell = Bell()
         except OSError:
             self._changes.wait(min(pause_s, _BLIND_LOOK_S))
