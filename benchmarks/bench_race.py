@@ -62,7 +62,8 @@ def floor(pool: TaskPool, agent: str) -> Try:
     pool.claim_task("nothing", agent)  # makes the owner file
     files = pool._directories
     tasks = files.current()
-    has_open = pool, ready, inotify = pool, LockedInode(tasks.path), Inotify()
+    ready, inotify = LockedInode(tasks.path), Inotify()
+    has_open = pool, ready, inotify  # for as long as there is an attempt, which knows but numbers
     at = tasks.descriptor, tasks.owner.descriptor, ctypes.c_size_t(tasks.prefix_bytes)
     floor_library().floor_from(*at, ready.name)
     race, calls = floor_library().floor_race, {}
@@ -108,7 +109,7 @@ def verb(pool: TaskPool, agent: str) -> Try:
 class Contestant(NamedTuple):
     """Who races, and for what."""
 
-    attempt: Callable[[TaskPool, str], Try]
+    enter: Callable[[TaskPool, str], Try]  # what a racer with this pool and agent id tries by
     lock_files: bool = True
     published: bool = True
 
@@ -155,7 +156,7 @@ def main() -> None:
 
 def _race_us(contestant: Contestant, racers: int) -> float:
     """One round: the median of its races."""
-    attempt, lock_files, published = contestant
+    enter, lock_files, published = contestant
     with tempfile.TemporaryDirectory(dir=MEMORY_DIRECTORY, prefix="fastclaim-race-") as base:
         ids = list(task_ids(RACES))
         pool = TaskPool(base)
@@ -163,13 +164,13 @@ def _race_us(contestant: Contestant, racers: int) -> float:
             pool.publish_task(task_id, DESCRIPTION, REQUIREMENTS)
 
         def prepare(number: int) -> team.Work:
-            is_won = attempt(TaskPool(Path(base), lock_files=lock_files), f"agent-{number}")
+            attempt = enter(TaskPool(Path(base), lock_files=lock_files), f"agent-{number}")
             left = iter(ids)
-            return lambda: [1] if is_won(next(left)) else []
+            return lambda: [1] if attempt(next(left)) else []
 
         outcomes = team.repeatedly(racers, prepare, RACES, lambda number: None)
     won = sum(len(got) for one in outcomes for got in one.got)
-    if attempt is not stat and won != (RACES if published else 0):
+    if enter is not stat and won != (RACES if published else 0):
         raise RuntimeError(f"{won} of {RACES} tasks were claimed")
     return statistics.median(one.elapsed_s for one in outcomes[PRACTICE:]) * 1e6
 
